@@ -1,0 +1,57 @@
+# What a contributor can do. `make` alone lists it.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+IMAGE ?= upright:latest
+CODE := models training service tests benchmarks
+
+# `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
+SERVE_FLAGS := $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(BACKEND),--backend $(BACKEND))
+RECIPE ?= baseline
+SEED ?= 0
+OUT ?= models/cartpole-dqn
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test train check format bench image
+
+help: ## list what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+
+setup: .venv/.contributor ## make .venv with everything a contributor needs
+
+serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND)
+	$(BIN)/python -m service $(SERVE_FLAGS)
+
+test: setup ## run the tests
+	$(BIN)/pytest
+
+train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
+	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out $(OUT)
+
+check: setup ## what CI runs: format, lint, types, Dockerfile, tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/pytest
+
+format: setup ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: setup ## measure against peers on this machine
+	$(BIN)/python -m benchmarks.training.baseline
+
+image: ## build the service's container image with docker or buildah (IMAGE)
+	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)
+
+# Both stamps live in the one environment; the service's needs no torch.
+.venv/.service: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) .
+	touch $@
+
+.venv/.contributor: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) '.[train,dev]'
+	touch .venv/.service $@
