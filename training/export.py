@@ -1,0 +1,124 @@
+"""Export: a training run in, a proved bundle out. What ships is what was evaluated, from the file that was written."""
+
+import platform
+import subprocess
+import tempfile
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from models import bundle
+from models.bundle import Manifest, Provenance, StateValue
+from training import formats, parity, report
+from training.evaluate import ENVIRONMENT, EPISODES, evaluation, play
+from training.train import Run
+
+ACTIONS = ("left", "right")
+STATE = (("cart_position", "m"), ("cart_velocity", "m/s"), ("pole_angle", "rad"), ("pole_angular_velocity", "rad/s"))
+LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
+
+
+def export(run: Run, folder: Path, *, name: str, model_version: str, created: datetime, episodes: int = EPISODES) -> bundle.Bundle:
+    """Export a run as a bundle: write the files, prove that they agree, evaluate the written ONNX file, and only then put it in place.
+
+    Raises `ExportError` when a file does not agree with the network, and `BundleError` when the place is taken. Nothing is written then.
+    """
+    bundle.check_place(folder)
+    network = run.network.cpu()
+    onnx_file, torchscript_file = formats.to_onnx(network), formats.to_torchscript(network)
+    with tempfile.TemporaryDirectory() as temporary:
+        written = Path(temporary) / "policy.onnx"
+        written.write_bytes(onnx_file)
+        exported = formats.from_onnx(written)
+        played = play(exported, episodes=episodes)
+
+    states = _state_values(run)
+    # Where the environment has no bound, what training saw is the bound.
+    low = np.array([value.seen_min if value.low is None else value.low for value in states], np.float32)
+    high = np.array([value.seen_max if value.high is None else value.high for value in states], np.float32)
+    compared = parity.states_to_compare(played.states, low, high, np.random.default_rng(run.seed))
+    runtimes = {"torch": formats.from_network(network), "onnx": exported, "torchscript": formats.from_torchscript(torchscript_file)}
+    agreement = parity.compare(runtimes, compared)
+
+    files = {"scores.csv": report.scores_csv(run.episodes)}
+    if run.episodes:
+        files["scores.png"] = report.scores_plot(run.episodes, f"{name}: recipe {run.recipe.name}, seed {run.seed}")
+    manifest = Manifest(
+        name=name,
+        version=model_version,
+        created=created,
+        provenance=_provenance(run),
+        environment=_environment(),
+        state=states,
+        actions=ACTIONS,
+        network=bundle.Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
+        evaluation=evaluation(played),
+        parity=agreement,
+        golden_states=parity.golden_states(exported, compared),
+        artifacts={
+            "onnx": bundle.describe("policy.onnx", onnx_file),
+            "torchscript": bundle.describe("policy.pt", torchscript_file),
+        },
+        companions=("README.md", *sorted(files)),
+    )
+    files |= {"policy.onnx": onnx_file, "policy.pt": torchscript_file, "README.md": report.model_card(manifest)}
+    bundle.write(folder, manifest, files)
+    return bundle.read(folder)
+
+
+def _environment() -> bundle.Environment:
+    spec = gym.spec(ENVIRONMENT)
+    assert spec.max_episode_steps is not None
+    return bundle.Environment(id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=spec.max_episode_steps)
+
+
+def _state_values(run: Run) -> tuple[StateValue, ...]:
+    space = CartPoleEnv().observation_space
+    assert isinstance(space, gym.spaces.Box)
+    return tuple(
+        StateValue(
+            name=name,
+            unit=unit,
+            low=_finite(low),
+            high=_finite(high),
+            seen_min=run.states_seen["low"][index],
+            seen_max=run.states_seen["high"][index],
+            quantiles=run.states_seen["quantiles"][index],
+        )
+        for index, ((name, unit), low, high) in enumerate(zip(STATE, space.low.tolist(), space.high.tolist(), strict=True))
+    )
+
+
+def _finite(bound: float) -> float | None:
+    return bound if np.isfinite(bound) else None
+
+
+def _provenance(run: Run) -> Provenance:
+    return Provenance(
+        recipe=run.recipe.name,
+        hyperparameters=run.recipe.model_dump(mode="json"),
+        seed=run.seed,
+        device=run.device,
+        versions={"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        commit=_commit(),
+        episodes=len(run.episodes),
+        steps=run.steps,
+        stopped=run.stopped,
+        seconds=run.seconds,
+    )
+
+
+def _commit() -> str | None:
+    """Return the checkout's commit, with +changes where the code that trains and exports differs from it; none outside of git."""
+    root = Path(__file__).parents[1]
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607 - git is found by PATH
+        code = ["training", "models/bundle.py", "pyproject.toml", "constraints.txt"]
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=root, capture_output=True, check=False).returncode  # noqa: S603, S607 - fixed words
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit
