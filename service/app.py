@@ -1,0 +1,129 @@
+"""The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
+
+from http import HTTPStatus
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Request, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from models.bundle import Manifest
+from service import answers, problems
+from service.policy import BackendName, Policy
+from service.problems import ProblemError
+from service.request_ids import RequestIds
+from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
+from service.settings import Settings
+
+
+class ModelResponse(BaseModel):
+    """The bundle that is being served."""
+
+    digest: str
+    backend: BackendName
+    manifest: Manifest
+
+
+IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
+
+
+def create_app(settings: Settings, policy: Policy) -> ASGIApp:
+    """Return the service's ASGI application, which answers from `policy`."""
+    app = FastAPI(
+        title="Upright",
+        summary="Q-values and greedy actions of a CartPole policy.",
+        version="1",
+        redirect_slashes=False,
+        separate_input_output_schemas=False,
+    )
+    app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(Exception, _answer_failure)
+
+    @app.post("/act", **_door(ActRequest, ActResponse))
+    async def act(request: Request, if_match: IfMatch = None) -> Response:
+        """Answer one state with the Q-values and the greedy action."""
+        return _respond(answers.act(policy, await _read_body(request, settings.max_body), if_match))
+
+    @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
+    async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
+        """Answer several states at once. Each row is what /act would have answered."""
+        body = await _read_body(request, settings.max_batch_body)
+        return _respond(answers.act_batch(policy, body, if_match, max_batch=settings.max_batch))
+
+    @app.get("/model")
+    async def model(response: Response) -> ModelResponse:
+        """Describe the bundle that is served: its manifest, its digest, the backend that runs it."""
+        response.headers["ETag"] = answers.etag(policy)
+        return ModelResponse(digest=policy.bundle.digest, backend=policy.backend_name, manifest=policy.bundle.manifest)
+
+    @app.get("/health/live")
+    async def live() -> Health:
+        """Answer while the process is alive."""
+        return Health(status="live")
+
+    @app.get("/health/ready")
+    async def ready() -> Health:
+        """Answer while a self-tested policy is loaded."""
+        return Health(status="ready")
+
+    return RequestIds(app)
+
+
+def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
+    """Return what the OpenAPI document says of a door that reads its body by itself.
+
+    The body is validated from its bytes, whatever its content type says: some clients of this service send none.
+    """
+    refusals = {
+        400: "The body is not JSON",
+        412: "Another bundle is served",
+        413: "The body is too large",
+        422: "The body is not of the schema",
+    }
+    problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {
+        "response_model": response,
+        "openapi_extra": {
+            "requestBody": {"required": True, "content": {"application/json": {"schema": request.model_json_schema()}}},
+        },
+        "responses": {status: {"description": text, "content": problem} for status, text in refusals.items()} | {500: {"model": Problem}},
+    }
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """Return the body. Raises `ProblemError` as soon as it is known to be above `limit` bytes."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise problems.body_too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise problems.body_too_large(limit)
+    return bytes(body)
+
+
+def _respond(answer: answers.Answer) -> Response:
+    return Response(answer.body, headers=answer.headers, media_type="application/json")
+
+
+async def _answer_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
+    return Response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    status = HTTPStatus(error.status_code)
+    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    return await _answer_problem(
+        request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=dict(error.headers or {}))
+    )
+
+
+async def _answer_failure(request: Request, _: Exception) -> Response:
+    """Answer an error that nobody foresaw; the server logs it with its traceback."""
+    detail = "The service failed to answer; its log says why under this request's X-Request-ID"
+    return await _answer_problem(request, ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail))

@@ -1,0 +1,68 @@
+"""Problems: what went wrong in, an RFC 9457 document out. The one place that turns a failure into words for a caller."""
+
+import json
+from http import HTTPStatus
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from service.schemas import FieldError, Problem
+
+MEDIA_TYPE = "application/problem+json"
+ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
+FOUND_CHARACTERS = 60
+
+
+class ProblemError(Exception):
+    """Raised where a request cannot be answered; holds what the caller is told."""
+
+    def __init__(
+        self, status: HTTPStatus, kind: str, detail: str, errors: list[FieldError] | None = None, headers: dict[str, str] | None = None
+    ):
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers or {}
+        self.problem = Problem(
+            type=f"urn:upright:problem:{kind}", title=kind.replace("-", " "), status=status, detail=detail, errors=errors or []
+        )
+
+    @property
+    def body(self) -> bytes:
+        """The problem as JSON."""
+        return self.problem.model_dump_json().encode()
+
+
+def invalid_body(error: ValidationError) -> ProblemError:
+    """Return the problem of a body that is no JSON (400) or not of the schema (422), naming each bad part and what was found there."""
+    details = error.errors(include_url=False)
+    if details[0]["type"] == "json_invalid":
+        return ProblemError(HTTPStatus.BAD_REQUEST, "not-json", f"The body is not JSON: {details[0]['ctx']['error']}")
+    errors = [FieldError(pointer=_pointer(detail), detail=_explain(detail)) for detail in details[:ERRORS_SHOWN]]
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", f"{errors[0].pointer}: {errors[0].detail}{more}", errors)
+
+
+def body_too_large(limit: int) -> ProblemError:
+    """Return the problem of a body above the door's limit, in bytes."""
+    return ProblemError(HTTPStatus(413), "body-too-large", f"The body has more than the {limit} bytes that this door takes")
+
+
+def _pointer(detail: ErrorDetails) -> str:
+    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in detail["loc"])
+    return "#" + "".join(f"/{part}" for part in escaped)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    found = json.dumps(detail["input"], ensure_ascii=False, default=repr)
+    found = found if len(found) <= FOUND_CHARACTERS else f"{found[:FOUND_CHARACTERS]}…"
+    match detail["type"]:
+        case "missing":
+            return "a number is missing here" if isinstance(detail["loc"][-1], int) else "this field is missing"
+        case "extra_forbidden":
+            return "there is no field of this name"
+        case "finite_number" | "greater_than" | "less_than":
+            return f"must be a number that is finite as a 32-bit float, not {found}"
+        case "too_long":
+            return f"must hold {detail['ctx']['max_length']} numbers, not more: {found}"
+        case _:
+            return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {found}"

@@ -1,0 +1,24 @@
+"""Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How the service runs. Each setting is a flag, and `UPRIGHT_<NAME>` in the environment; the flag wins."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="UPRIGHT_", cli_prog_name="python -m service", cli_kebab_case=True, cli_hide_none_type=True
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 for any that is free")
+    bundle: Path = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
+    backend: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the policy; torchscript needs torch")
+    max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
+    max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
+    max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
+    keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
