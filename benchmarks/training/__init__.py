@@ -1,0 +1,1 @@
+"""Training, measured: speed and success of the recipes."""

@@ -1,0 +1,69 @@
+"""The baseline recipe, measured: steps per second against a plain transcription of the tutorial's loop, and success by seed.
+
+python -m benchmarks.training.baseline            speed, five interleaved pairs (a minute)
+python -m benchmarks.training.baseline --seeds 3  speed, then whole trainings of the seeds 0, 1, 2, judged on their ONNX files
+"""
+
+import argparse
+import platform
+import statistics
+from importlib.metadata import version
+
+import torch
+
+from benchmarks.training import transcription
+from training.evaluate import evaluation, play
+from training.formats import from_onnx, to_onnx
+from training.recipe import RECIPES
+from training.train import Progress, train
+
+PAIRS = 5
+STEPS = 20_000
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Measure and print tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=0, metavar="N", help="train the first N seeds to their end and judge them")
+    seeds = parser.parse_args().seeds
+    print(f"Python {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one thread\n")
+    _speed()
+    if seeds:
+        _success(seeds)
+
+
+def _speed() -> None:
+    ours, peers = [], []
+    for seed in range(PAIRS):
+        ours.append(_steps_per_second(seed))
+        peers.append(transcription.steps_per_second(seed, STEPS))
+    ratios = [one / other for one, other in zip(ours, peers, strict=True)]
+    print(f"| environment steps per second, {PAIRS} interleaved pairs of {STEPS:,} steps | median | least | most |")
+    print("| --- | --- | --- | --- |")
+    for name, values in (("baseline recipe", ours), ("plain transcription", peers)):
+        print(f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
+    print(f"| ratio, pair by pair | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+
+
+def _steps_per_second(seed: int) -> float:
+    last: list[Progress] = []
+    train(RECIPES["baseline"], seed, CPU, report=last.append, interrupted=lambda: bool(last) and last[-1].total_steps >= STEPS)
+    return last[-1].total_steps / last[-1].seconds
+
+
+def _success(seeds: int) -> None:
+    print("\n| seed | stopped by | episodes | steps | seconds | greedy episodes of the ONNX file | mean | worst | share at 500 |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for seed in range(seeds):
+        run = train(RECIPES["baseline"], seed, CPU)
+        result = evaluation(play(from_onnx(to_onnx(run.network))))
+        print(
+            f"| {seed} | {run.stopped} | {len(run.episodes):,} | {run.steps:,} | {run.seconds:.1f} | {result.episodes:,}"
+            f" | {result.mean:.2f} | {result.minimum} | {result.share_at_limit:.1%} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
