@@ -1,0 +1,101 @@
+"""What several tests share: the committed bundle, small runs and bundles made from them, and the real server on a loopback port."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from models import bundle
+from models.bundle import Bundle
+from service.app import create_app
+from service.policy import BackendName, load
+from service.settings import Settings
+from training.export import export
+from training.recipe import recipe
+from training.train import Run, train
+
+ROOT = Path(__file__).parents[1]
+COMMITTED = ROOT / "models" / "cartpole-dqn"
+CREATED = datetime(2026, 1, 2, tzinfo=UTC)
+
+Start = Callable[..., AbstractContextManager[str]]
+
+
+@pytest.fixture(scope="session")
+def committed() -> Bundle:
+    return bundle.read(COMMITTED)
+
+
+@pytest.fixture(scope="session")
+def short_run() -> Run:
+    """Training by the real recipe, ended after 150 episodes."""
+    return train(recipe("baseline", {"episodes": 150}), 7, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of the short run. Read only: tests that change files take a copy."""
+    folder = tmp_path_factory.mktemp("exported") / "short"
+    return export(short_run, folder, name="short", model_version="1", created=CREATED, episodes=20)
+
+
+@pytest.fixture(params=["onnx", "torchscript"])
+def backend(request: pytest.FixtureRequest) -> BackendName:
+    name: BackendName = request.param
+    return name
+
+
+@pytest.fixture
+def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
+    """The real app, by both backends, over a transport."""
+    with TestClient(create_app(settings(), load(committed, backend)), raise_server_exceptions=False) as client:
+        yield client
+
+
+def settings(**changes: object) -> Settings:
+    return Settings.model_validate(changes)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    """Start the real service on a free loopback port; gives its address, and ends it afterwards."""
+
+    @contextmanager
+    def started(*arguments: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[str]:
+        log = tmp_path / "service.log"
+        command = [sys.executable, *program, "--port", "0", *arguments]
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()) as process,
+        ):
+            try:
+                yield _address(process, log)
+            finally:
+                process.terminate()
+                process.wait(10)
+
+    return started
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    for _ in range(600):
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+            return found[0]
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    raise AssertionError(f"the service did not start:\n{log.read_text()}")

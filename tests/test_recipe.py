@@ -1,0 +1,61 @@
+import pytest
+
+from training.recipe import RECIPES, RecipeError, recipe
+
+
+def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
+    assert RECIPES["baseline"].model_dump() == {
+        "name": "baseline",
+        "hidden": (24, 24),
+        "memory": 2000,
+        "batch": 64,
+        "learn_every": 4,
+        "discount": 0.99,
+        "learning_rate": 0.0025,
+        "epsilon_start": 1.0,
+        "epsilon_decay": 0.9995,
+        "epsilon_min": 0.001,
+        "failure_reward": -10.0,
+        "truncation_is_terminal": True,
+        "episodes": 5000,
+        "stop_window": 10,
+        "stop_mean": 450.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", -0.1),
+        ("learning_rate", 0),
+        ("learning_rate", float("nan")),
+        ("batch", 2000),
+        ("batch", 0),
+        ("memory", 0),
+        ("discount", 1.5),
+        ("epsilon_start", 2),
+        ("epsilon_min", 1.1),
+        ("epsilon_decay", 0),
+        ("hidden", ()),
+        ("hidden", (24, 0)),
+        ("episodes", 0),
+        ("learn_every", 0),
+        ("failure_reward", float("inf")),
+        ("stop_window", 0),
+    ],
+)
+def test_hyperparameter_outside_its_range_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(RecipeError, match=name):
+        recipe("baseline", {name: value})
+
+
+def test_epsilon_that_would_rise_is_refused() -> None:
+    with pytest.raises(RecipeError, match="epsilon_min"):
+        recipe("baseline", {"epsilon_start": 0.1, "epsilon_min": 0.5})
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(RecipeError, match="cleverness"):
+        recipe("baseline", {"cleverness": 1})
+    with pytest.raises(RecipeError, match=r"nobody.*baseline"):
+        recipe("nobody", {})

@@ -1,0 +1,108 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from training.network import device
+from training.recipe import recipe
+from training.states_seen import QUANTILES, StatesSeen
+from training.train import Progress, Run, train
+
+CPU = torch.device("cpu")
+
+
+def weights(run: Run) -> dict[str, bytes]:
+    return {name: tensor.numpy().tobytes() for name, tensor in run.network.state_dict().items()}
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    short = recipe("baseline", {"episodes": 40})
+    first, again, other = train(short, 3, CPU), train(short, 3, CPU), train(short, 4, CPU)
+    assert weights(first) == weights(again)
+    assert first.episodes == again.episodes
+    assert first.states_seen == again.states_seen
+    assert weights(first) != weights(other)
+
+
+def test_last_step_of_a_failed_episode_costs_and_the_other_steps_pay(short_run: Run) -> None:
+    assert all(episode.steps < 500 for episode in short_run.episodes)
+    assert all(episode.score == episode.steps - 1 - 10 for episode in short_run.episodes)
+
+
+def test_full_episode_is_no_failure() -> None:
+    """Without a discount the network learns the immediate reward of 1, so seeds differ; one full episode is enough to see its score."""
+    run = train(recipe("baseline", {"stop_window": 1, "stop_mean": 499, "episodes": 5000, "epsilon_decay": 0.98}), 0, CPU)
+    assert run.stopped == "solved"
+    assert run.episodes[-1].steps == run.episodes[-1].score == 500
+
+
+def test_epsilon_falls_after_each_episode_and_never_below_its_minimum() -> None:
+    run = train(recipe("baseline", {"episodes": 30, "epsilon_decay": 0.8, "epsilon_min": 0.01}), 0, CPU)
+    expected = [max(0.01, 0.8**number) for number in range(30)]
+    np.testing.assert_allclose([episode.epsilon for episode in run.episodes], expected)
+
+
+def test_nothing_is_learned_before_more_than_a_minibatch_is_stored() -> None:
+    torch.manual_seed(0)
+    untouched = train(recipe("baseline", {"episodes": 1, "batch": 1999}), 0, CPU)
+    learned = train(recipe("baseline", {"episodes": 1, "batch": 4}), 0, CPU)
+    torch.manual_seed(0)
+    fresh = dataclasses.replace(untouched, network=type(untouched.network)())
+    assert weights(untouched) == weights(fresh)
+    assert weights(learned) != weights(fresh)
+
+
+def test_training_stops_after_more_episodes_than_its_window() -> None:
+    run = train(recipe("baseline", {"stop_mean": -100}), 0, CPU)
+    assert run.stopped == "solved"
+    assert len(run.episodes) == 11
+
+
+def test_training_ends_at_the_limit_of_episodes() -> None:
+    run = train(recipe("baseline", {"episodes": 12}), 0, CPU)
+    assert run.stopped == "episodes"
+    assert len(run.episodes) == 12
+
+
+def test_interrupted_training_keeps_what_it_learned() -> None:
+    reports: list[Progress] = []
+    run = train(recipe("baseline", {}), 0, CPU, report=reports.append, interrupted=lambda: len(reports) >= 20)
+    assert run.stopped == "interrupted"
+    assert len(run.episodes) == len(reports) == 20
+    assert weights(run) == weights(train(recipe("baseline", {"episodes": 20}), 0, CPU))
+
+
+def test_progress_counts_steps_and_averages_the_last_hundred_scores() -> None:
+    reports: list[Progress] = []
+    run = train(recipe("baseline", {"episodes": 130}), 0, CPU, report=reports.append)
+    assert reports[-1].total_steps == sum(episode.steps for episode in run.episodes) == run.steps
+    assert reports[-1].mean_score == pytest.approx(np.mean([episode.score for episode in run.episodes[-100:]]))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_seeds_of_the_evaluations_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match="seed"):
+        train(recipe("baseline", {}), seed, CPU)
+
+
+def test_cuda_where_there_is_none_is_refused_by_name() -> None:
+    if torch.cuda.is_available():
+        assert device("cuda").type == device("auto").type == "cuda"
+    else:
+        assert device("auto").type == "cpu"
+        with pytest.raises(ValueError, match="cuda"):
+            device("cuda")
+
+
+def test_range_and_quantiles_are_those_of_all_states() -> None:
+    states = np.random.default_rng(0).normal(size=(100_000, 4)).astype(np.float32)
+    seen = StatesSeen(0)
+    for chunk in np.array_split(states, 700):
+        seen.add(chunk)
+    assert (seen.low == states.min(axis=0)).all()
+    assert (seen.high == states.max(axis=0)).all()
+    # A sample of 20,000 of a normal distribution: the median's standard error is 0.009, that of the 1 % quantile 0.026.
+    for share in (0.01, 0.5, 0.99):
+        row = seen.quantiles()[QUANTILES.index(share)]
+        np.testing.assert_allclose(row, np.quantile(states, share, axis=0), atol=0.11)
