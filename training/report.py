@@ -98,7 +98,9 @@ On {manifest.parity.states:,} states (on-policy, uniform inside the bounds, at t
 Serve it with `python -m service --bundle FOLDER`, or run the file yourself:
 
 ```python
-import numpy as np, onnxruntime
+import numpy as np
+import onnxruntime
+
 session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
 q_values = session.run(["q_values"], {{"state": np.array([[0, 0, 0.05, 0]], np.float32)}})[0]
 action = int(q_values.argmax(axis=1)[0])  # {", ".join(f"{index} {name}" for index, name in enumerate(manifest.actions))}
