@@ -6,10 +6,12 @@ IMAGE ?= upright:latest
 CODE := models training service tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
-SERVE_FLAGS := $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(BACKEND),--backend $(BACKEND))
-RECIPE ?= baseline
-SEED ?= 0
-OUT ?= models/cartpole-dqn
+# Only what stands on the command line: a HOST in the environment is somebody else's.
+given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")
+SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) $(call given,BUNDLE,--bundle) $(call given,BACKEND,--backend)
+RECIPE := robust
+SEED := 0
+OUT := models/cartpole-dqn
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test train check format bench image
@@ -26,7 +28,7 @@ test: setup ## run the tests
 	$(BIN)/pytest
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
-	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out $(OUT)
+	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
 
 check: setup ## what CI runs: format, lint, types, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)

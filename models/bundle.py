@@ -13,6 +13,7 @@ What can go wrong:
 """
 
 import ctypes
+import dataclasses
 import errno
 import hashlib
 import os
@@ -31,7 +32,11 @@ MANIFEST_BYTES_MAX = 1 << 20
 READ_ATTEMPTS = 5  # a bundle that is replaced again and again while it is read
 REMEDY = "export it again with python -m training"
 
+FLOAT32_MAX = 3.4028234663852886e38
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=50)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Format = Literal["onnx", "torchscript"]
 
@@ -83,8 +88,8 @@ class StateValue(_Part):
     unit: str
     low: Finite | None = Field(description="least value the environment can observe; none if unbounded")
     high: Finite | None = Field(description="largest value the environment can observe; none if unbounded")
-    seen_min: Finite = Field(description="least value in training")
-    seen_max: Finite = Field(description="largest value in training")
+    seen_min: Float32 = Field(description="least value in training")
+    seen_max: Float32 = Field(description="largest value in training")
     quantiles: dict[str, Finite] = Field(description="quantiles of the values in training, by their share")
 
     @model_validator(mode="after")
@@ -112,8 +117,7 @@ class Provenance(_Part):
     device: str
     versions: dict[str, str] = Field(description="releases of Python and the libraries that trained and exported")
     commit: str | None = Field(description="commit of the project, with +changes where the checkout had any; none outside of git")
-    episodes: int = Field(ge=0)
-    steps: int = Field(ge=0, description="environment steps")
+    steps: int = Field(ge=0, description="environment steps, of all agents together")
     stopped: str = Field(description="why training ended")
     seconds: float = Field(ge=0, description="wall time of training")
 
@@ -128,12 +132,43 @@ class Evaluation(_Part):
     share_at_limit: float = Field(ge=0, le=1, description="share of episodes that lasted to the time limit")
 
 
+class ExamColumn(_Part):
+    """One column of the exam: runs under one kind of difficulty, and the share of them that the pole survived."""
+
+    name: str
+    steps: int = Field(gt=0, description="length of a run")
+    runs: int = Field(gt=0)
+    share: float = Field(ge=0, le=1, description="share of runs in which the pole stayed up")
+    reference: float = Field(ge=0, le=1, description="the same of a linear-quadratic regulator, on the same runs")
+
+
+class Exam(_Part):
+    """How the exported ONNX file does beyond the nominal plant, beside the reference controller."""
+
+    seed: int
+    columns: tuple[ExamColumn, ...] = Field(min_length=1)
+
+
+class Gate(_Part):
+    """What the recipe asks of a policy before it is exported, and whether this one passed."""
+
+    name: Literal["nominal", "robust"]
+    passed: bool
+    failures: tuple[str, ...] = Field(description="what the policy failed, in words; empty if it passed")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.passed == bool(self.failures):
+            raise ValueError(f"passed is {self.passed}, but there are {len(self.failures)} failures")
+        return self
+
+
 class Parity(_Part):
     """How closely torch, ONNX and TorchScript agreed on the same states."""
 
     states: int = Field(gt=0)
-    absolute_tolerance: float = Field(gt=0)
-    relative_tolerance: float = Field(ge=0)
+    absolute_tolerance: float = Field(gt=0, le=1e-3)
+    relative_tolerance: float = Field(ge=0, le=1e-3)
     largest_difference: dict[str, Finite] = Field(description="largest |ΔQ| by pair of runtimes")
     near_ties: int = Field(ge=0, description="states whose two best Q-values lie within twice the tolerance, where actions may differ")
 
@@ -141,16 +176,16 @@ class Parity(_Part):
 class GoldenState(_Part):
     """A state with the Q-values that every backend must reproduce before it serves."""
 
-    state: tuple[Finite, ...]
-    q_values: tuple[Finite, ...]
+    state: tuple[Float32, ...]
+    q_values: tuple[Float32, ...]
 
 
 class Manifest(_Part):
     """All that is known of a bundle. Its bytes are the bundle's identity."""
 
     schema_version: Literal[1] = 1
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
-    version: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=50)
+    name: Name
+    version: Version
     created: AwareDatetime
     provenance: Provenance
     environment: Environment
@@ -158,6 +193,8 @@ class Manifest(_Part):
     actions: tuple[str, ...] = Field(min_length=1)
     network: Network
     evaluation: Evaluation
+    exam: Exam
+    gate: Gate
     parity: Parity
     golden_states: tuple[GoldenState, ...] = Field(min_length=1)
     artifacts: dict[Format, Artifact] = Field(min_length=1)
@@ -173,6 +210,9 @@ class Manifest(_Part):
         for index, golden in enumerate(self.golden_states):
             if (len(golden.state), len(golden.q_values)) != shape:
                 raise ValueError(f"golden_states[{index}] does not have {shape[0]} state values and {shape[1]} Q-values")
+        for what, words in (("state", [value.name for value in self.state]), ("actions", self.actions)):
+            if len(set(words)) != len(words) or not all(words):
+                raise ValueError(f"{what} has a name that is empty or there twice: {', '.join(words)}")
         names = [MANIFEST, *(artifact.file for artifact in self.artifacts.values()), *self.companions]
         if len(set(names)) != len(names):
             raise ValueError(f"two files of the bundle have the same name: {', '.join(sorted(names))}")
@@ -224,7 +264,12 @@ def check_place(folder: Path) -> None:
     Raises `BundleWriteError` before anything of the user's would be lost.
     """
     if not os.path.lexists(folder):
+        parent = next(each for each in folder.absolute().parents if each.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise BundleWriteError(f"{folder}: no folder can be made in {parent}; choose another place for the bundle")
         return
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise BundleWriteError(f"{folder}: is the folder that you are in, or holds it; choose another place for the bundle")
     if folder.is_symlink() or not folder.is_dir():
         raise BundleWriteError(f"{folder}: exists and is not a folder; choose another place for the bundle")
     present = {entry.name for entry in folder.iterdir()}
@@ -239,21 +284,24 @@ def check_place(folder: Path) -> None:
         raise BundleWriteError(f"{folder}: holds files that are not the bundle's ({', '.join(sorted(strange))}); move them away first")
 
 
-def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> str:
-    """Write a bundle whole and return its digest: a reader sees the bundle that was there before, or this one.
+def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle whole and return it: a reader sees the bundle that was there before, or this one.
 
     `files` holds every artifact and companion of the manifest, by name. The folder is made beside its place, read back and checked,
     and exchanged with what is there in one step.
 
-    Raises `BundleWriteError` when the place is taken by something else or `files` and the manifest differ.
+    Raises `BundleWriteError` when the place is taken by something else or cannot be written, or `files` and the manifest differ.
     """
     folder = folder.absolute()
     check_place(folder)
     expected = {artifact.file for artifact in manifest.artifacts.values()} | set(manifest.companions)
     if expected != set(files):
         raise BundleWriteError(f"{folder}: the manifest lists {sorted(expected)}, but the files given are {sorted(files)}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise BundleWriteError(f"{folder}: cannot be written ({_reason(error)}); choose another place for the bundle") from error
     try:
         beside.chmod(0o755)
         content = manifest.model_dump_json(indent=2).encode() + b"\n"
@@ -263,9 +311,11 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> str:
         written = read(beside)
         _move_into_place(beside, folder)
         _sync_folder(folder.parent)
+    except OSError as error:
+        raise BundleWriteError(f"{folder}: cannot be written ({_reason(error)}); nothing was changed there") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)  # the older bundle after the exchange, or what could not be moved
-    return written.digest
+    return dataclasses.replace(written, folder=folder)
 
 
 class _opened:  # noqa: N801 - used as a function: with _opened(folder) as handle
@@ -329,7 +379,7 @@ def _parse(path: Path, content: bytes) -> Manifest:
         return Manifest.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        where = ".".join(_printable(str(part)) for part in first["loc"]) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BundleInvalidError(f"{path}: not a manifest of schema 1: {where}: {first['msg']}{more}; {REMEDY}") from error
 
@@ -367,6 +417,11 @@ def _exchange(one: Path, other: Path) -> None:
         raise BundleWriteError(f"{other}: this system cannot exchange two folders in one step; remove the older bundle first")
     if rename(at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other), rename_exchange) != 0:
         raise BundleWriteError(f"{other}: the older bundle cannot be replaced ({os.strerror(ctypes.get_errno())}); remove it first")
+
+
+def _printable(text: str) -> str:
+    """Return what came from a file so that it can do nothing to a terminal or a log."""
+    return "".join(character if character.isprintable() else "?" for character in text)[:100]
 
 
 def _reason(error: OSError) -> str:

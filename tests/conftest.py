@@ -20,7 +20,8 @@ from service.policy import BackendName, load
 from service.settings import Settings
 from training.export import export
 from training.recipe import recipe
-from training.train import Run, train
+from training.run import Run
+from training.train import train
 
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "models" / "cartpole-dqn"
@@ -44,7 +45,7 @@ def short_run() -> Run:
 def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of the short run. Read only: tests that change files take a copy."""
     folder = tmp_path_factory.mktemp("exported") / "short"
-    return export(short_run, folder, name="short", model_version="1", created=CREATED, episodes=20)
+    return export(short_run, folder, name="short", model_version="1", created=CREATED, force=True, episodes=20, exam_runs=4)
 
 
 @pytest.fixture(params=["onnx", "torchscript"])

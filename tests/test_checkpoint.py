@@ -1,46 +1,200 @@
-import json
+"""Stop and resume equals never stopping, bit for bit; and what is not a checkpoint of this run is refused by name."""
+
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from training import checkpoint
-from training.checkpoint import CheckpointError
-from training.train import Run
+from tests.conftest import ROOT
+from training.checkpoint import CheckpointError, Checkpoints, Identity, numbered, read
+from training.recipe import BaselineRecipe, PopulationRecipe, recipe
+from training.run import Run
+from training.train import train, trainer_for
+
+CPU = torch.device("cpu")
+RECIPES = {
+    "baseline": recipe("baseline", {"episodes": 60}),
+    "default": recipe("default", {"agents": 3, "steps": 1_500, "check_every": 100, "n_step": 3, "average": 0.01}),
+    "perturbed": recipe(
+        "default",
+        {
+            "agents": 2,
+            "steps": 1_200,
+            "check_every": 100,
+            "keep": "best",
+            "mirror": True,
+            "perturbations.nominal": 0.2,
+            "perturbations.noise": 0.1,
+            "perturbations.delay": 3,
+            "perturbations.push": 1.0,
+            "perturbations.push_chance": 0.05,
+            "perturbations.force": (2.0, 20.0),
+        },
+    ),
+}
+
+Chosen = BaselineRecipe | PopulationRecipe
 
 
-def test_a_run_comes_back_as_it_was_kept(short_run: Run, tmp_path: Path) -> None:
-    checkpoint.write(tmp_path, short_run)
-    again = checkpoint.read(tmp_path)
-    for name, tensor in short_run.network.state_dict().items():
-        assert torch.equal(tensor, again.network.state_dict()[name])
-    assert (again.recipe, again.seed, again.episodes, again.steps) == (
-        short_run.recipe,
-        short_run.seed,
-        short_run.episodes,
-        short_run.steps,
-    )
-    assert (again.stopped, again.states_seen) == (short_run.stopped, short_run.states_seen)
+def checkpoints_of(folder: Path, chosen: Chosen, seed: int = 0, **options: float) -> Checkpoints:
+    return Checkpoints(folder, Identity.of(chosen, seed, "cpu"), every=options.get("every", 0.0), keep=int(options.get("keep", 3)))
 
 
-def test_a_missing_run_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere.*run\.json"):
-        checkpoint.read(tmp_path / "nowhere")
+def stop_after(count: int, folder: Path, chosen: Chosen) -> None:
+    """Train until `count` reports came, and stop there."""
+    reports: list[object] = []
+    with checkpoints_of(folder, chosen) as checkpoints:
+        train(chosen, 0, CPU, checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) >= count)
 
 
-@pytest.mark.parametrize("name", ["run.json", "network.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{", b"\x00" * 100, b"{}", b"[]"])
-def test_a_torn_or_foreign_file_is_refused_by_name(short_run: Run, tmp_path: Path, name: str, content: bytes) -> None:
-    checkpoint.write(tmp_path, short_run)
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=name):
-        checkpoint.read(tmp_path)
+def to_the_end(folder: Path, chosen: Chosen) -> Run:
+    with checkpoints_of(folder, chosen) as checkpoints:
+        return train(chosen, 0, CPU, checkpoints=checkpoints)
 
 
-def test_weights_of_another_shape_are_refused_by_name(short_run: Run, tmp_path: Path) -> None:
-    checkpoint.write(tmp_path, short_run)
-    history = json.loads((tmp_path / "run.json").read_text())
-    history["recipe"]["hidden"] = [32, 32]
-    (tmp_path / "run.json").write_text(json.dumps(history))
-    with pytest.raises(CheckpointError, match=r"network\.safetensors"):
-        checkpoint.read(tmp_path)
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("count", [1, 4])
+def test_stop_and_resume_equals_never_stopping(tmp_path: Path, name: str, count: int) -> None:
+    chosen = RECIPES[name]
+    whole = to_the_end(tmp_path / "whole", chosen)
+    stop_after(count, tmp_path / "parts", chosen)
+    stop_after(count, tmp_path / "parts", chosen)
+    resumed = to_the_end(tmp_path / "parts", chosen)
+    for key, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, resumed.network.state_dict()[key])
+    assert (whole.steps, whole.stopped, whole.states_seen) == (resumed.steps, resumed.stopped, resumed.states_seen)
+    untimed = [[{key: value for key, value in row.items() if key != "seconds"} for row in run.history] for run in (whole, resumed)]
+    assert untimed[0] == untimed[1]
+    ends = [read(tmp_path / folder)[1] for folder in ("whole", "parts")]
+    assert ends[0].values == ends[1].values
+    for key, array in ends[0].arrays.items():
+        if key != "history":  # it holds seconds
+            np.testing.assert_array_equal(array, ends[1].arrays[key])
+
+
+def test_resumed_seconds_go_on_from_those_before(tmp_path: Path) -> None:
+    chosen = RECIPES["baseline"]
+    times = iter(range(1_000_000))
+
+    def clock() -> float:
+        return next(times)
+
+    reports: list[object] = []
+    with checkpoints_of(tmp_path, chosen) as checkpoints:
+        stop = 5
+        first = train(chosen, 0, CPU, checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) >= stop, clock=clock)
+        second = train(chosen, 0, CPU, checkpoints=checkpoints, clock=clock)
+    assert second.seconds > first.seconds > 5
+
+
+def test_two_trainings_never_write_to_one_folder(tmp_path: Path) -> None:
+    with checkpoints_of(tmp_path, RECIPES["baseline"]), pytest.raises(CheckpointError, match="another training"):
+        checkpoints_of(tmp_path, RECIPES["baseline"]).__enter__()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/run: cannot be written"):
+        checkpoints_of(tmp_path / "file" / "run", RECIPES["baseline"]).__enter__()
+
+
+def test_training_that_is_interrupted_before_it_began_keeps_nothing(tmp_path: Path) -> None:
+    for name in ("baseline", "default"):
+        with checkpoints_of(tmp_path, RECIPES[name]) as checkpoints:
+            run = train(RECIPES[name], 0, CPU, checkpoints=checkpoints, interrupted=lambda: True)
+        assert (run.steps, run.stopped) == (0, "interrupted")
+        assert numbered(tmp_path) == []
+
+
+def test_only_the_last_checkpoints_are_kept_and_partial_ones_removed(tmp_path: Path) -> None:
+    (tmp_path / ".partial-killed").mkdir()
+    stop_after(8, tmp_path, RECIPES["baseline"])
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".lock", "checkpoint-000007", "checkpoint-000008", "checkpoint-000009"]
+
+
+@pytest.mark.parametrize("name", ["state.json", "arrays.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "changed"])
+def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, name: str, damage: str) -> None:
+    chosen = RECIPES["baseline"]
+    stop_after(2, tmp_path, chosen)
+    path = numbered(tmp_path)[-1] / name
+    content = path.read_bytes()
+    match damage:
+        case "missing":
+            path.unlink()
+        case "empty":
+            path.write_bytes(b"")
+        case "torn":
+            path.write_bytes(content[: len(content) // 2])
+        case "changed":
+            path.write_bytes(content.replace(b"a", b"b"))
+    with pytest.raises(CheckpointError, match=r"checkpoint-\d+/(state|arrays).*remove checkpoint-"):
+        checkpoints_of(tmp_path, chosen).newest()
+
+
+@pytest.mark.parametrize("other", ["recipe", "seed", "device", "versions"])
+def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, other: str) -> None:
+    chosen = RECIPES["baseline"]
+    stop_after(2, tmp_path, chosen)
+    identity = Identity.of(chosen, 0, "cpu").model_dump()
+    identity[other] = {"recipe": RECIPES["default"].model_dump(), "seed": 1, "device": "cuda", "versions": {"torch": "9"}}[other]
+    with pytest.raises(CheckpointError, match=f"another run: {other} was"):
+        Checkpoints(tmp_path, Identity.model_validate(identity)).newest()
+
+
+def test_the_trainer_before_and_after_restoring_is_the_same(tmp_path: Path) -> None:
+    chosen = RECIPES["perturbed"]
+    stop_after(2, tmp_path, chosen)
+    _, snapshot = read(tmp_path)
+    trainer = trainer_for(chosen, 0, CPU)
+    trainer.restore(snapshot)
+    again = trainer.snapshot()
+    assert again.values == snapshot.values
+    for key, array in snapshot.arrays.items():
+        np.testing.assert_array_equal(array, again.arrays[key])
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from training.checkpoint import Checkpoints, Identity
+from training.recipe import recipe
+from training.train import train
+
+chosen = recipe("default", {"agents": 4, "steps": 3_000, "check_every": 50})
+with Checkpoints(Path(sys.argv[1]), Identity.of(chosen, 0, "cpu"), every=0.02) as checkpoints:
+    train(chosen, 0, torch.device("cpu"), checkpoints=checkpoints)
+"""
+
+
+def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    """The benchmark does this twenty times at random moments, with whole trainings; here three times are enough to see that it holds."""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / name)], cwd=ROOT)
+
+    def newest(name: str) -> str:
+        return max((path.name for path in (tmp_path / name).glob("checkpoint-*")), default="")
+
+    assert start("whole").wait() == 0
+    for delay in (0.0, 0.013, 0.21):
+        before = newest("killed")
+        with start("killed") as process:
+            while newest("killed") == before:
+                assert process.poll() is None
+                time.sleep(0.005)
+            time.sleep(delay)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    assert start("killed").wait() == 0
+    whole, killed = (read(tmp_path / name)[1] for name in ("whole", "killed"))
+    assert whole.values == killed.values
+    for key, array in whole.arrays.items():
+        if key != "history":  # it holds seconds
+            np.testing.assert_array_equal(array, killed.arrays[key])

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.evaluate import EVALUATION_SEED, evaluation, play
+from training import seeds
+from training.evaluate import SEED, evaluation, play
 
 
 def toward_the_fall(states: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -20,7 +21,7 @@ def always_left(states: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_scores_are_those_of_the_ordinary_environment_from_the_same_starts(policy: object) -> None:
     assert callable(policy)
     played = play(policy, episodes=12)
-    starts = gym.make_vec("CartPole-v1", num_envs=12, vectorization_mode="vector_entry_point").reset(seed=EVALUATION_SEED)[0]
+    starts = gym.make_vec("CartPole-v1", num_envs=12, vectorization_mode="vector_entry_point").reset(seed=SEED)[0]
     environment = gym.make("CartPole-v1")
     for start, expected in zip(starts, played.steps, strict=True):
         state, _ = environment.reset()
@@ -40,6 +41,7 @@ def test_summary_counts_mean_worst_and_the_share_at_the_limit() -> None:
     assert bad.minimum <= bad.mean < 15
 
 
-def test_seeds_of_training_are_refused() -> None:
-    with pytest.raises(ValueError, match="training"):
-        play(always_left, episodes=1, seed=2**31 - 1)
+@pytest.mark.parametrize("seed", [0, seeds.TRAINING[-1], seeds.VALIDATION[0], seeds.VALIDATION[-1]])
+def test_seeds_that_training_may_use_or_select_by_are_refused(seed: int) -> None:
+    with pytest.raises(ValueError, match=f"{seed}.*judging"):
+        play(always_left, episodes=1, seed=seed)

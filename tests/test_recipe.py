@@ -1,11 +1,12 @@
 import pytest
 
-from training.recipe import RECIPES, RecipeError, recipe
+from training.recipe import RECIPES, PopulationRecipe, RecipeError, recipe
 
 
 def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
     assert RECIPES["baseline"].model_dump() == {
         "name": "baseline",
+        "gate": "nominal",
         "hidden": (24, 24),
         "memory": 2000,
         "batch": 64,
@@ -59,3 +60,38 @@ def test_unknown_names_are_refused() -> None:
         recipe("baseline", {"cleverness": 1})
     with pytest.raises(RecipeError, match=r"nobody.*baseline"):
         recipe("nobody", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("agents", 0),
+        ("steps", -1),
+        ("learning_starts", 30_000),
+        ("epsilon_end", 1.5),
+        ("discount", 1.0),
+        ("polyak", 0),
+        ("keep", "last"),
+        ("perturbations.noise", -1),
+        ("perturbations.delay", 4),
+        ("perturbations.force", (0, 1)),
+        ("perturbations.nominal", 2),
+    ],
+)
+def test_population_hyperparameter_outside_its_range_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(RecipeError, match=name):
+        recipe("default", {name: value})
+
+
+def test_a_hyperparameter_of_another_way_of_training_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"polyak: recipe baseline has no such"):
+        recipe("baseline", {"polyak": 0.1})
+    with pytest.raises(RecipeError, match=r"perturbations\.luck"):
+        recipe("default", {"perturbations.luck": 1})
+
+
+def test_a_part_of_a_hyperparameter_is_changed_alone() -> None:
+    changed = recipe("default", {"perturbations.noise": 0.05})
+    assert isinstance(changed, PopulationRecipe)
+    assert changed.perturbations.noise == 0.05
+    assert changed.perturbations.force == PopulationRecipe().perturbations.force

@@ -13,17 +13,20 @@ import torch
 from models import bundle
 from models.bundle import MANIFEST
 from tests.conftest import COMMITTED, ROOT, Start
-from training import checkpoint, formats
+from training import formats, seeds
 from training.__main__ import main
+from training.checkpoint import Checkpoints, Identity
 from training.network import DQNetwork
 from training.recipe import recipe
+from training.run import Progress
 from training.train import train
 
 
 def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: Start) -> None:
     """Train, prove, export, start the service on the result, ask it."""
     out, run = tmp_path / "small", tmp_path / "run"
-    assert main(["train", "--seed", "1", "--stop-mean", "20", "--hidden", "16,8", "--out", str(out), "--run", str(run)]) == 0
+    short = ["--recipe", "baseline", "--seed", "1", "--stop-mean", "20", "--hidden", "16,8", "--force"]
+    assert main(["train", *short, "--out", str(out), "--run", str(run)]) == 0
     made = bundle.read(out)
     assert made.manifest.network.hidden == (16, 8)
     assert made.manifest.provenance.hyperparameters["stop_mean"] == 20
@@ -32,24 +35,32 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
     assert answer.status_code == 200
     assert answer.json()["digest"] == made.digest
     assert len(answer.json()["q_values"]) == 2
-    assert {entry.name for entry in out.iterdir()} == {MANIFEST, "policy.onnx", "policy.pt", "README.md", "scores.csv", "scores.png"}
-    assert (out / "scores.csv").read_text().count("\n") == made.manifest.provenance.episodes + 1
+    assert {entry.name for entry in out.iterdir()} == {MANIFEST, "policy.onnx", "policy.pt", *made.manifest.companions}
+    assert set(made.manifest.companions) == {"README.md", "scores.csv", "scores.png", "exam.png", "surface.png", "policy.gif"}
+    assert not made.manifest.gate.passed
 
 
-def test_unsolved_training_writes_no_bundle_and_keeps_its_run_for_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, run = tmp_path / "small", tmp_path / "run"
-    assert main(["train", "--episodes", "15", "--out", str(out), "--run", str(run)]) == 1
+    assert main(["train", "--recipe", "baseline", "--episodes", "15", "--out", str(out), "--run", str(run)]) == 1
     assert not out.exists()
-    assert "python -m training export" in capsys.readouterr().out
-    assert main(["export", str(run), "--out", str(out)]) == 0
-    assert bundle.read(out).manifest.provenance.stopped == "episodes"
+    assert "does not pass the gate nominal: 0.00% of 1,000 greedy episodes" in capsys.readouterr().err
+    assert main(["export", str(run), "--out", str(out), "--force"]) == 0
+    manifest = bundle.read(out).manifest
+    assert manifest.provenance.stopped == "limit"
+    assert not manifest.gate.passed
+    assert "greedy episodes" in manifest.gate.failures[0]
+    assert main(["evaluate", str(out), "--episodes", "10"]) == 1
 
 
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
         (["--learning-rate", "-1"], "learning_rate"),
-        (["--batch", "5000"], "batch"),
+        (["--recipe", "baseline", "--batch", "5000"], "batch"),
+        (["--recipe", "baseline", "--polyak", "0.1"], "polyak"),
+        (["--perturbations.noise", "-1"], "noise"),
+        (["--checkpoint-every", "0"], "--checkpoint-every"),
         (["--discount", "2"], "discount"),
         (["--hidden", "24,x"], "--hidden"),
         (["--seed", "-1"], "--seed"),
@@ -68,6 +79,25 @@ def test_wrong_words_are_refused_by_name_before_anything_is_done(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--out", "My Policy"], "My Policy"),
+        (["--out", "p", "--model-version", "1 2"], "--model-version"),
+        (["--out", "."], "folder that you are in"),
+        (["--out", "/etc/hostname/x"], "no folder can be made"),
+        (["--out", "p", "--run", "p"], "two folders"),
+        (["--out", "p", "--run", "/proc/nope"], "cannot be written"),
+    ],
+)
+def test_a_bundle_that_could_not_be_written_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--recipe", "baseline", *arguments]) == 1
+    assert named in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_place_that_is_taken_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "note.txt").write_text("mine")
     assert main(["train", "--out", str(tmp_path)]) == 1
@@ -76,10 +106,11 @@ def test_a_place_that_is_taken_is_refused_before_training(tmp_path: Path, capsys
 
 
 def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(COMMITTED), "--episodes", "30", "--seed", str(2**31 + 5), "--json"]) == 0
+    assert main(["evaluate", str(COMMITTED), "--episodes", "30", "--seed", str(seeds.EXAM[5]), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["episodes"] == 30
-    assert result["seed"] == 2**31 + 5
+    assert result["evaluation"]["episodes"] == 30
+    assert result["evaluation"]["seed"] == result["exam"]["seed"] == seeds.EXAM[5]
+    assert result["gate"]["passed"]
     assert result["bundle"] == bundle.read(COMMITTED).digest
 
 
@@ -92,7 +123,7 @@ def test_evaluate_and_export_name_what_is_missing(tmp_path: Path, capsys: pytest
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "training", "train", "--out", str(tmp_path / "b"), "--run", str(run)]
+    command = [sys.executable, "-m", "training", "train", "--recipe", "baseline", "--out", str(tmp_path / "b"), "--run", str(run)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
@@ -104,13 +135,26 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
         code = process.wait(20)
     assert code == 130
     assert "Traceback" not in rest
-    assert "interrupted after" in rest
-    assert main(["export", str(run), "--out", str(tmp_path / "b")]) == 0
+    assert "stopped interrupted" in rest
+    assert "--resume" in rest
+    assert main(["export", str(run), "--out", str(tmp_path / "b"), "--force"]) == 0
     assert bundle.read(tmp_path / "b").manifest.provenance.stopped == "interrupted"
 
 
 def test_a_terminal_sees_a_live_line_and_a_file_only_the_kept_ones(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "train", "--episodes", "200", "--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    words = [
+        "train",
+        "--recipe",
+        "baseline",
+        "--episodes",
+        "200",
+        "--restart",
+        "--out",
+        str(tmp_path / "b"),
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    command = [sys.executable, "-m", "training", *words]
     quiet = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert "\x1b" not in quiet
     assert "\r" not in quiet
@@ -146,10 +190,43 @@ def test_help_is_quick_and_shows_a_first_command(capsys: pytest.CaptureFixture[s
 
 def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The exporter is made to write another network's weights, which cannot be had on demand otherwise."""
-    run = train(recipe("baseline", {"episodes": 5}), 0, torch.device("cpu"))
-    checkpoint.write(tmp_path / "run", run)
+    short = recipe("baseline", {"episodes": 5})
+    with Checkpoints(tmp_path / "run", Identity.of(short, 0, "cpu")) as checkpoints:
+        train(short, 0, torch.device("cpu"), checkpoints=checkpoints)
     honest = formats.to_onnx
     monkeypatch.setattr(formats, "to_onnx", lambda network: honest(DQNetwork(network.hidden)))
     assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "b")]) == 1
     assert "nothing was written" in capsys.readouterr().err
     assert not (tmp_path / "b").exists()
+
+
+def test_a_run_is_neither_continued_nor_given_up_without_being_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short, run = recipe("baseline", {"episodes": 15}), tmp_path / "run"
+    reports: list[Progress] = []
+    with Checkpoints(run, Identity.of(short, 0, "cpu")) as checkpoints:
+        train(short, 0, torch.device("cpu"), checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) == 5)
+    words = ["train", "--recipe", "baseline", "--episodes", "15", "--out", str(tmp_path / "b"), "--run", str(run), "--force"]
+    assert main(words) == 1
+    assert "--resume" in capsys.readouterr().err
+    assert main([*words, "--resume", "--learning-rate", "0.1"]) == 1
+    assert "recipe was" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    resumed = (tmp_path / "b" / "policy.onnx").read_bytes()
+    assert main([*words, "--restart"]) == 0
+    assert (tmp_path / "b" / "policy.onnx").read_bytes() == resumed
+
+
+def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--recipe", "baseline", "--episodes", "100", "--force", "--json", "--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    assert main(["train", *words]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0]["episode"] == 100
+    assert lines[-1]["digest"] == bundle.read(tmp_path / "b").digest
+
+
+def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
+    words = ["--recipe", "baseline", "--episodes", "100", "--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    assert main(["train", *words, "--tensorboard", str(tmp_path / "board")]) == 1
+    (events,) = (tmp_path / "board").iterdir()
+    for name in (b"mean_score", b"epsilon", b"steps"):
+        assert name in events.read_bytes()

@@ -1,68 +1,174 @@
-"""Checkpoints: a training run to a folder and back, as safetensors and JSON. Never pickles."""
+"""Checkpoints: where a training stands to a folder and back, as safetensors and JSON. Never pickles, never knows what it stores.
 
+A run's folder holds `checkpoint-000001`, `checkpoint-000002`, …, the last few of them. Each is a folder that was written beside its place
+and moved there whole: `state.json`, with the SHA-256 of `arrays.safetensors`.
+"""
+
+import fcntl
+import hashlib
 import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.numpy import load, save
 
-from training.network import DQNetwork
-from training.recipe import Recipe
-from training.train import Episode, Run
+from training.recipe import AnyRecipe
+from training.run import Snapshot, Trainer
 
-WEIGHTS = "network.safetensors"
-HISTORY = "run.json"
+STATE = "state.json"
+ARRAYS = "arrays.safetensors"
+PREFIX = "checkpoint-"
+PARTIAL = ".partial-"
+LOCK = ".lock"  # held while a training writes here; it stays, since removing it would let two trainings hold it
+LIBRARIES = ("torch", "numpy", "gymnasium")  # whose releases may change a bit of the weights
 
 
 class CheckpointError(Exception):
-    """Raised when a folder does not hold a training run that can be read."""
+    """Raised when a folder does not hold a checkpoint that can be read, or holds one of another run."""
 
 
-class History(BaseModel):
-    """All of a run but its weights."""
+class Identity(BaseModel):
+    """What must be the same for two trainings to be the same, bit for bit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    recipe: Recipe
+    recipe: AnyRecipe
     seed: int
     device: str
-    steps: int
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, recipe: AnyRecipe, seed: int, device: str) -> "Identity":
+        """Return the identity of a training that starts here and now."""
+        versions = {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+        return cls(recipe=recipe, seed=seed, device=device, versions=versions)
+
+
+class State(BaseModel):
+    """All of a checkpoint but its arrays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1] = 1
+    identity: Identity
     seconds: float
-    stopped: Literal["solved", "episodes", "interrupted"]
-    states_seen: dict[str, Any]
-    episodes: list[Episode]
+    values: dict[str, JsonValue]
+    arrays_sha256: str
 
 
-def write(folder: Path, run: Run) -> None:
-    """Write a run. Each file is replaced whole, the history last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in run.network.state_dict().items()}
-    history = History(**{name: getattr(run, name) for name in History.model_fields})
-    _replace(folder / WEIGHTS, save(weights))
-    _replace(folder / HISTORY, history.model_dump_json().encode())
+class Checkpoints:
+    """The checkpoints of one run: a new one every so many seconds, the last few kept."""
+
+    def __init__(
+        self, folder: Path, identity: Identity, *, every: float = 30.0, keep: int = 3, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._every = every
+        self._keep = keep
+        self._clock = clock
+        self._next = clock() + every
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        """Make the folder and hold it alone. Raises `CheckpointError` where it cannot be written or another training holds it."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError(f"{self.folder}: another training is writing its checkpoints here; choose another folder") from error
+        except OSError as error:
+            raise CheckpointError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    def newest(self) -> tuple[Snapshot, float] | None:
+        """Return where the run stood and the seconds it took so far; none if there is no checkpoint.
+
+        Raises `CheckpointError`, which names the checkpoint, when it is torn or of another run.
+        """
+        if not numbered(self.folder):
+            return None
+        state, snapshot = read(self.folder)
+        for name in Identity.model_fields:
+            found, expected = getattr(state.identity, name), getattr(self._identity, name)
+            if found != expected:
+                raise CheckpointError(f"{self.folder}: is of another run: {name} was {_shown(found)}, and is {_shown(expected)} now")
+        return snapshot, state.seconds
+
+    def offer(self, trainer: Trainer, seconds: float) -> None:
+        """Write a checkpoint if the last one is old enough."""
+        if self._clock() >= self._next:
+            self.write(trainer, seconds)
+
+    def write(self, trainer: Trainer, seconds: float) -> None:
+        """Write a checkpoint, then remove the oldest above the number to keep."""
+        snapshot = trainer.snapshot()
+        arrays = save({name: array.copy(order="C") for name, array in snapshot.arrays.items()})
+        state = State(identity=self._identity, seconds=seconds, values=snapshot.values, arrays_sha256=hashlib.sha256(arrays).hexdigest())
+        for rest in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed while it wrote
+            shutil.rmtree(rest)
+        beside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
+        _write_durably(beside / ARRAYS, arrays)
+        _write_durably(beside / STATE, state.model_dump_json().encode())
+        there = numbered(self.folder)
+        number = int(there[-1].name.removeprefix(PREFIX)) + 1 if there else 1
+        beside.rename(self.folder / f"{PREFIX}{number:06d}")
+        for old in numbered(self.folder)[: -self._keep]:
+            shutil.rmtree(old)
+        self._next = self._clock() + self._every
+
+    def clear(self) -> None:
+        """Remove the run's checkpoints, so that it starts from the beginning."""
+        for old in numbered(self.folder):
+            shutil.rmtree(old)
 
 
-def read(folder: Path) -> Run:
-    """Read a run. Raises `CheckpointError`, which names the file that is missing or broken."""
-    path = folder / HISTORY
+def numbered(folder: Path) -> list[Path]:
+    """Return the checkpoints in a run's folder, the oldest first."""
+    return sorted(folder.glob(f"{PREFIX}[0-9]*"))
+
+
+def read(folder: Path) -> tuple[State, Snapshot]:
+    """Read a run's newest checkpoint. Raises `CheckpointError`, which names the file that is missing or broken."""
+    there = numbered(folder)
+    if not there:
+        raise CheckpointError(f"{folder}: holds no checkpoint; train first with python -m training train")
+    newest = there[-1]
+    remedy = f"remove {newest.name} to go on from the one before it"
+    path = newest / STATE
     try:
-        history = History.model_validate_json(path.read_bytes())
-        network = DQNetwork(history.recipe.hidden)
-        path = folder / WEIGHTS
-        network.load_state_dict(load(path.read_bytes()))
+        state = State.model_validate_json(path.read_bytes())
+        path = newest / ARRAYS
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != state.arrays_sha256:
+            raise CheckpointError(f"{path}: SHA-256 differs from {STATE}: expected {state.arrays_sha256}, found {found}; {remedy}")
+        return state, Snapshot(load(content), state.values)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); train first with python -m training train") from error
-    except (ValidationError, SafetensorError, RuntimeError) as error:  # torch raises RuntimeError for weights of another shape
-        raise CheckpointError(f"{path}: not a part of a training run: {error}") from error
-    return Run(network=network, **{name: getattr(history, name) for name in History.model_fields})
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except (ValidationError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a part of a checkpoint: {' '.join(str(error).split())[:300]}; {remedy}") from error
 
 
-def _replace(path: Path, content: bytes) -> None:
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as file:
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+
+
+def _shown(value: object) -> str:
+    text = value.model_dump_json(exclude_defaults=True) if isinstance(value, BaseModel) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Evaluation
-from training.recipe import SEED_LIMIT
+from training import seeds
+from training.run import ENVIRONMENT
 
-ENVIRONMENT = "CartPole-v1"
-EVALUATION_SEED = SEED_LIMIT  # the first seed that training refuses
 EPISODES = 1_000  # 100 successes of 100 would only bound the failure rate at about 3 %
+SEED = seeds.EXAM.start
 
 QFunction = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # states (n, 4) → Q-values (n, 2)
 
@@ -26,13 +26,12 @@ class Played:
     limit: int  # steps
 
 
-def play(q_values: QFunction, *, episodes: int = EPISODES, seed: int = EVALUATION_SEED) -> Played:
+def play(q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED) -> Played:
     """Play greedy episodes side by side in one vector environment, each from its start to its first end.
 
-    Raises `ValueError` for a seed that training may use.
+    Raises `ValueError` for a seed that training may use, or select by.
     """
-    if seed < SEED_LIMIT:
-        raise ValueError(f"seed: {seed} is one that training may use; evaluations use {SEED_LIMIT} and above")
+    seeds.check(seed, seeds.EXAM, "judging a policy")
     environment = gym.make_vec(ENVIRONMENT, num_envs=episodes, vectorization_mode="vector_entry_point")
     assert environment.spec is not None
     limit = environment.spec.max_episode_steps
@@ -52,7 +51,7 @@ def play(q_values: QFunction, *, episodes: int = EPISODES, seed: int = EVALUATIO
     return Played(steps, np.concatenate(visited), limit)
 
 
-def evaluation(played: Played, seed: int = EVALUATION_SEED) -> Evaluation:
+def evaluation(played: Played, seed: int = SEED) -> Evaluation:
     """Sum up the episodes as the manifest holds them."""
     return Evaluation(
         seed=seed,

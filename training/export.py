@@ -1,5 +1,6 @@
 """Export: a training run in, a proved bundle out. What ships is what was evaluated, from the file that was written."""
 
+import copy
 import platform
 import subprocess
 import tempfile
@@ -10,31 +11,61 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+from numpy.typing import NDArray
 
 from models import bundle
-from models.bundle import Manifest, Provenance, StateValue
-from training import formats, parity, report
-from training.evaluate import ENVIRONMENT, EPISODES, evaluation, play
-from training.train import Run
+from models.bundle import Bundle, Evaluation, Exam, ExamColumn, Gate, Manifest, Provenance, StateValue
+from training import formats, gate, parity, report, seeds
+from training.evaluate import EPISODES, QFunction, evaluation, play
+from training.exam import SCORECARD, examine
+from training.film import film
+from training.lqr import lqr
+from training.recipe import title
+from training.run import ENVIRONMENT, Run
 
 ACTIONS = ("left", "right")
 STATE = (("cart_position", "m"), ("cart_velocity", "m/s"), ("pole_angle", "rad"), ("pole_angular_velocity", "rad/s"))
 LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
-def export(run: Run, folder: Path, *, name: str, model_version: str, created: datetime, episodes: int = EPISODES) -> bundle.Bundle:
-    """Export a run as a bundle: write the files, prove that they agree, evaluate the written ONNX file, and only then put it in place.
+class GateError(Exception):
+    """Raised when a policy does not pass its recipe's gate."""
 
-    Raises `ExportError` when a file does not agree with the network, and `BundleError` when the place is taken. Nothing is written then.
+    def __init__(self, result: Gate) -> None:
+        super().__init__(f"the policy does not pass the gate {result.name}: {'; '.join(result.failures)}")
+
+
+def export(
+    run: Run,
+    folder: Path,
+    *,
+    name: str,
+    model_version: str,
+    created: datetime,
+    force: bool = False,
+    episodes: int = EPISODES,
+    exam_runs: int | None = None,
+) -> Bundle:
+    """Export a run as a bundle: write the files, prove that they agree, judge the written ONNX file, and only then put it in place.
+
+    `force` exports a policy that fails its gate, with the failure in the manifest. `exam_runs` replaces each exam column's own number.
+    Raises `ExportError` when a file does not agree with the network, `GateError` when the policy is not good enough, and `BundleError` when
+    the place is taken. Nothing is written then.
     """
     bundle.check_place(folder)
-    network = run.network.cpu()
+    network = copy.deepcopy(run.network).cpu()
     onnx_file, torchscript_file = formats.to_onnx(network), formats.to_torchscript(network)
     with tempfile.TemporaryDirectory() as temporary:
         written = Path(temporary) / "policy.onnx"
         written.write_bytes(onnx_file)
         exported = formats.from_onnx(written)
-        played = play(exported, episodes=episodes)
+
+    played = play(exported, episodes=episodes)
+    judged = evaluation(played)
+    examined = exam(exported, runs=exam_runs)
+    passed = gate.judge(run.recipe.gate, judged, examined)
+    if not passed.passed and not force:
+        raise GateError(passed)
 
     states = _state_values(run)
     # Where the environment has no bound, what training saw is the bound.
@@ -44,9 +75,7 @@ def export(run: Run, folder: Path, *, name: str, model_version: str, created: da
     runtimes = {"torch": formats.from_network(network), "onnx": exported, "torchscript": formats.from_torchscript(torchscript_file)}
     agreement = parity.compare(runtimes, compared)
 
-    files = {"scores.csv": report.scores_csv(run.episodes)}
-    if run.episodes:
-        files["scores.png"] = report.scores_plot(run.episodes, f"{name}: recipe {run.recipe.name}, seed {run.seed}")
+    files = _companions(run, name, exported, examined)
     manifest = Manifest(
         name=name,
         version=model_version,
@@ -56,7 +85,9 @@ def export(run: Run, folder: Path, *, name: str, model_version: str, created: da
         state=states,
         actions=ACTIONS,
         network=bundle.Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
-        evaluation=evaluation(played),
+        evaluation=judged,
+        exam=examined,
+        gate=passed,
         parity=agreement,
         golden_states=parity.golden_states(exported, compared),
         artifacts={
@@ -66,8 +97,44 @@ def export(run: Run, folder: Path, *, name: str, model_version: str, created: da
         companions=("README.md", *sorted(files)),
     )
     files |= {"policy.onnx": onnx_file, "policy.pt": torchscript_file, "README.md": report.model_card(manifest)}
-    bundle.write(folder, manifest, files)
-    return bundle.read(folder)
+    return bundle.write(folder, manifest, files)
+
+
+def judge(
+    file: bytes, gate_name: gate.GateName, *, episodes: int = EPISODES, seed: int = seeds.EXAM.start
+) -> tuple[Evaluation, Exam, Gate]:
+    """Judge an ONNX file as `export` does."""
+    q_values = formats.from_onnx(file)
+    judged, examined = evaluation(play(q_values, episodes=episodes, seed=seed), seed), exam(q_values, seed=seed)
+    return judged, examined, gate.judge(gate_name, judged, examined)
+
+
+def exam(q_values: QFunction, *, seed: int = seeds.EXAM.start, runs: int | None = None) -> Exam:
+    """Put a policy and the reference controller through the same runs, side by side."""
+
+    def both(states: NDArray[np.float32]) -> NDArray[np.int64]:
+        middle = len(states) // 2
+        return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
+
+    shares, references = examine(both, seed, runs=runs, copies=2)
+    columns = (
+        ExamColumn(name=column.name, steps=column.steps, runs=runs or column.runs, share=float(share), reference=float(reference))
+        for column, share, reference in zip(SCORECARD, shares, references, strict=True)
+    )
+    return Exam(seed=seed, columns=tuple(columns))
+
+
+def _companions(run: Run, name: str, q_values: QFunction, examined: Exam) -> dict[str, bytes]:
+    """Return the files for people, but for the model card."""
+    files = {
+        "scores.csv": report.scores_csv(run.history),
+        "exam.png": report.exam_chart(examined, f"{name}: the exam"),
+        "surface.png": report.decision_surface(q_values, f"{name}: what it prefers"),
+        "policy.gif": film(q_values),
+    }
+    if run.history:
+        files["scores.png"] = report.scores_plot(run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}")
+    return files
 
 
 def _environment() -> bundle.Environment:
@@ -99,13 +166,12 @@ def _finite(bound: float) -> float | None:
 
 def _provenance(run: Run) -> Provenance:
     return Provenance(
-        recipe=run.recipe.name,
+        recipe=title(run.recipe),
         hyperparameters=run.recipe.model_dump(mode="json"),
         seed=run.seed,
         device=run.device,
         versions={"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         commit=_commit(),
-        episodes=len(run.episodes),
         steps=run.steps,
         stopped=run.stopped,
         seconds=run.seconds,

@@ -19,7 +19,7 @@ OPSET = 20
 
 
 class ExportError(Exception):
-    """Raised when an exported file is not what was trained; nothing is written then."""
+    """Raised when a file is not the policy that it should be; nothing is written then."""
 
 
 def to_onnx(network: DQNetwork) -> bytes:
@@ -59,9 +59,8 @@ def to_onnx(network: DQNetwork) -> bytes:
 def to_torchscript(network: DQNetwork) -> bytes:
     """Return the network as a TorchScript archive.
 
-    TorchScript is deprecated in torch; this is the one place that writes it.
-    The archive can be made again from the ONNX file's weights.
-    The archive is packed again without the files for debuggers, which hold this machine's paths.
+    TorchScript is deprecated in torch; this is the one place that writes it. The archive is packed again without the files for
+    debuggers, which hold this machine's paths.
     """
     network = _for_export(network)
     buffer = io.BytesIO()
@@ -89,10 +88,18 @@ def from_network(network: DQNetwork) -> QFunction:
 
 
 def from_onnx(model: Path | bytes) -> QFunction:
-    """Return an ONNX model, a file or its content, as a function of states, (n, 4)."""
+    """Return an ONNX model, a file or its content, as a function of states, (n, 4). Raises `ExportError` where it is none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # A model may name files that hold its weights; a bundle's never does, and no other file's hash was checked.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises classes of its own, with no common base, for a file that it cannot load
+        raise ExportError(f"onnxruntime cannot load the ONNX file: {' '.join(str(error).split())[:300]}") from error
+    names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
+    if names != ["state", "q_values"]:
+        raise ExportError(f"the ONNX file takes and gives {', '.join(names)}; expected state and q_values")
 
     def q_values(states: NDArray[np.float32]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = session.run(["q_values"], {"state": states})[0]

@@ -1,6 +1,7 @@
 """Replay memory: transitions in, uniform minibatches out. Knows nothing of networks."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ class ReplayMemory:
 
     def __init__(self, capacity: int, state_size: int = 4) -> None:
         self.capacity = capacity
-        self._added = 0
+        self.added = 0
         self._states = np.zeros((capacity, state_size), np.float32)
         self._actions = np.zeros(capacity, np.int64)
         self._rewards = np.zeros(capacity, np.float32)
@@ -30,17 +31,17 @@ class ReplayMemory:
         self._terminal = np.zeros(capacity, np.float32)
 
     def __len__(self) -> int:
-        return min(self._added, self.capacity)
+        return min(self.added, self.capacity)
 
     def add(self, state: NDArray[np.float32], action: int, reward: float, next_state: NDArray[np.float32], *, terminal: bool) -> None:
         """Store one transition in the place of the oldest. `state` and `next_state` have shape (4,)."""
-        place = self._added % self.capacity
+        place = self.added % self.capacity
         self._states[place] = state
         self._actions[place] = action
         self._rewards[place] = reward
         self._next_states[place] = next_state
         self._terminal[place] = terminal
-        self._added += 1
+        self.added += 1
 
     def sample(self, rng: np.random.Generator, size: int) -> Minibatch:
         """Draw `size` different transitions, each with the same chance. Raises `ValueError` when fewer are stored."""
@@ -50,3 +51,19 @@ class ReplayMemory:
         return Minibatch(
             self._states[chosen], self._actions[chosen], self._rewards[chosen], self._next_states[chosen], self._terminal[chosen]
         )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the memory's own arrays by name."""
+        return {
+            "states": self._states,
+            "actions": self._actions,
+            "rewards": self._rewards,
+            "next_states": self._next_states,
+            "terminal": self._terminal,
+        }
+
+    def restore(self, arrays: dict[str, NDArray[Any]], added: int) -> None:
+        """Take over what `arrays` and `added` held."""
+        for name, array in self.arrays().items():
+            array[...] = arrays[name]
+        self.added = added

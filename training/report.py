@@ -1,42 +1,92 @@
-"""Reports for people: the score plot, the scores as CSV, the model card. Knows nothing of how they are stored."""
+"""Reports for people: the history as CSV, the pictures, the model card. Knows nothing of how they are stored."""
 
 import csv
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.bundle import Manifest
-from training.train import SCORE_WINDOW, Episode
+from models.bundle import Exam, Manifest
+from training.evaluate import QFunction
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# matplotlib takes most of a second to import, and only the pictures need it.
+
+BLUE, GREY, RED = "#2c6fa6", "#9db4c8", "#c0392b"
+MEAN_OVER = 100  # rows of the history in the running mean
 
 
-def scores_csv(episodes: list[Episode]) -> bytes:
-    """Return the history of training, a line an episode."""
+def scores_csv(history: list[dict[str, float]]) -> bytes:
+    """Return the history of training, a line a row."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["episode", "score", "steps", "epsilon"])
-    writer.writerows((episode.number, f"{episode.score:g}", episode.steps, f"{episode.epsilon:.6g}") for episode in episodes)
+    if history:
+        writer.writerow(history[0])
+    writer.writerows([f"{value:.6g}" for value in row.values()] for row in history)
     return text.getvalue().encode()
 
 
-def scores_plot(episodes: list[Episode], title: str) -> bytes:
-    """Return the score over the episodes and its running mean as a PNG."""
-    from matplotlib.figure import Figure  # takes a second to import, and only a report needs it
-
-    numbers = np.array([episode.number for episode in episodes])
-    scores = np.array([episode.score for episode in episodes])
-    total = np.concatenate([[0.0], scores.cumsum()])
-    first = np.maximum(np.arange(1, len(scores) + 1) - SCORE_WINDOW, 0)
-    means = (total[1:] - total[first]) / (np.arange(1, len(scores) + 1) - first)
-    figure = Figure(figsize=(9, 4.5), dpi=110, layout="constrained")
+def scores_plot(history: list[dict[str, float]], title: str) -> bytes:
+    """Return the score over the course of training as a PNG: of each episode and its running mean, or of the best and the median agent."""
+    counted = next(iter(history[0]))
+    x = np.array([row[counted] for row in history])
+    figure = _figure(9, 4.5)
     axes = figure.subplots()
-    axes.plot(numbers, scores, ".", markersize=2.5, color="#9db4c8", label="score of an episode")
-    axes.plot(numbers, means, color="#c0392b", linewidth=2, label=f"mean of the last {SCORE_WINDOW}")
-    axes.set(title=title, xlabel="episode", ylabel="score (reward learned from)")
+    if "score" in history[0]:
+        scores = np.array([row["score"] for row in history])
+        total = np.concatenate([[0.0], scores.cumsum()])
+        first = np.maximum(np.arange(1, len(scores) + 1) - MEAN_OVER, 0)
+        axes.plot(x, scores, ".", markersize=2.5, color=GREY, label="score of an episode")
+        axes.plot(
+            x,
+            (total[1:] - total[first]) / (np.arange(1, len(scores) + 1) - first),
+            color=RED,
+            linewidth=2,
+            label=f"mean of the last {MEAN_OVER}",
+        )
+        axes.set_ylabel("score (sum of the rewards learned from)")
+    else:
+        axes.plot(x, [row["best_score"] for row in history], color=RED, linewidth=2, label="best agent")
+        axes.plot(x, [row["median_score"] for row in history], color=BLUE, label="median agent")
+        axes.set_ylabel("greedy score on validation seeds (1: perfect)")
+    axes.set(title=title, xlabel=counted.replace("_", " "))
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})  # so that the same plot has the same bytes
-    return image.getvalue()
+    return _png(figure)
+
+
+def exam_chart(exam: Exam, title: str) -> bytes:
+    """Return the exam as a PNG: a pair of bars a column, the policy beside the reference."""
+    figure = _figure(9, 4)
+    axes = figure.subplots()
+    places = np.arange(len(exam.columns))
+    axes.bar(places - 0.2, [column.share for column in exam.columns], 0.38, color=BLUE, label="this policy")
+    axes.bar(places + 0.2, [column.reference for column in exam.columns], 0.38, color=GREY, label="linear-quadratic regulator")
+    axes.set_xticks(places, [column.name for column in exam.columns], rotation=35, ha="right")
+    axes.set(ylabel="share of runs survived", ylim=(0, 1.05))
+    axes.set_title(title, loc="left")
+    axes.grid(alpha=0.25, axis="y")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    return _png(figure)
+
+
+def decision_surface(q_values: QFunction, title: str) -> bytes:
+    """Return Q(right) - Q(left) over pole angle and angular velocity as a PNG, the cart at rest in the middle; the line is zero."""
+    angles, spins = np.linspace(-0.21, 0.21, 121), np.linspace(-2.5, 2.5, 121)
+    grid = np.zeros((len(spins), len(angles), 4), np.float32)
+    grid[..., 2], grid[..., 3] = np.meshgrid(angles, spins)
+    q = q_values(grid.reshape(-1, 4)).reshape(*grid.shape[:2], -1)
+    gap = q[..., 1] - q[..., 0]
+    figure = _figure(6, 4.5)
+    axes = figure.subplots()
+    largest = float(np.abs(gap).max())
+    shown = axes.pcolormesh(np.degrees(angles), spins, gap, cmap="RdBu", vmin=-largest, vmax=largest, shading="auto", rasterized=True)
+    axes.contour(np.degrees(angles), spins, gap, levels=[0], colors="black", linewidths=1)
+    axes.set(title=title, xlabel="pole angle (°)", ylabel="pole angular velocity (rad/s)")
+    figure.colorbar(shown, label="Q(right) - Q(left)")
+    return _png(figure)
 
 
 def model_card(manifest: Manifest) -> bytes:
@@ -46,30 +96,43 @@ def model_card(manifest: Manifest) -> bytes:
         f"| `{value.name}` | {value.unit} | {_bound(value.low)} … {_bound(value.high)} | {value.seen_min:.4g} … {value.seen_max:.4g} |"
         for value in manifest.state
     )
+    exam_rows = "\n".join(
+        f"| {column.name} | {column.runs} × {column.steps:,} | {column.share:.4g} | {column.reference:.4g} |"
+        for column in manifest.exam.columns
+    )
     parity_rows = "\n".join(f"| {pair} | {difference:.2g} |" for pair, difference in manifest.parity.largest_difference.items())
     files = "\n".join(
         f"| `{artifact.file}` | {kind} | {artifact.size} | `{artifact.sha256}` |" for kind, artifact in manifest.artifacts.items()
     )
     settings = "\n".join(f"| `{name}` | {value} |" for name, value in made.hyperparameters.items() if name != "name")
     layers = " → ".join(str(width) for width in (manifest.network.inputs, *manifest.network.hidden, manifest.network.outputs))
-    plot = "\n![Score over the episodes of training](scores.png)\n" if "scores.png" in manifest.companions else ""
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    gate = "passed" if manifest.gate.passed else "FAILED: " + "; ".join(manifest.gate.failures)
+    pictures = {name: text for name, text in _PICTURES.items() if name in manifest.companions}
+    film, exam, surface, scores = (f"\n![{pictures[name]}]({name})\n" if name in pictures else "" for name in _PICTURES)
     return f"""# {manifest.name}, version {manifest.version}
 
 A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network, {layers} with ReLU, that maps a state to one
 Q-value per action. The greedy action is the first with the highest Q-value. This page is generated from `manifest.json`.
-
+{film}
 ## How good it is
 {judged.episodes:,} greedy episodes of the exported ONNX file, on starts that training never saw (seed {judged.seed}):
 mean {judged.mean:.2f} steps, worst {judged.minimum}, {judged.share_at_limit:.1%} lasted all {manifest.environment.max_episode_steps} steps.
 
-`python -m training evaluate FOLDER` measures it again.
+The exam (seed {manifest.exam.seed}) asks for more than the nominal plant. Each number is the share of runs in which the pole stayed up,
+beside a linear-quadratic regulator's on the same runs:
 
+| column | runs × steps | this policy | regulator |
+| --- | --- | --- | --- |
+{exam_rows}
+{exam}
+Gate `{manifest.gate.name}`: {gate}. `python -m training evaluate FOLDER` measures all of it again.
+{surface}
 ## How it was made
-Recipe `{made.recipe}`, seed {made.seed}, on {made.device}: {made.episodes:,} episodes, {made.steps:,} environment steps,
-{made.seconds:.1f} s; training stopped because: {made.stopped}. {manifest.created:%Y-%m-%d}, commit {made.commit or "unknown"}.
+Recipe `{made.recipe}`, seed {made.seed}, on {made.device}: {made.steps:,} environment steps over all agents, {made.seconds:.1f} s;
+training stopped because: {made.stopped}. {manifest.created:%Y-%m-%d}, commit {made.commit or "unknown"}.
 {versions}.
-{plot}
+{scores}
 | hyperparameter | value |
 | --- | --- |
 {settings}
@@ -107,11 +170,30 @@ action = int(q_values.argmax(axis=1)[0])  # {", ".join(f"{index} {name}" for ind
 ```
 
 ## Limits
-- It was trained and judged in simulation, with that simulator's masses, lengths, force and step time.
-  Nothing is promised for another plant.
+- It was trained and judged in simulation. What it survives there is in the table above; nothing is promised for another plant.
 - Outside the range seen in training it still answers, but nobody checked those answers; the service names such values in `out_of_range`.
 - A Q-value is a discounted sum of rewards as the policy estimates it, not a probability, and not comparable between bundles.
 """.encode()
+
+
+_PICTURES = {
+    "policy.gif": "The policy balances a pole that is pushed",
+    "exam.png": "Share of runs survived in each column of the exam, beside a linear-quadratic regulator",
+    "surface.png": "Q(right) - Q(left) over pole angle and angular velocity",
+    "scores.png": "Score over the course of training",
+}
+
+
+def _figure(width: float, height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _png(figure: "Figure") -> bytes:
+    image = io.BytesIO()
+    figure.savefig(image, format="png", metadata={"Software": None})  # so that the same picture has the same bytes
+    return image.getvalue()
 
 
 def _bound(value: float | None) -> str:

@@ -15,7 +15,8 @@ from benchmarks.training import transcription
 from training.evaluate import evaluation, play
 from training.formats import from_onnx, to_onnx
 from training.recipe import RECIPES
-from training.train import Progress, train
+from training.run import Progress
+from training.train import train
 
 PAIRS = 5
 STEPS = 20_000
@@ -48,8 +49,8 @@ def _speed() -> None:
 
 def _steps_per_second(seed: int) -> float:
     last: list[Progress] = []
-    train(RECIPES["baseline"], seed, CPU, report=last.append, interrupted=lambda: bool(last) and last[-1].total_steps >= STEPS)
-    return last[-1].total_steps / last[-1].seconds
+    train(RECIPES["baseline"], seed, CPU, report=last.append, interrupted=lambda: bool(last) and last[-1].figures["steps"] >= STEPS)
+    return last[-1].figures["steps"] / last[-1].figures["seconds"]
 
 
 def _success(seeds: int) -> None:
@@ -59,7 +60,7 @@ def _success(seeds: int) -> None:
         run = train(RECIPES["baseline"], seed, CPU)
         result = evaluation(play(from_onnx(to_onnx(run.network))))
         print(
-            f"| {seed} | {run.stopped} | {len(run.episodes):,} | {run.steps:,} | {run.seconds:.1f} | {result.episodes:,}"
+            f"| {seed} | {run.stopped} | {len(run.history):,} | {run.steps:,} | {run.seconds:.1f} | {result.episodes:,}"
             f" | {result.mean:.2f} | {result.minimum} | {result.share_at_limit:.1%} |",
             flush=True,
         )
