@@ -14,10 +14,10 @@ SEED := 0
 OUT := models/cartpole-dqn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test train check format bench image
+.PHONY: help setup serve test train check format bench bench-training bench-cuda image
 
 help: ## list what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
 
 setup: .venv/.contributor ## make .venv with everything a contributor needs
 
@@ -41,8 +41,15 @@ format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: setup ## measure against peers on this machine
+bench: setup ## measure against peers, quickly
 	$(BIN)/python -m benchmarks.training.baseline
+
+bench-training: setup ## measure training against peers over many seeds (an hour)
+	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.training.kill
+
+bench-cuda: setup ## measure the population on a GPU
+	$(BIN)/python -m benchmarks.training.cuda
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)

@@ -1,0 +1,74 @@
+"""Twenty trainings, each killed at a random moment and resumed, against one that never stopped: the weights must be the same bytes.
+
+python -m benchmarks.training.kill
+"""
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import Checkpoints, Identity, read
+from training.recipe import recipe
+from training.train import train
+
+TRIALS = 20
+# The robust recipe, cut to a few seconds: with pushes, far starts, averaged weights and a validation exam along the way.
+CHANGES = {"steps": 12_000, "check_every": 250, "memory": 20_000}
+
+
+def main() -> None:
+    """Kill, resume, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child is not None:
+        _train(options.child)
+        return
+    moments = random.Random(0)  # noqa: S311 - moments, not secrets
+    with tempfile.TemporaryDirectory() as temporary:
+        whole = Path(temporary) / "whole"
+        started = time.monotonic()
+        subprocess.run(_command(whole), check=True)
+        length = time.monotonic() - started
+        same = kills = 0
+        for trial in range(TRIALS):
+            folder = Path(temporary) / f"trial-{trial}"
+            process = subprocess.Popen(_command(folder))
+            try:
+                process.wait(moments.uniform(0, length))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            kills += process.wait() == -signal.SIGKILL
+            subprocess.run(_command(folder), check=True)
+            same += _same(whole, folder)
+        print(
+            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed before their end: {same} of {TRIALS} ended with identical weights"
+        )
+
+
+def _command(folder: Path) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.training.kill", "--child", str(folder)]
+
+
+def _train(folder: Path) -> None:
+    chosen = recipe("robust", dict(CHANGES))
+    with Checkpoints(folder, Identity.of(chosen, 0, "cpu"), every=0.5) as checkpoints:
+        train(chosen, 0, torch.device("cpu"), checkpoints=checkpoints)
+
+
+def _same(one: Path, other: Path) -> bool:
+    ours, theirs = read(one)[1], read(other)[1]
+    names = ours.arrays.keys() - {"history"}  # it holds seconds
+    equal = (ours.arrays[name].tobytes() == theirs.arrays[name].tobytes() for name in names)
+    return ours.values == theirs.values and all(equal)
+
+
+if __name__ == "__main__":
+    main()
