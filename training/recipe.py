@@ -119,7 +119,7 @@ RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
         learning_rate_end=5e-5,
         huber=1_000,
         advantage=0.5,
-        average=0.002,
+        average=0.0005,
         check_every=500,
         perturbations=Perturbations(start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0),
         reward=Reward(alive=0.0, fall=-20.0, position=0.23, velocity=0.36, angle=0.02, spin=0.36),
