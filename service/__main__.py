@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from models import bundle
 from service import workers
 from service.app import create_app
+from service.one_write import OneWriteProtocol
 from service.policy import PolicyError, load
 from service.settings import Settings
 from service.warm_up import warm_up
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": OneWriteProtocol,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": settings.keep_alive,
