@@ -41,6 +41,7 @@ format: setup ## format the code and mend what the linter can
 
 bench: setup ## measure against peers on this machine
 	$(BIN)/python -m benchmarks.training.baseline
+	$(BIN)/python -m benchmarks.serving --quick
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)
