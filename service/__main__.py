@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from models import bundle
 from service import workers
 from service.app import create_app
-from service.one_write import OneWriteProtocol
 from service.policy import PolicyError, load
+from service.protocol import OneWriteProtocol
 from service.settings import Settings
 from service.warm_up import warm_up
 
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         "port": settings.port,
         "loop": "uvloop",
         "http": OneWriteProtocol,
+        "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": settings.keep_alive,

@@ -43,9 +43,8 @@ class Lanes:
         if_match = head.get(b"if-match")
         failure = None
         try:
-            body, headers, seconds, actions = answer(
-                await read_body(receive, head.get(b"content-length"), limit), None if if_match is None else if_match.decode("latin-1")
-            )
+            body = await read_body(receive, head.get(b"content-length"), limit)
+            body, headers, seconds, actions = answer(body, None if if_match is None else if_match.decode("latin-1"))
         except ClientGoneError:
             self._metrics.answered(path, GONE, perf_counter() - started)
             return

@@ -50,7 +50,7 @@ def test_metrics_of_all_workers_add_up_also_after_one_has_died(start: Start, tmp
         assert [answered(address) for _ in range(8)] == [40] * 8
 
 
-def test_sighup_brings_a_new_bundle_to_all_workers(start: Start, tmp_path: Path) -> None:
+def test_sighup_brings_a_new_bundle_to_all_workers_and_a_broken_one_to_none(start: Start, tmp_path: Path) -> None:
     log, folder = tmp_path / "service.log", tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
     manifest = folder / "manifest.json"
@@ -67,6 +67,14 @@ def test_sighup_brings_a_new_bundle_to_all_workers(start: Start, tmp_path: Path)
                 break
             time.sleep(0.05)
         assert names == {"renamed"}
+        manifest.write_text("{}")
+        os.kill(parent, signal.SIGHUP)
+        for _ in range(400):
+            if "aborting the restart" in log.read_text():
+                break
+            time.sleep(0.05)
+        assert "manifest.json" in log.read_text()
+        assert {httpx2.post(f"{address}/act", json=STATE).json()["model"] for _ in range(8)} == {"renamed"}
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

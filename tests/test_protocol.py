@@ -1,10 +1,9 @@
-"""An answer leaves in one piece, and no answer is lost by it."""
+"""An answer leaves in one piece, and none is lost by it."""
 
 import socket
+import time
 
-import pytest
-
-from service.one_write import _Gathering
+from service.protocol import Gathering
 from tests.conftest import Start
 
 BODY = b'{"state":[0,0,0.05,0]}'
@@ -40,28 +39,41 @@ def test_answers_are_whole_whatever_their_kind(start: Start) -> None:
         assert conversation(address, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
-@pytest.mark.parametrize("ended_by", ["step", "close"])
-def test_a_head_that_nothing_follows_is_written_at_the_end_of_the_step(ended_by: str) -> None:
+def test_a_head_is_held_for_its_body_and_for_no_longer_than_the_answer() -> None:
     written: list[bytes] = []
-    later = []
 
     class Transport:
+        def is_closing(self) -> bool:
+            return False
+
         def write(self, data: bytes) -> None:
             written.append(data)
 
         def close(self) -> None:
             written.append(b"closed")
 
-    class Loop:
-        def call_soon(self, call: object) -> None:
-            later.append(call)
-
-    gathering = _Gathering(Transport(), Loop())  # type: ignore[arg-type] # what it uses of both
-    gathering.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    gathering = Gathering(Transport())  # type: ignore[arg-type] # what it uses of one
+    gathering.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n")
     assert written == []
-    if ended_by == "step":
-        later[0]()  # type: ignore[operator] # a bound method
-        assert written == [b"HTTP/1.1 200 OK\r\n\r\n"]
-    else:
-        gathering.close()
-        assert written == [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]
+    gathering.write(b"ab")
+    gathering.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    assert written == [b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"]
+    gathering.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n")
+    gathering.close()
+    assert written[2:] == [b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\n", b"closed"]
+
+
+def test_a_batch_is_answered_whole_to_a_client_that_reads_late(start: Start) -> None:
+    rows = b",".join([b"[0,0,0.05,0]"] * 10_000)
+    body = b'{"states":[%s]}' % rows
+    batch = b"POST /act/batch HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    with start() as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 20) as connection:
+        for _ in range(3):
+            connection.sendall(batch)
+        time.sleep(0.5)
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        received = bytearray()
+        while part := connection.recv(65_536):
+            received += part
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 4
+    assert received.count(b'"right"') == 30_000
