@@ -43,6 +43,7 @@ format: setup ## format the code and mend what the linter can
 
 bench: setup ## measure against peers, quickly
 	$(BIN)/python -m benchmarks.training.baseline
+	$(BIN)/python -m benchmarks.serving --quick
 
 bench-training: setup ## measure training against peers over many seeds (an hour)
 	$(BIN)/python -m benchmarks.training

@@ -1,14 +1,18 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import sys
+from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
+from service import workers
 from service.app import create_app
 from service.policy import PolicyError, load
+from service.protocol import OneWriteProtocol
 from service.settings import Settings
+from service.warm_up import warm_up
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,16 +29,21 @@ def main(arguments: list[str] | None = None) -> int:
     except (bundle.BundleError, PolicyError) as error:
         _complain(str(error))
         return 1
-    uvicorn.run(
-        create_app(settings, policy),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        http="httptools",
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive,
-    )
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "loop": "uvloop",
+        "http": OneWriteProtocol,
+        "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": settings.keep_alive,
+    }
+    if settings.workers > 1:
+        return workers.serve(settings, options)
+    app = create_app(settings, policy)
+    warm_up(policy)
+    uvicorn.run(app, **options)
     return 0
 
 

@@ -1,18 +1,22 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.responses import PlainTextResponse
 
 from models.bundle import Manifest
 from service import answers, problems
+from service.answers import Answer
+from service.bodies import ClientGoneError, read_body
+from service.lanes import Lanes
+from service.metrics import EXPOSITION_TYPE, Metrics
 from service.policy import BackendName, Policy
-from service.problems import ProblemError
-from service.request_ids import RequestIds
+from service.problems import ProblemError, RawHeader
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.settings import Settings
 
@@ -28,8 +32,9 @@ class ModelResponse(BaseModel):
 IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
 
 
-def create_app(settings: Settings, policy: Policy) -> ASGIApp:
-    """Return the service's ASGI application, which answers from `policy`."""
+def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = None) -> Lanes:
+    """Return the service's ASGI application, which answers from `policy` and counts in `metrics`, by default its own."""
+    metrics = metrics or Metrics(policy.bundle.manifest.actions)
     app = FastAPI(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
@@ -40,17 +45,24 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_failure)
+    app.add_exception_handler(ClientGoneError, _answer_nobody)  # type: ignore[arg-type] # Starlette sends nothing for None
 
+    def answer_act(body: bytes, if_match: str | None) -> Answer:
+        return answers.act(policy, body, if_match)
+
+    def answer_batch(body: bytes, if_match: str | None) -> Answer:
+        return answers.act_batch(policy, body, if_match, max_batch=settings.max_batch)
+
+    # Requests to these two take the fast lane in `service.lanes`; the routes are what it is documented by and held to.
     @app.post("/act", **_door(ActRequest, ActResponse))
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
-        return _respond(answers.act(policy, await _read_body(request, settings.max_body), if_match))
+        return _respond(answer_act(await _read_body(request, settings.max_body), if_match), metrics)
 
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
-        body = await _read_body(request, settings.max_batch_body)
-        return _respond(answers.act_batch(policy, body, if_match, max_batch=settings.max_batch))
+        return _respond(answer_batch(await _read_body(request, settings.max_batch_body), if_match), metrics)
 
     @app.get("/model")
     async def model(response: Response) -> ModelResponse:
@@ -68,7 +80,13 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
         """Answer while a self-tested policy is loaded."""
         return Health(status="ready")
 
-    return RequestIds(app)
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def expose_metrics() -> Response:
+        """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
+        content = metrics.exposition(policy.bundle.manifest.name, policy.bundle.digest)
+        return Response(content, media_type=EXPOSITION_TYPE)
+
+    return Lanes(app, {"/act": (settings.max_body, answer_act), "/act/batch": (settings.max_batch_body, answer_batch)}, metrics)
 
 
 def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
@@ -93,37 +111,35 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `ProblemError` as soon as it is known to be above `limit` bytes."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise problems.body_too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise problems.body_too_large(limit)
-    return bytes(body)
+    declared = request.headers.get("content-length")
+    return await read_body(request.receive, None if declared is None else declared.encode("latin-1"), limit)
 
 
-def _respond(answer: answers.Answer) -> Response:
-    return Response(answer.body, headers=answer.headers, media_type="application/json")
+def _respond(answer: Answer, metrics: Metrics) -> Response:
+    metrics.inferred(answer.seconds, answer.actions)
+    return _response(answer.body, 200, answer.headers, "application/json")
+
+
+def _response(body: bytes, status: int, headers: Sequence[RawHeader], media_type: str) -> Response:
+    return Response(body, status, {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}, media_type)
 
 
 async def _answer_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
-    return Response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
+    return _response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     status = HTTPStatus(error.status_code)
     detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
-    return await _answer_problem(
-        request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=dict(error.headers or {}))
-    )
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()]
+    return await _answer_problem(request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers))
 
 
 async def _answer_failure(request: Request, _: Exception) -> Response:
-    """Answer an error that nobody foresaw; the server logs it with its traceback."""
-    detail = "The service failed to answer; its log says why under this request's X-Request-ID"
-    return await _answer_problem(request, ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail))
+    return await _answer_problem(request, problems.internal_error())
+
+
+async def _answer_nobody(_: Request, __: Exception) -> None:
+    """Send nothing: the client has gone, and that is no failure of the service."""

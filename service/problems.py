@@ -1,12 +1,15 @@
 """Problems: what went wrong in, an RFC 9457 document out. The one place that turns a failure into words for a caller."""
 
 import json
+from collections.abc import Sequence
 from http import HTTPStatus
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service.schemas import FieldError, Problem
+
+RawHeader = tuple[bytes, bytes]  # as ASGI has it: the name in small letters
 
 MEDIA_TYPE = "application/problem+json"
 ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
@@ -17,11 +20,11 @@ class ProblemError(Exception):
     """Raised where a request cannot be answered; holds what the caller is told."""
 
     def __init__(
-        self, status: HTTPStatus, kind: str, detail: str, errors: list[FieldError] | None = None, headers: dict[str, str] | None = None
+        self, status: HTTPStatus, kind: str, detail: str, errors: list[FieldError] | None = None, headers: Sequence[RawHeader] = ()
     ):
         super().__init__(detail)
         self.status = status
-        self.headers = headers or {}
+        self.headers = headers
         self.problem = Problem(
             type=f"urn:upright:problem:{kind}", title=kind.replace("-", " "), status=status, detail=detail, errors=errors or []
         )
@@ -45,6 +48,12 @@ def invalid_body(error: ValidationError) -> ProblemError:
 def body_too_large(limit: int) -> ProblemError:
     """Return the problem of a body above the door's limit, in bytes."""
     return ProblemError(HTTPStatus(413), "body-too-large", f"The body has more than the {limit} bytes that this door takes")
+
+
+def internal_error() -> ProblemError:
+    """Return the problem of an error that nobody foresaw; the server logs it with its traceback."""
+    detail = "The service failed to answer; its log says why under this request's X-Request-ID"
+    return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail)
 
 
 def _pointer(detail: ErrorDetails) -> str:

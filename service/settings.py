@@ -22,3 +22,4 @@ class Settings(BaseSettings):
     max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
     max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
+    workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")

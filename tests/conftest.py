@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from starlette.testclient import TestClient
@@ -26,6 +27,8 @@ from training.train import train
 ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "models" / "cartpole-dqn"
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
+
+hypothesis.settings.register_profile("long", max_examples=10_000)  # pytest --hypothesis-profile long tests/test_lanes.py
 
 Start = Callable[..., AbstractContextManager[str]]
 

@@ -38,4 +38,6 @@ def test_the_contract_knows_no_runtime_and_no_server() -> None:
 def test_every_module_says_what_it_is() -> None:
     for room in ("training", "service", "models", "benchmarks"):
         for file in (ROOT / room).rglob("*.py"):
+            if ".peers" in file.parts:
+                continue  # other people's modules, in the environments that benchmarks make
             assert ast.get_docstring(ast.parse(file.read_text())), f"{file.relative_to(ROOT)} has no docstring"

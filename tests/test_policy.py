@@ -52,6 +52,14 @@ def test_each_row_of_a_batch_is_the_single_answer_to_the_bit(states: list[tuple[
             )
 
 
+@settings(max_examples=200, deadline=None)
+@given(state=st.tuples(*[st.floats(-bound, bound) for bound in (4.5, 10.0, 0.5, 10.0)]))
+def test_one_state_is_decided_as_a_row_of_a_batch_is(state: tuple[float, float, float, float]) -> None:
+    for policy in (ONNX, TORCHSCRIPT):
+        one, row = policy.decide_one(state), policy.decide(np.array([state], np.float32))
+        assert one == (row.actions[0], row.q_values[0], row.out_of_range[0])
+
+
 @settings(max_examples=100, deadline=None)
 @given(state=plausible)
 def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:

@@ -1,0 +1,1 @@
+"""The service against the limit of its HTTP server and against peers."""

@@ -1,0 +1,19 @@
+"""BentoML, one worker, an asynchronous API method."""
+
+from typing import Any
+
+import bentoml
+from onnx_policy import Model
+
+
+@bentoml.service(workers=1, traffic={"timeout": 10}, logging={"access": {"enabled": False}}, metrics={"enabled": True})
+class Act:
+    """One state in, the answer out."""
+
+    def __init__(self) -> None:
+        self.model = Model()
+
+    @bentoml.api(route="/act")
+    async def act(self, state: list[float]) -> dict[str, Any]:
+        """Answer one state."""
+        return self.model.answer(state)

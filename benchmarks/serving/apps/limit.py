@@ -1,0 +1,16 @@
+"""The limit: what uvicorn alone costs. Reads the body and sends fixed bytes, as many as the service's, with two headers."""
+
+from typing import Any
+
+BODY = (
+    b'{"action":1,"action_name":"right","q_values":[12.345678901234567,12.345678901234567],"out_of_range":[],"model":"cartpole-dqn","digest":"sha256:%s"}'
+    % (b"0" * 64)
+)
+HEADERS = [(b"content-length", b"%d" % len(BODY)), (b"content-type", b"application/json")]
+
+
+async def app(_: Any, receive: Any, send: Any) -> None:
+    """Answer any request with the same bytes."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+    await send({"type": "http.response.body", "body": BODY})

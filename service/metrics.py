@@ -1,0 +1,144 @@
+"""Metrics: what was answered and how long it took, in; Prometheus text out. Knows nothing of routes and of ASGI.
+
+prometheus_client writes the text, but does not count: its counters take a lock and cost up to two thirds of a microsecond each, and a
+request has six. Here a count is one slot in a row of 64-bit floats. Each process adds to a row of its own and a scrape adds up the
+rows, so that several processes behind one port answer any scrape with the sum of all.
+"""
+
+import fcntl
+import mmap
+import os
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
+
+# What requests are counted by is known beforehand: nothing that a caller sends makes a new time series.
+DOORS = (
+    "/act",
+    "/act/batch",
+    "/act/stream",
+    "/model",
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/",
+    "/docs",
+    "/openapi.json",
+    "/v2",
+    "other",
+)
+GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
+STATUSES = (200, 400, 404, 405, 412, 413, 422, GONE, 500, 503)
+EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
+INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
+ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
+
+
+class Metrics:
+    """The counts of this process, and of those that share `file` with it."""
+
+    def __init__(self, actions: Sequence[str], file: Path | None = None) -> None:
+        self._actions = actions
+        self._statuses = {status: index for index, status in enumerate((*STATUSES, "other"))}
+        # A row: requests by door and status, request seconds by door, inference seconds, actions. A histogram is its buckets and its sum.
+        self._requests = {door: index * len(self._statuses) for index, door in enumerate(DOORS)}
+        first = len(DOORS) * len(self._statuses)
+        width = len(REQUEST_BOUNDS) + 2
+        self._seconds = {door: first + index * width for index, door in enumerate(DOORS)}
+        self._inference = first + len(DOORS) * width
+        self._chosen = self._inference + len(INFERENCE_BOUNDS) + 2
+        self._width = self._chosen + len(actions)
+        self._map, row = self._private() if file is None else self._shared(file)
+        self._slots = memoryview(self._map).cast("d")
+        self._own = self._slots[row * self._width : (row + 1) * self._width]
+
+    def _private(self) -> tuple[mmap.mmap, int]:
+        return mmap.mmap(-1, self._width * 8), 0
+
+    def _shared(self, file: Path) -> tuple[mmap.mmap, int]:
+        """Take a row that no living process holds: a process that replaces a dead one goes on counting where that one stopped."""
+        self._file = os.open(file, os.O_RDWR)  # kept open: closing it would give the row back
+        os.ftruncate(self._file, ROWS * self._width * 8)
+        for row in range(ROWS):
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, row)
+            except OSError:
+                continue
+            return mmap.mmap(self._file, ROWS * self._width * 8), row
+        raise RuntimeError(f"{file}: all {ROWS} rows are taken by running processes")
+
+    def answered(self, door: str, status: int, seconds: float) -> None:
+        """Count a request to `door`, one of `DOORS`, and the seconds from its head to its last byte handed to the server."""
+        own = self._own
+        own[self._requests[door] + self._statuses.get(status, len(STATUSES))] += 1
+        first = self._seconds[door]
+        own[first + bisect_left(REQUEST_BOUNDS, seconds)] += 1
+        own[first + len(REQUEST_BOUNDS) + 1] += seconds
+
+    def inferred(self, seconds: float, actions: Sequence[int]) -> None:
+        """Count one inference over some states, and the actions that came of it."""
+        own = self._own
+        own[self._inference + bisect_left(INFERENCE_BOUNDS, seconds)] += 1
+        own[self._inference + len(INFERENCE_BOUNDS) + 1] += seconds
+        if len(actions) == 1:
+            own[self._chosen + actions[0]] += 1
+            return
+        for action in range(len(self._actions)):
+            own[self._chosen + action] += actions.count(action)
+
+    def exposition(self, model: str, digest: str) -> bytes:
+        """Return the sum over all processes as Prometheus text, and the bundle served, `model` and `digest`, as a label."""
+        # Imported by the first scrape: it takes a twentieth of a second that the start does not have to wait for.
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.registry import Collector
+
+        metrics = self
+
+        class Counts(Collector):
+            def collect(self) -> Iterator["Metric"]:
+                return metrics._collect(model, digest)
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Counts())
+        return generate_latest(registry)
+
+    def _collect(self, model: str, digest: str) -> Iterator["Metric"]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, InfoMetricFamily
+
+        slots = self._slots.tolist()
+        total = [sum(slots[column :: self._width]) for column in range(self._width)]
+
+        def buckets(first: int, bounds: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
+            names = [*(f"{bound:.7g}" for bound in bounds), "+Inf"]
+            return [(name, sum(total[first : first + index + 1])) for index, name in enumerate(names)], total[first + len(bounds) + 1]
+
+        requests = CounterMetricFamily(
+            "upright_requests", "requests by door and status; 499 is a client that went away", labels=("door", "status")
+        )
+        seconds = HistogramMetricFamily(
+            "upright_request_seconds", "from a request's head to its last byte handed to the server", labels=("door",)
+        )
+        for door in DOORS:
+            for status, index in self._statuses.items():
+                if count := total[self._requests[door] + index]:
+                    requests.add_metric((door, str(status)), count)
+            counts, spent = buckets(self._seconds[door], REQUEST_BOUNDS)
+            if counts[-1][1]:
+                seconds.add_metric((door,), counts, spent)
+        inference = HistogramMetricFamily("upright_inference_seconds", "one run of the policy, over one state or a batch")
+        inference.add_metric((), *buckets(self._inference, INFERENCE_BOUNDS))
+        actions = CounterMetricFamily("upright_actions", "actions chosen", labels=("action",))
+        for index, name in enumerate(self._actions):
+            actions.add_metric((name,), total[self._chosen + index])
+        bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value={"model": model, "digest": digest})
+        yield from (requests, seconds, inference, actions, bundle)
+
+
+def door_of(path: str) -> str:
+    """Return which of `DOORS` a request's path is counted under."""
+    return path if path in DOORS else "/v2" if path == "/v2" or path.startswith("/v2/") else "other"

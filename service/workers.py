@@ -1,0 +1,45 @@
+"""Workers: settings in, several serving processes behind one port. Knows nothing of routes.
+
+uvicorn's own manager starts them, replaces one that died, and on SIGHUP replaces all, one after the other, each when its successor serves.
+Each reads the bundle for itself, so SIGHUP is also how a new bundle reaches all of them.
+"""
+
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import Multiprocess
+
+from models import bundle
+from service.app import create_app
+from service.lanes import Lanes
+from service.metrics import Metrics
+from service.policy import PolicyError, load
+from service.settings import Settings
+from service.warm_up import warm_up
+
+
+def serve(settings: Settings, options: dict[str, Any]) -> int:
+    """Serve by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
+    with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts:
+        app = partial(_app, settings, Path(counts.name))
+        config = uvicorn.Config(app, factory=True, workers=settings.workers, **options)
+        manager = Multiprocess(config, sockets=[config.bind_socket()])
+        manager.run()
+    return 1 if any(process.exitcode == STARTUP_FAILURE for process in manager.processes) else 0
+
+
+def _app(settings: Settings, counts: Path) -> Lanes:
+    """Return the application of one process; it ends the process where the bundle cannot be served (any more)."""
+    try:
+        policy = load(bundle.read(settings.bundle), settings.backend)
+    except (bundle.BundleError, PolicyError) as error:
+        sys.stderr.write(f"upright: {error}\n")
+        sys.exit(STARTUP_FAILURE)
+    app = create_app(settings, policy, Metrics(policy.bundle.manifest.actions, counts))
+    warm_up(policy)
+    return app
