@@ -1,20 +1,23 @@
-"""Environments of peers: a requirements file in, a Python with exactly that installed out. Made once, and ignored by git."""
+"""Environments of peers: a requirements file in, a virtual environment with exactly that installed out. Made once, and ignored by git."""
 
-import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).parent / ".peers"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks" / ".peers"
 
 
-def python_of(name: str, requirements: Path) -> Path:
-    """Return the interpreter of a peer's environment; it is made anew when the requirements change."""
-    environment = FOLDER / name
-    python, stamp = environment / "bin" / "python", environment / "requirements.sha256"
-    wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
+def environment(name: str, requirements: Path, *stands_on: Path) -> Path:
+    """Return the folder of the environment; it is made anew when the requirements, or a file that they stand on, have changed."""
+    folder = FOLDER / name
+    stamp, wanted = folder / "requirements.txt", "".join(file.read_text() for file in (requirements, *stands_on))
     if not stamp.exists() or stamp.read_text() != wanted:
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--requirement", str(requirements)], check=True)
+        print(f"installing {name} …", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "--requirement"]
+        subprocess.run([*install, str(requirements)], check=True, cwd=ROOT)
         stamp.write_text(wanted)
-    return python
+    return folder

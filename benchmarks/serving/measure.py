@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.peers import HERE, MODEL, Peer, environment
+from benchmarks.serving.peers import HERE, MODEL, Peer, environment_of
 
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
@@ -120,7 +120,7 @@ def _statistics() -> dict[int, tuple[int, int, int]]:
 @contextmanager
 def running(peer: Peer, port: int, scratch: Path, state: list[float], expected: list[float]) -> Iterator[Server]:
     """Start a server on its core, wait for its first good answer, and end it and all its processes afterwards. Raises `PeerError`."""
-    folder = environment(peer.environment)
+    folder = environment_of(peer.environment)
     scratch.mkdir(parents=True, exist_ok=True)
     body = scratch / "body.json"
     body.write_text(json.dumps(peer.body(state)))
@@ -175,6 +175,6 @@ def _first_answer(server: Server, process: subprocess.Popen[bytes], log: Path, e
 
 def installed_mb(name: str) -> float:
     """Return what an environment holds, in MB, without pip and compiled bytecode."""
-    site = next((environment(name) / "lib").glob("python3.*")) / "site-packages"
+    site = next((environment_of(name) / "lib").glob("python3.*")) / "site-packages"
     skipped = {"pip", "setuptools", "__pycache__"}
     return sum(path.stat().st_size for path in site.rglob("*") if path.is_file() and not skipped & set(path.relative_to(site).parts)) / 1e6

@@ -1,18 +1,15 @@
 """Peers: how each server is installed, started and asked. Knows nothing of how it is measured."""
 
 import json
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+from benchmarks.environments import ROOT, environment
+
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
-ENVIRONMENTS = ROOT / "benchmarks" / ".peers"
 MODEL = ROOT / "models" / "cartpole-dqn" / "policy.onnx"
 
 Command = tuple[list[str], dict[str, str]]  # what is run, and what is added to its environment
@@ -31,20 +28,10 @@ class Peer:
     checked: bool = True  # the limit answers no question
 
 
-def environment(name: str) -> Path:
-    """Return the folder of the environment, made anew where its requirements have changed."""
-    folder, wanted = ENVIRONMENTS / name, (HERE / "requirements" / f"{name}.txt").read_text()
-    if name == "upright":
-        wanted += (ROOT / "constraints.txt").read_text() + (ROOT / "pyproject.toml").read_text()
-    stamp = folder / "requirements.txt"
-    if not stamp.exists() or stamp.read_text() != wanted:
-        print(f"installing {name} …", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        install = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "--requirement"]
-        subprocess.run([*install, str(HERE / "requirements" / f"{name}.txt")], check=True, cwd=ROOT)
-        stamp.write_text(wanted)
-    return folder
+def environment_of(name: str) -> Path:
+    """Return the folder of a peer's environment. Upright's own stands on what the project depends on, too."""
+    own = (ROOT / "constraints.txt", ROOT / "pyproject.toml") if name == "upright" else ()
+    return environment(name, HERE / "requirements" / f"{name}.txt", *own)
 
 
 def _uvicorn(app: str) -> Callable[[Path, int, Path], Command]:

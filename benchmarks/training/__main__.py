@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from benchmarks.environments import python_of
+from benchmarks.environments import ROOT, environment
 from benchmarks.training.sb3_peer import EPISODES, HELD_OUT
 
 HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results" / "training.json"
+RESULTS = ROOT / "benchmarks" / "results" / "training.json"
 ROWS = {"default": 20, "robust": 5, "baseline": 5, "sb3-zoo": 5, "sb3-cleanrl": 5}
 TITLES = {
     "default": "Upright, `default`",
@@ -65,7 +65,12 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
         if name.startswith("sb3-"):
-            command = [str(python_of("sb3", HERE / "sb3.txt")), str(HERE / "sb3_peer.py"), name.removeprefix("sb3-"), str(seed)]
+            command = [
+                str(environment("sb3", HERE / "sb3.txt") / "bin" / "python"),
+                str(HERE / "sb3_peer.py"),
+                name.removeprefix("sb3-"),
+                str(seed),
+            ]
         else:
             places = ["--out", str(out), "--run", str(Path(temporary) / "run")]
             command = [
@@ -83,7 +88,7 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
                 *places,
             ]
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=HERE.parents[1], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None  # noqa: S101 - it was asked for
         last = process.stdout.read().splitlines()[-1:]
         _, status, usage = os.wait4(process.pid, 0)

@@ -48,9 +48,7 @@ def main() -> None:
             kills += process.wait() == -signal.SIGKILL
             subprocess.run(_command(folder), check=True)
             same += _same(whole, folder)
-        print(
-            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed before their end: {same} of {TRIALS} ended with identical weights"
-        )
+        print(f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed: {same} of {TRIALS} ended with identical weights")
 
 
 def _command(folder: Path) -> list[str]:
