@@ -19,8 +19,9 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.environments import ROOT
 from benchmarks.serving.measure import Load, PeerError, Server, installed_mb, running
-from benchmarks.serving.peers import LIMIT, PEERS, ROOT, UPRIGHT, Peer
+from benchmarks.serving.peers import LIMIT, PEERS, UPRIGHT, Peer
 from models import bundle
 
 ROUNDS = 5

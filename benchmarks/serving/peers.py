@@ -1,6 +1,9 @@
 """Peers: how each server is installed, started and asked. Knows nothing of how it is measured."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
