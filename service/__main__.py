@@ -1,14 +1,17 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
+import logging
 import sys
 
 import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
+from service import sockets
 from service.app import create_app
 from service.policy import PolicyError, load
 from service.settings import Settings
+from service.stream import StreamProtocol
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,6 +21,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
+            if not name:  # several settings that do not fit together: the message names them
+                _complain(detail["msg"])
+                continue
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
     try:
@@ -25,16 +31,25 @@ def main(arguments: list[str] | None = None) -> int:
     except (bundle.BundleError, PolicyError) as error:
         _complain(str(error))
         return 1
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(settings, policy),
-        host=settings.host,
-        port=settings.port,
         loop="uvloop",
         http="httptools",
+        ws=StreamProtocol,
+        ws_max_size=settings.max_body,
+        ws_per_message_deflate=False,  # an answer is 200 bytes: compressing costs more than it saves
         access_log=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive,
     )
+    try:
+        with sockets.listening(settings) as listeners:
+            for listener in listeners:
+                logging.getLogger("uvicorn.error").info("Listening on %s", sockets.address(listener))
+            uvicorn.Server(config).run(sockets=listeners)
+    except sockets.SocketError as error:
+        _complain(str(error))
+        return 1
     return 0
 
 

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, problems
+from service import answers, problems, stream
 from service.policy import BackendName, Policy
 from service.problems import ProblemError
 from service.request_ids import RequestIds
@@ -68,6 +69,7 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
         """Answer while a self-tested policy is loaded."""
         return Health(status="ready")
 
+    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(policy)))
     return RequestIds(app)
 
 

@@ -1,9 +1,9 @@
 """Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -21,4 +21,13 @@ class Settings(BaseSettings):
     max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
     max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
     max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
+    uds: Path | None = Field(None, description="Unix socket to listen on as well")
+    uds_mode: str = Field("660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal")
+    uds_only: bool = Field(False, description="true: listen on the Unix socket in place of TCP")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if self.uds_only and self.uds is None:
+            raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
+        return self
