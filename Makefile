@@ -12,7 +12,7 @@ SEED ?= 0
 OUT ?= models/cartpole-dqn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test train check format bench image
+.PHONY: help setup serve test train check format bench proto openapi image
 
 help: ## list what can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/' | expand -t 18
@@ -41,6 +41,12 @@ format: setup ## format the code and mend what the linter can
 
 bench: setup ## measure against peers on this machine
 	$(BIN)/python -m benchmarks.training.baseline
+
+proto: setup ## make the gRPC messages from service/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/inference.proto
+
+openapi: setup ## write docs/openapi.json from the application
+	$(BIN)/python -m tests.openapi
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from importlib.util import find_spec
 
 import uvicorn
 from pydantic import ValidationError
@@ -31,6 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (bundle.BundleError, PolicyError) as error:
         _complain(str(error))
         return 1
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        _complain("--grpc-port needs grpc, which is not installed; pip install 'upright[grpc]'")
+        return 1
     config = uvicorn.Config(
         create_app(settings, policy),
         loop="uvloop",
@@ -46,7 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
         with sockets.listening(settings) as listeners:
             for listener in listeners:
                 logging.getLogger("uvicorn.error").info("Listening on %s", sockets.address(listener))
-            uvicorn.Server(config).run(sockets=listeners)
+            server = uvicorn.Server(config)
+            server.run(sockets=listeners)
+            if not server.started:  # it has logged why
+                return 1
     except sockets.SocketError as error:
         _complain(str(error))
         return 1

@@ -1,5 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -10,7 +12,8 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, problems, stream
+from service import answers, bodies, problems, stream
+from service.oip import OpenInference
 from service.policy import BackendName, Policy
 from service.problems import ProblemError
 from service.request_ids import RequestIds
@@ -37,6 +40,7 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        lifespan=lambda _: grpc_door(settings, policy),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -45,12 +49,12 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
     @app.post("/act", **_door(ActRequest, ActResponse))
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
-        return _respond(answers.act(policy, await _read_body(request, settings.max_body), if_match))
+        return _respond(answers.act(policy, await bodies.read(request, settings.max_body), if_match))
 
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
-        body = await _read_body(request, settings.max_batch_body)
+        body = await bodies.read(request, settings.max_batch_body)
         return _respond(answers.act_batch(policy, body, if_match, max_batch=settings.max_batch))
 
     @app.get("/model")
@@ -70,7 +74,20 @@ def create_app(settings: Settings, policy: Policy) -> ASGIApp:
         return Health(status="ready")
 
     app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(policy)))
+    app.router.routes.extend(OpenInference(settings, policy).routes())
     return RequestIds(app)
+
+
+@asynccontextmanager
+async def grpc_door(settings: Settings, policy: Policy) -> AsyncIterator[None]:
+    """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service import grpc_server  # needs the extra, which most have not installed
+
+    async with grpc_server.serving(settings, policy):
+        yield
 
 
 def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
@@ -92,19 +109,6 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
         },
         "responses": {status: {"description": text, "content": problem} for status, text in refusals.items()} | {500: {"model": Problem}},
     }
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Return the body. Raises `ProblemError` as soon as it is known to be above `limit` bytes."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise problems.body_too_large(limit)
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise problems.body_too_large(limit)
-    return bytes(body)
 
 
 def _respond(answer: answers.Answer) -> Response:

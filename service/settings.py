@@ -24,6 +24,7 @@ class Settings(BaseSettings):
     uds: Path | None = Field(None, description="Unix socket to listen on as well")
     uds_mode: str = Field("660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal")
     uds_only: bool = Field(False, description="true: listen on the Unix socket in place of TCP")
+    grpc_port: int | None = Field(None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
 
     @model_validator(mode="after")

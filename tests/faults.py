@@ -13,8 +13,9 @@ Fault = Literal["none", "delay", "drop", "reset", "garbage", "half", "stale", "s
 class FaultyProxy:
     """Forwards connections to `port`, and spoils what comes back as `fault` says, from one chunk to the next."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, whole: bool = True) -> None:
         self.fault: Fault = "none"
+        self._whole = whole  # wait two milliseconds for the rest of an answer, which may come in parts: a stale one is to be whole
         self.delay = 0.0  # seconds
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -76,8 +77,8 @@ class FaultyProxy:
             if self._ended.is_set():
                 return b""
         data = source.recv(65_536)
-        while data and select.select([source], [], [], 0.002)[0] and (more := source.recv(65_536)):
-            data += more  # an answer may come in two parts, and a stale one is to be whole
+        while self._whole and data and select.select([source], [], [], 0.002)[0] and (more := source.recv(65_536)):
+            data += more
         return data
 
     def _forward(self, target: socket.socket, data: bytes, previous: bytes) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from time import monotonic
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from upright_client.decision import Counters, Decision, Fallback, LastAction, Model, NoAnswerError, Reason
@@ -21,6 +21,7 @@ from upright_client.state import State, check, check_action
 from upright_client.wire import HttpWire, Reply, StreamWire, Transport, Wire, WireError
 
 Document = dict[str, object]
+_DECODE = json.JSONDecoder().decode  # json.loads() looks for the encoding first, at every answer
 
 ATTEMPTS = 2  # a connection that the service closed while nobody used it is found out by using it
 PATIENCE = 0.25  # seconds that an answer may be overdue before its connection is renewed
@@ -104,8 +105,7 @@ class Ground(Protocol[L]):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """What is sent for one call."""
 
     body: bytes
@@ -363,7 +363,7 @@ class Core:
 def _read(reply: Reply, seq: int | None) -> Document | None:
     """Return the message if it is the one that was asked for, `None` if it is an earlier one. Raises `WireError`."""
     try:
-        document = json.loads(reply.body)
+        document = _DECODE(reply.body.decode())
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

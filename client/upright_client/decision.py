@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Reason = Literal[
     "deadline",  # no answer came in time
@@ -24,8 +24,7 @@ class NoAnswerError(Exception):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What to do in one state, and who said so."""
 
     action: int

@@ -1,5 +1,6 @@
 """The client for programs with threads: `PolicyClient`. Sockets that never block, and one background thread a connection that connects."""
 
+import contextlib
 import os
 import select
 import socket
@@ -118,7 +119,10 @@ class _Link(Link):
 
 
 class _Ground:
-    """Sockets and threads. The condition guards who has which connection; nobody holds it while he waits for the network."""
+    """Sockets and threads.
+
+    A connection in `_idle` belongs to whoever pops it. The condition guards the rest, and nobody waits for the network while he holds it.
+    """
 
     def __init__(self, core: Core, transport: Transport, connections: int) -> None:
         self._place = core.place
@@ -126,7 +130,9 @@ class _Ground:
         self._idle: deque[_Link] = deque()
         self._links: set[_Link] = set()
         self._hopes = connections  # connections that are being made, with no failure yet
-        self._stop = threading.Event()
+        self._waiting = 0  # callers who wait for a connection
+        self._stopped = False
+        self._stop = threading.Event()  # the same for keepers, who wait for it
         self._keepers = [
             threading.Thread(target=lambda: _finish(core.keep(self, transport)), name=f"upright-client-{number}", daemon=True)
             for number in range(connections)
@@ -135,28 +141,42 @@ class _Ground:
             keeper.start()
 
     async def take(self, until: float) -> _Link | Reason:
+        if self._stopped:
+            return "closed"
+        try:
+            return self._idle.pop()
+        except IndexError:
+            pass
         with self._condition:
-            while True:
-                if self._idle:
-                    return self._idle.pop()
-                if self._stop.is_set():
-                    return "closed"
-                busy = bool(self._links)
-                remaining = until - monotonic()
-                if not busy and self._hopes == 0:
-                    return "disconnected"
-                if remaining <= 0:
-                    return "busy" if busy else "disconnected"
-                self._condition.wait(remaining)
+            self._waiting += 1
+            try:
+                while True:
+                    if self._stop.is_set():
+                        return "closed"
+                    if self._idle:
+                        with contextlib.suppress(IndexError):  # who does not have to wait takes it without the condition
+                            return self._idle.pop()
+                    busy = bool(self._links)
+                    remaining = until - monotonic()
+                    if not busy and self._hopes == 0:
+                        return "disconnected"
+                    if remaining <= 0:
+                        return "busy" if busy else "disconnected"
+                    self._condition.wait(remaining)
+            finally:
+                self._waiting -= 1
 
     def give(self, link: _Link) -> None:
+        if not link.broken:
+            # No lock for the usual case. Who waits has counted himself before he looked here, so one of the two sees the other.
+            self._idle.append(link)
+            if not self._waiting:
+                return
         with self._condition:
-            if link.broken or self._stop.is_set():
+            if link.broken:
                 self._links.discard(link)
                 self._hopes += link.proven
                 link.changed.set()
-            else:
-                self._idle.append(link)
             self._condition.notify()
 
     async def exchange(self, link: _Link, data: bytes, until: float) -> bytes | None:
@@ -202,6 +222,8 @@ class _Ground:
 
     async def lend(self, link: _Link) -> bool:
         with self._condition:
+            if self._stopped:
+                link.changed.set()
             self._links.add(link)
             self._idle.append(link)
             self._hopes = max(0, self._hopes - 1)
@@ -218,22 +240,21 @@ class _Ground:
         return not self._stop.wait(seconds)
 
     def close(self) -> None:
-        self._stop.set()
         with self._condition:
-            for link in self._idle:
-                self._links.discard(link)
-                link.changed.set()
-            self._idle.clear()
+            self._stopped = True
+            self._stop.set()
+            for link in self._links:
+                link.changed.set()  # its keeper closes it, also under the hands of a call, which then falls back
             self._condition.notify_all()
         for keeper in self._keepers:
             keeper.join(1.0)  # one that waits for a name server ends by itself later
 
     def _tend(self, link: _Link) -> None:
         """Read what came while nobody used the connection."""
-        with self._condition:
-            if link not in self._idle:
-                return
+        try:
             self._idle.remove(link)
+        except ValueError:  # a call has it
+            return
         try:
             received = link.socket.recv(CHUNK)
             back = link.wire.receive(received)
