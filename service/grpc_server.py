@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import grpc
 from google.protobuf import json_format, message_factory
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.tensors import OipError, bad_request
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-GRACE = 2.0  # seconds that calls under way get when the service ends
+GRACE = 0.5  # seconds that calls under way get when the service ends; the longest takes some milliseconds
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
@@ -61,19 +61,20 @@ def _handlers(calls: "Calls") -> grpc.GenericRpcHandler:
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answered(getattr(calls, method.name)),
-            request_deserializer=message_factory.GetMessageClass(method.input_type).FromString,
+            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type)),
             response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _answered(call: Call) -> Call:
-    """Return the call with its errors turned into the protocol's status codes."""
+def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awaitable[Message]]:
+    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes."""
 
-    async def answered(request: Message, context: Context) -> Message:
+    async def answered(body: bytes, context: Context) -> Message:
         try:
-            return await call(request, context)
+            return await call(kind.FromString(body), context)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
         except (OipError, ProblemError) as error:
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
         except (grpc.aio.AbortError, asyncio.CancelledError):
