@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 IMAGE ?= upright:latest
-CODE := models training service client tests benchmarks
+CODE := models training service client examples tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
 SERVE_FLAGS := $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT)) $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(BACKEND),--backend $(BACKEND))
