@@ -57,7 +57,7 @@ image: ## build the service's container image with docker or buildah (IMAGE)
 	$(INSTALL) .
 	touch $@
 
-.venv/.contributor: pyproject.toml constraints.txt
+.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) '.[train,dev]'
+	$(INSTALL) '.[train,dev]' --editable ./client
 	touch .venv/.service $@

@@ -5,6 +5,7 @@ import asyncio
 import json
 import math
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -454,6 +455,20 @@ def test_a_closed_client_leaves_no_thread_and_no_socket(port: int) -> None:
                 client.ready()
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208 - as above
+
+
+def test_a_program_with_many_open_files_is_answered_too(transport: Literal["http", "stream"], port: int) -> None:
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(limit, 2_048)), most))
+    held = [os.dup(0) for _ in range(1_100)]  # from here on a socket's number is more than select() takes
+    try:
+        with PolicyClient(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0) as client:
+            assert client.act(STATE).source == "policy"
+        with PolicyClient(f"http://127.0.0.1:{free_port()}", transport=transport, deadline=SHORT, fallback=0) as client:
+            assert client.act(STATE).reason == "disconnected"
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
 
 
 def test_a_key_is_sent_with_every_request() -> None:
