@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import gc
 import json
 import math
 import os
@@ -321,9 +322,8 @@ def test_a_fault_is_a_fallback_in_time_and_the_policy_is_back_after_it(
         assert time.monotonic() - started < 5 * SHORT
         assert first.source == "fallback"
         assert first.reason in reasons
-        for _ in range(4):
-            decision = client.act(STATE)
-            assert decision.source == "fallback"
+        for _ in range(2):
+            assert client.act(STATE).source == "fallback"
         assert time.monotonic() - started < 15 * SHORT
         proxy.fault = "none"
         wait_for(lambda: client.act(LEFT).source == "policy")
@@ -444,6 +444,15 @@ def test_a_closed_client_falls_back(make: Make, transport: str, port: int) -> No
         client.close()
         decision = client.act(STATE)
         assert (decision.reason, decision.action) == ("closed", 1)
+
+
+def test_a_client_that_is_closed_while_it_connects_leaves_nothing_open(make: Make, transport: str) -> None:
+    # An unclosed connection would be a ResourceWarning, and warnings are errors here.
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for _ in range(3):
+            with make(f"http://127.0.0.1:{silent.getsockname()[1]}", transport=transport, deadline=0.01, fallback=0) as client:
+                assert client.act(STATE).source == "fallback"
+    gc.collect()
 
 
 def test_a_closed_client_leaves_no_thread_and_no_socket(port: int) -> None:

@@ -165,6 +165,16 @@ def returns(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, flo
     return found
 
 
+def phases(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, dict[str, int]]:
+    """Return who decided in each phase: from one event to the next."""
+    found: dict[str, dict[str, int]] = {}
+    starts = [("at first", 0.0), *events]
+    for (name, begin), (_, end) in zip(starts, [*starts[1:], ("end", float("inf"))], strict=True):
+        deciders = [step.decision.reason or "policy" for step in steps if begin <= step.at < end]
+        found[name] = {decider: deciders.count(decider) for decider in sorted(set(deciders))}
+    return found
+
+
 def main() -> None:
     """Run the loop and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -211,6 +221,7 @@ def main() -> None:
         "reconnects": counters.reconnects,
         "events": [(name, round(at - began, 2)) for name, at in events],
         "seconds_until_policy": returns(steps, events),
+        "phases": phases(steps, events),
     }
     write(
         f"loop-{options.hertz}-{options.transport}{'-troubles' if options.troubles else ''}{'-realtime' if options.realtime else ''}",

@@ -104,6 +104,10 @@ class _Link(Link, asyncio.Protocol):
         if self.transport is not None and data and not self.lost:
             self.transport.write(data)
 
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
     async def read(self, until: float) -> bytes | None:
         """Return what came, `b""` at the end, `None` when time is up."""
         loop = asyncio.get_running_loop()
@@ -148,10 +152,10 @@ class _Ground:
             self._stopped = asyncio.Event()
             self._keepers = [asyncio.create_task(self._core.keep(self, self._transport)) for _ in range(self._connections)]
         while True:
-            if self._idle:
-                return self._idle.pop()
             if self._closed:
                 return "closed"
+            if self._idle:
+                return self._idle.pop()
             busy = bool(self._links)
             remaining = until - monotonic()
             if not busy and self._hopes == 0:
@@ -188,23 +192,28 @@ class _Ground:
                         raise OSError("the connection ended before the channel was open")
                     wire.receive(received)
         except (OSError, WireError):  # TimeoutError is an OSError
-            if link is not None and link.transport is not None:
-                link.transport.abort()
             return None
-        return link
+        else:
+            return link
+        finally:
+            if link is not None and not wire.opened:
+                link.abort()
 
     async def lend(self, link: _Link) -> bool:
+        if self._closed:
+            link.changed.set()
         self._links.add(link)
         self._idle.append(link)
         self._hopes = max(0, self._hopes - 1)
         self._notify()
-        while not link.changed.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(link.changed.wait(), TENDING)
-            if not link.changed.is_set():
-                self._tend(link)
-        if link.transport is not None:
-            link.transport.abort()
+        try:
+            while not link.changed.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(link.changed.wait(), TENDING)
+                if not link.changed.is_set():
+                    self._tend(link)
+        finally:
+            link.abort()
         return not self._closed
 
     async def pause(self, seconds: float) -> bool:
@@ -228,6 +237,7 @@ class _Ground:
             _, slow = await asyncio.wait(self._keepers, timeout=1.0)
             for keeper in slow:
                 keeper.cancel()
+            await asyncio.gather(*slow, return_exceptions=True)
 
     def _tend(self, link: _Link) -> None:
         """Read what came while nobody used the connection."""
