@@ -102,7 +102,7 @@ class FaultyProxy:
                 target.sendall(previous)
                 self._ended.wait(0.01)
             case "flood":
-                while not self._ended.is_set() and self.fault == "flood":
+                while previous and not self._ended.is_set() and self.fault == "flood":
                     target.sendall(previous)
             case _:
                 pass

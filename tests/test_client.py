@@ -323,7 +323,8 @@ def test_a_fault_is_a_fallback_in_time_and_the_policy_is_back_after_it(
         assert first.source == "fallback"
         assert first.reason in reasons
         for _ in range(2):
-            assert client.act(STATE).source == "fallback"
+            # A flood ends with the connection that it came on, and the next one may bring an answer at once.
+            assert client.act(STATE).source == "fallback" or fault == "flood"
         assert time.monotonic() - started < 15 * SHORT
         proxy.fault = "none"
         wait_for(lambda: client.act(LEFT).source == "policy")
@@ -333,7 +334,7 @@ def test_a_fault_is_a_fallback_in_time_and_the_policy_is_back_after_it(
             assert decision.source == "fallback" or decision.q_values[0] > decision.q_values[1]
         counters = client.counters()
         assert counters.deadline_misses == counters.fallbacks.get("deadline", 0)
-        assert counters.deadline_misses > 0 or fault in ("garbage", "reset")
+        assert counters.deadline_misses > 0 or fault in ("garbage", "reset", "flood")
 
 
 def test_a_late_answer_is_thrown_away_and_the_right_one_is_waited_for(make: Make, transport: str, proxy: FaultyProxy) -> None:

@@ -14,6 +14,7 @@ from upright_client.decision import Counters, Decision, Fallback, Model, Reason
 from upright_client.state import State
 from upright_client.wire import Transport, Wire, WireError
 
+CHUNK = 65_536  # bytes that are looked at at once, so that the deadline is looked at in between
 TENDING = 5.0  # seconds after which an idle connection is looked after
 
 
@@ -94,6 +95,8 @@ class _Link(Link, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received += data
+        if len(self.received) > CHUNK and self.transport is not None:
+            self.transport.pause_reading()
         self._wake()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -122,7 +125,13 @@ class _Link(Link, asyncio.Protocol):
             finally:
                 timer.cancel()
                 self.waiting = None
-        received, self.received = self.received, b""
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return what was received, a chunk at most."""
+        received, self.received = self.received[:CHUNK], self.received[CHUNK:]
+        if len(self.received) <= CHUNK and self.transport is not None and not self.lost:
+            self.transport.resume_reading()
         return received
 
     def _wake(self) -> None:
@@ -244,9 +253,8 @@ class _Ground:
         if link not in self._idle:
             return
         self._idle.remove(link)
-        received, link.received = link.received, b""
         try:
-            link.write(link.wire.receive(received))
+            link.write(link.wire.receive(link.take()))
             link.broken = link.lost or link.wire.closing
         except WireError:
             link.broken = True

@@ -24,6 +24,7 @@ Document = dict[str, object]
 _DECODE = json.JSONDecoder().decode  # json.loads() looks for the encoding first, at every answer
 
 ATTEMPTS = 2  # a connection that the service closed while nobody used it is found out by using it
+UNASKED = 8  # answers to earlier requests that one call throws away: more than one is due only where something repeats them
 PATIENCE = 0.25  # seconds that an answer may be overdue before its connection is renewed
 CONNECTING = 0.4  # seconds that one attempt to connect may take
 PAUSES = (0.01, 0.2)  # seconds between attempts: the first, and the longest
@@ -249,7 +250,7 @@ class Core:
         is slower than its caller would otherwise be sent an ever longer queue, and every answer would be late for ever.
         """
         wire = link.wire
-        asked = False
+        asked, unasked = False, 0
         while True:
             data = b""
             if not link.due:
@@ -275,6 +276,9 @@ class Core:
                         return document
                     with self._lock:
                         self._late += 1
+                    unasked += 1
+                    if unasked > UNASKED:
+                        raise WireError("answers come that nobody asked for")
                     link.due = asked  # what nobody waits for any more has come; what was asked for now has not
             except WireError as error:
                 link.broken = True
