@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 IMAGE ?= upright:latest
-CODE := models training service tests benchmarks
+CODE := models training service client examples tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
 # Only what stands on the command line: a HOST in the environment is somebody else's.
@@ -14,7 +14,7 @@ SEED := 0
 OUT := models/cartpole-dqn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test train check format bench bench-training bench-cuda image
+.PHONY: help setup serve test train check format bench bench-training bench-cuda proto openapi image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -52,6 +52,12 @@ bench-training: setup ## measure training against peers over many seeds (an hour
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
 
+proto: setup ## make the gRPC messages from service/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/inference.proto
+
+openapi: setup ## write docs/openapi.json from the application
+	$(BIN)/python -m tests.openapi
+
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)
 
@@ -61,7 +67,7 @@ image: ## build the service's container image with docker or buildah (IMAGE)
 	$(INSTALL) .
 	touch $@
 
-.venv/.contributor: pyproject.toml constraints.txt
+.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(INSTALL) '.[train,dev]'
+	$(INSTALL) '.[train,dev]' --editable ./client
 	touch .venv/.service $@

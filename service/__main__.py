@@ -1,17 +1,19 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
-from service import workers
+from service import sockets, workers
 from service.app import create_app
 from service.policy import PolicyError, load
 from service.protocol import OneWriteProtocol
 from service.settings import Settings
+from service.stream import StreamProtocol
 from service.warm_up import warm_up
 
 
@@ -22,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
+            if not name:  # several settings that do not fit together: the message names them
+                _complain(detail["msg"])
+                continue
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
     try:
@@ -29,22 +34,33 @@ def main(arguments: list[str] | None = None) -> int:
     except (bundle.BundleError, PolicyError) as error:
         _complain(str(error))
         return 1
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        _complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        return 1
     options: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
         "loop": "uvloop",
         "http": OneWriteProtocol,
+        "ws": StreamProtocol,
+        "ws_max_size": settings.max_body,
+        "ws_per_message_deflate": False,  # an answer is 200 bytes: compressing costs more than it saves
         "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": settings.keep_alive,
+        "timeout_graceful_shutdown": settings.shutdown,
     }
-    if settings.workers > 1:
-        return workers.serve(settings, options)
-    app = create_app(settings, policy)
-    warm_up(policy)
-    uvicorn.run(app, **options)
-    return 0
+    try:
+        with sockets.listening(settings) as listeners:
+            if settings.workers > 1:
+                return workers.serve(settings, options, listeners)
+            server = uvicorn.Server(uvicorn.Config(create_app(settings, policy), **options))
+            warm_up(policy)
+            sockets.announce(listeners)
+            server.run(sockets=listeners)
+            return 0 if server.started else 1  # it has logged why
+    except sockets.SocketError as error:
+        _complain(str(error))
+        return 1
 
 
 def _complain(text: str) -> None:

@@ -1,6 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -8,13 +9,15 @@ from fastapi import FastAPI, Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
+from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, problems
+from service import answers, bodies, problems, stream
 from service.answers import Answer
-from service.bodies import ClientGoneError, read_body
+from service.bodies import ClientGoneError
 from service.lanes import Lanes
 from service.metrics import EXPOSITION_TYPE, Metrics
+from service.oip import OpenInference
 from service.policy import BackendName, Policy
 from service.problems import ProblemError, RawHeader
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
@@ -41,6 +44,7 @@ def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = Non
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        lifespan=lambda _: grpc_door(settings, policy, metrics),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -57,12 +61,12 @@ def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = Non
     @app.post("/act", **_door(ActRequest, ActResponse))
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
-        return _respond(answer_act(await _read_body(request, settings.max_body), if_match), metrics)
+        return _respond(answer_act(await bodies.read(request, settings.max_body), if_match), metrics)
 
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
-        return _respond(answer_batch(await _read_body(request, settings.max_batch_body), if_match), metrics)
+        return _respond(answer_batch(await bodies.read(request, settings.max_batch_body), if_match), metrics)
 
     @app.get("/model")
     async def model(response: Response) -> ModelResponse:
@@ -86,7 +90,21 @@ def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = Non
         content = metrics.exposition(policy.bundle.manifest.name, policy.bundle.digest)
         return Response(content, media_type=EXPOSITION_TYPE)
 
+    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(policy, metrics)))
+    app.router.routes.extend(OpenInference(settings, policy, metrics).routes())
     return Lanes(app, {"/act": (settings.max_body, answer_act), "/act/batch": (settings.max_batch_body, answer_batch)}, metrics)
+
+
+@asynccontextmanager
+async def grpc_door(settings: Settings, policy: Policy, metrics: Metrics) -> AsyncIterator[None]:
+    """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service import grpc_server  # needs the extra, which most have not installed
+
+    async with grpc_server.serving(settings, policy, metrics):
+        yield
 
 
 def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]:
@@ -108,11 +126,6 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
         },
         "responses": {status: {"description": text, "content": problem} for status, text in refusals.items()} | {500: {"model": Problem}},
     }
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    declared = request.headers.get("content-length")
-    return await read_body(request.receive, None if declared is None else declared.encode("latin-1"), limit)
 
 
 def _respond(answer: Answer, metrics: Metrics) -> Response:

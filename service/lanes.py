@@ -4,7 +4,9 @@ The fast lane calls what the routes of the FastAPI application call, without its
 The routes stay declared, for the documents and as the lane that tests hold this one to, byte for byte.
 """
 
+import logging
 from collections.abc import Callable
+from http import HTTPStatus
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +19,8 @@ from service.problems import ProblemError
 from service.request_ids import RequestIds
 
 Door = tuple[int, Callable[[bytes, str | None], Answer]]  # bytes that a body may have; what answers a body and its If-Match
+
+log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
 _JSON = (b"content-type", b"application/json")
 _PROBLEM = (b"content-type", problems.MEDIA_TYPE.encode())
@@ -41,27 +45,31 @@ class Lanes:
         limit, answer = self._doors[path]
         head: dict[bytes, bytes] = dict(scope["headers"][::-1])  # of a header that comes twice the first one counts, as in Starlette
         if_match = head.get(b"if-match")
-        failure = None
+        request_id = self._ids.of(head.get(b"x-request-id"))
         try:
             body = await read_body(receive, head.get(b"content-length"), limit)
             body, headers, seconds, actions = answer(body, None if if_match is None else if_match.decode("latin-1"))
         except ClientGoneError:
             self._metrics.answered(path, GONE, perf_counter() - started)
             return
-        except Exception as error:  # an unforeseen one is answered, then raised again for the server to log
+        except Exception as error:  # an unforeseen one is answered, and logged
             problem = error if isinstance(error, ProblemError) else problems.internal_error()
-            failure = None if problem is error else error
+            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                log_failure(request_id, error)
             status, body, headers, kind = problem.status.value, problem.body, problem.headers, _PROBLEM
         else:
             status, kind = 200, _JSON
             self._metrics.inferred(seconds, actions)
         length = b"%d" % len(body)
-        head_sent = [*headers, (b"content-length", length), kind, (b"x-request-id", self._ids.of(head.get(b"x-request-id")))]
+        head_sent = [*headers, (b"content-length", length), kind, (b"x-request-id", request_id)]
         await send({"type": "http.response.start", "status": status, "headers": head_sent})
         await send({"type": "http.response.body", "body": body})
         self._metrics.answered(path, status, perf_counter() - started)
-        if failure is not None:
-            raise failure
+
+
+def log_failure(request_id: bytes, error: Exception) -> None:
+    """Log why a request was answered with a 5xx, under the id that its caller was told."""
+    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)
 
 
 class GeneralLane:
@@ -90,5 +98,7 @@ class GeneralLane:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log_failure(request_id, error)
         finally:
             self._metrics.answered(door_of(scope["path"]), status, perf_counter() - started)

@@ -65,6 +65,9 @@ class OnnxBackend:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         # For so small a network the planning and pooling of memory costs more than it saves: 2 µs of a request.
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4  # what it has to say comes with its exception, in one line
+        # A model may name files that hold its weights; a bundle's never does, and no other file's hash was checked.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -203,7 +206,7 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
         policy = Policy(bundle, kind(bundle.artifacts[backend_name]), backend_name)
     except ImportError as error:
         raise BackendUnavailableError(
-            f"the {backend_name} backend needs torch, which is not installed; pip install 'upright[torchscript]'"
+            f"the {backend_name} backend needs torch, which is not installed: in a checkout, make setup"
         ) from error
     except Exception as error:
         raise SelfTestError(f"{file}: the {backend_name} backend cannot load it: {_one_line(error)}") from error

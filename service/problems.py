@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
+from urllib.parse import quote
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -57,8 +58,8 @@ def internal_error() -> ProblemError:
 
 
 def _pointer(detail: ErrorDetails) -> str:
-    escaped = (str(part).replace("~", "~0").replace("/", "~1") for part in detail["loc"])
-    return "#" + "".join(f"/{part}" for part in escaped)
+    escaped = (str(part)[:FOUND_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in detail["loc"])
+    return "#" + "".join(f"/{quote(part, safe='~')}" for part in escaped)
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 # From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷, half a step above the largest one (IEEE 754).
 FLOAT32_OVERFLOW = 3.4028235677973366e38
@@ -29,7 +29,10 @@ class ActRequest(_Request):
 class BatchRequest(_Request):
     """Several states to act on, each by itself."""
 
-    states: list[State] = Field(min_length=1, description="states as in /act", examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]])
+    # The first bad state ends the reading: a batch can be wrong in more places than there is memory to describe them.
+    states: Annotated[list[State], FailFast()] = Field(
+        min_length=1, description="states as in /act", examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]]
+    )
     seq: Sequence | None = Field(None, description="echoed in the answer")
 
 

@@ -1,9 +1,9 @@
 """Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -11,15 +11,34 @@ class Settings(BaseSettings):
     """How the service runs. Each setting is a flag, and `UPRIGHT_<NAME>` in the environment; the flag wins."""
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="UPRIGHT_", cli_prog_name="python -m service", cli_kebab_case=True, cli_hide_none_type=True
+        frozen=True,
+        extra="forbid",
+        env_prefix="UPRIGHT_",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        env_ignore_empty=True,  # an empty line in a file of variables asks for nothing
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all")
     port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 for any that is free")
     bundle: Path = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
     backend: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the policy; torchscript needs torch")
     max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
     max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
     max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
+    uds: Path | None = Field(None, description="Unix socket to listen on as well")
+    uds_mode: str = Field("660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal")
+    uds_only: bool = Field(False, description="true: listen on the Unix socket in place of TCP")
+    grpc_port: int | None = Field(None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
+    shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
+
+    @model_validator(mode="after")
+    def _listens_somewhere(self) -> Self:
+        if self.uds_only and self.uds is None:
+            raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
+        if self.grpc_port is not None and self.workers > 1:
+            raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+        return self

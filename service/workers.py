@@ -4,6 +4,7 @@ uvicorn's own manager starts them, replaces one that died, and on SIGHUP replace
 Each reads the bundle for itself, so SIGHUP is also how a new bundle reaches all of them.
 """
 
+import socket
 import sys
 import tempfile
 from functools import partial
@@ -20,15 +21,17 @@ from service.lanes import Lanes
 from service.metrics import Metrics
 from service.policy import PolicyError, load
 from service.settings import Settings
+from service.sockets import announce
 from service.warm_up import warm_up
 
 
-def serve(settings: Settings, options: dict[str, Any]) -> int:
-    """Serve by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
+def serve(settings: Settings, options: dict[str, Any], listeners: list[socket.socket]) -> int:
+    """Serve on `listeners` by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
     with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts:
         app = partial(_app, settings, Path(counts.name))
         config = uvicorn.Config(app, factory=True, workers=settings.workers, **options)
-        manager = Multiprocess(config, sockets=[config.bind_socket()])
+        manager = Multiprocess(config, sockets=listeners)
+        announce(listeners)
         manager.run()
     return 1 if any(process.exitcode == STARTUP_FAILURE for process in manager.processes) else 0
 

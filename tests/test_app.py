@@ -152,10 +152,22 @@ def test_a_bad_batch_is_refused_with_what_and_where(committed: Bundle, body: obj
     assert answer.json()["errors"][0]["pointer"] == named
 
 
-def test_a_batch_that_is_wrong_in_many_places_is_told_the_first_ten(client: TestClient) -> None:
-    problem = client.post("/act/batch", json={"states": [[None] * 4] * 500}).json()
+def test_a_batch_that_is_wrong_in_many_places_is_told_the_first_bad_state(client: TestClient) -> None:
+    problem = client.post("/act/batch", json={"states": [STATE, *[[None] * 4] * 60_000]}).json()
+    assert [error["pointer"] for error in problem["errors"]] == [f"#/states/1/{index}" for index in range(4)]
+
+
+def test_a_body_with_many_unknown_fields_is_told_the_first_ten(client: TestClient) -> None:
+    problem = client.post("/act", json={"state": STATE, **{f"field {index}": 0 for index in range(100)}}).json()
     assert len(problem["errors"]) == 10
-    assert "1999 more" in problem["detail"]
+    assert problem["errors"][0]["pointer"] == "#/field%200"
+    assert "99 more" in problem["detail"]
+
+
+def test_a_name_of_any_length_is_told_in_a_few_characters(client: TestClient) -> None:
+    answer = client.post("/act", json={"state": STATE, "ä" * 5_000: 1})
+    assert answer.status_code == 422
+    assert len(answer.content) < 1_000
 
 
 @pytest.mark.parametrize("wanted", ["*", '"DIGEST"', '"sha256:other", "DIGEST"'])

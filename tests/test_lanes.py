@@ -130,28 +130,17 @@ def test_the_lanes_fail_alike_when_the_policy_does(backend: FixedBackend, path: 
         assert fast[0]["status"] in (422, 500)
 
 
-def test_the_lanes_answer_an_unforeseen_failure_alike_and_hand_it_on_to_the_log() -> None:
+def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_callers_id(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
     lanes = create_app(settings(), Policy(BUNDLE, Broken(), "onnx"))  # type: ignore[arg-type] # broken on purpose
-    answered = []
-    for lane in (lanes, lanes.general):
-        sent: Sent = []
-
-        async def kept(scope: Any, receive: Any, send: Any, lane: App = lane, sent: Sent = sent) -> None:
-            async def send_too(message: dict[str, Any]) -> None:
-                sent.append(message)
-                await send(message)
-
-            await lane(scope, receive, send_too)
-
-        with pytest.raises(MemoryError):
-            ask(kept, [STATE], headers=[(b"x-request-id", b"r1")])
-        answered.append(comparable(sent))
+    answered = [comparable(ask(lane, [STATE], headers=[(b"x-request-id", b"r1")])) for lane in (lanes, lanes.general)]
     assert answered[0] == answered[1]
     assert answered[0] is not None
+    assert [record.getMessage() for record in caplog.records] == ["request r1 failed: no memory"] * 2
+    assert all(record.exc_info for record in caplog.records)
     assert answered[0][0] == 500
     assert (b"x-request-id", b"r1") in answered[0][1]
 

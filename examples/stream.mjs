@@ -1,0 +1,39 @@
+// Ask for actions over one WebSocket: in Node 22 or later, and as it is in a browser.
+//
+//   node examples/stream.mjs http://127.0.0.1:8000
+//
+// Answers come in the order of the messages, and each names the seq that it answers: an answer that is no longer awaited is dropped.
+
+const address = globalThis.process?.argv[2] ?? "http://127.0.0.1:8000";
+const stream = new WebSocket(`${address.replace(/^http/, "ws")}/act/stream`);
+const awaited = new Map();
+let seq = 0;
+
+stream.onmessage = ({ data }) => {
+  const answer = JSON.parse(data);
+  awaited.get(answer.seq)?.(answer);
+};
+
+/** Return the action for a state, or the fallback if none comes within the deadline (milliseconds). */
+function act(state, { deadline = 1000, fallback = 0 } = {}) {
+  const mine = ++seq;
+  return new Promise((resolve) => {
+    const finish = (action) => {
+      clearTimeout(timer);
+      awaited.delete(mine);
+      resolve(action);
+    };
+    const timer = setTimeout(() => finish(fallback), deadline);
+    awaited.set(mine, (answer) => finish(answer.action ?? fallback));
+    stream.send(JSON.stringify({ state, seq: mine }));
+  });
+}
+
+await new Promise((resolve, reject) => {
+  stream.onopen = resolve;
+  stream.onerror = () => reject(new Error(`no stream at ${address}`));
+});
+console.log("action", await act([0, 0, 0.05, 0]));
+console.log("action", await act([0, 0, -0.05, 0], { fallback: 1 }));
+console.log("action", await act([1, 2, 3], { fallback: 1 })); // a problem holds no action
+stream.close();

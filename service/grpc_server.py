@@ -1,0 +1,189 @@
+"""The Open Inference Protocol v2 over gRPC: messages in, messages out, on a port of its own. What a tensor must be is in `tensors`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TypeAlias
+
+import grpc
+from google.protobuf import json_format, message_factory
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from service import answers, oip, tensors
+from service import inference_pb2 as pb
+from service.metrics import Metrics
+from service.policy import Float32Array, Policy
+from service.problems import ProblemError
+from service.settings import Settings
+from service.tensors import OipError, bad_request
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
+GRACE = 0.5  # seconds that calls under way get when the service ends; the longest takes some milliseconds
+CODES = {
+    HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+Context: TypeAlias = grpc.aio.ServicerContext
+Call = Callable[[Message, Context], Awaitable[Message]]
+
+
+@asynccontextmanager
+async def serving(settings: Settings, policy: Policy, metrics: Metrics) -> AsyncIterator[int]:
+    """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
+    limit = settings.max_batch_body + oip.HEADROOM
+    # Without the second option a second service could take the same port, and get half of the calls.
+    server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((_handlers(Calls(settings, policy, metrics)),))
+    status = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(status, server)
+    reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port: int = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    for name in ("", SERVICE.full_name):
+        await status.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
+    logging.getLogger("uvicorn.error").info("Listening on grpc://%s:%d", host, port)
+    try:
+        yield port
+    finally:
+        await status.enter_graceful_shutdown()
+        await server.stop(GRACE)
+
+
+def _handlers(calls: "Calls") -> grpc.GenericRpcHandler:
+    """Return what answers each method of the service's description by the method of `Calls` with the same name."""
+    handlers = {}
+    for method in SERVICE.methods:
+        handlers[method.name] = grpc.unary_unary_rpc_method_handler(
+            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type)),
+            response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+
+def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awaitable[Message]]:
+    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes."""
+
+    async def answered(body: bytes, context: Context) -> Message:
+        try:
+            return await call(kind.FromString(body), context)
+        except DecodeError:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
+        except (OipError, ProblemError) as error:
+            await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
+        except (grpc.aio.AbortError, asyncio.CancelledError):
+            raise
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("gRPC %s failed", call.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, "the service failed to answer; its log says why")
+        raise AssertionError("abort raises")
+
+    return answered
+
+
+class Calls:
+    """The service's methods, named as in its description."""
+
+    def __init__(self, settings: Settings, policy: Policy, metrics: Metrics) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._metrics = metrics
+
+    async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:  # noqa: N802 - the protocol's name
+        """Answer while the process is alive."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:  # noqa: N802 - the protocol's name
+        """Answer while a self-tested policy is loaded."""
+        return pb.ServerReadyResponse(ready=True)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:  # noqa: N802 - the protocol's name
+        """Say whether this model is served."""
+        tensors.check_model(self._policy, request.name, request.version)
+        return pb.ModelReadyResponse(ready=True)
+
+    async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Context) -> pb.ServerMetadataResponse:  # noqa: N802 - the protocol's name
+        """Say which server this is."""
+        return pb.ServerMetadataResponse(name=tensors.SERVER, version=tensors.SERVER_VERSION, extensions=tensors.EXTENSIONS)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:  # noqa: N802 - the protocol's name
+        """Describe the model's tensors."""
+        tensors.check_model(self._policy, request.name, request.version)
+        answer = pb.ModelMetadataResponse()
+        json_format.ParseDict(tensors.metadata(self._policy), answer)
+        return answer
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, _: Context) -> pb.ModelConfigResponse:  # noqa: N802 - the protocol's name
+        """Describe the model as Triton's own configuration would."""
+        tensors.check_model(self._policy, request.name, request.version)
+        answer = pb.ModelConfigResponse()
+        json_format.ParseDict({"config": tensors.config(self._policy, self._settings.max_batch)}, answer)
+        return answer
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
+        """Answer some states."""
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= 0:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call was begun")
+        tensors.check_model(self._policy, request.model_name, request.model_version)
+        answers.check_digest(self._policy, dict(context.invocation_metadata() or ()).get("if-match"))
+        names = [tensor.name for tensor in request.inputs]
+        given = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
+        count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
+        found = tensors.infer(self._policy, self._metrics, _states(request, given, count), [output.name for output in request.outputs])
+        manifest = self._policy.bundle.manifest
+        return pb.ModelInferResponse(
+            model_name=manifest.name,
+            model_version=manifest.version,
+            id=request.id,
+            parameters={"digest": pb.InferParameter(string_param=self._policy.bundle.digest)},
+            outputs=[
+                pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape) for tensor in found
+            ],
+            raw_output_contents=[tensor.raw for tensor in found],
+        )
+
+    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:  # noqa: N802 - the protocol's name
+        """List the one model."""
+        manifest = self._policy.bundle.manifest
+        model = pb.RepositoryIndexResponse.ModelIndex(name=manifest.name, version=manifest.version, state="READY")
+        return pb.RepositoryIndexResponse(models=[model])
+
+    async def RepositoryModelLoad(  # noqa: N802 - the protocol's name
+        self, request: pb.RepositoryModelLoadRequest, _: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """Make sure that the bundle on disk is the one that is served."""
+        tensors.check_model(self._policy, request.model_name, None)
+        if request.parameters:
+            raise bad_request(oip.NO_PARAMETERS)
+        await asyncio.to_thread(oip.check_loaded, self._settings, self._policy)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802 - the protocol's name
+        self, request: pb.RepositoryModelUnloadRequest, _: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Refuse: the model is served until the service ends."""
+        tensors.check_model(self._policy, request.model_name, None)
+        raise OipError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
+
+
+def _states(request: pb.ModelInferRequest, given: pb.ModelInferRequest.InferInputTensor, count: int) -> Float32Array:
+    """Return the states, (count, 4), from the raw contents or from the typed ones. Raises `OipError`."""
+    numbers = given.contents.fp32_contents
+    for other in given.parameters:
+        if other.startswith("shared_memory"):
+            raise bad_request(f"input {given.name!r}: shared memory is not offered here")
+    if not request.raw_input_contents:
+        return tensors.states_of_numbers(list(numbers), count)
+    if numbers:
+        raise bad_request(f"input {given.name!r}: has both fp32_contents and raw_input_contents")
+    if len(request.raw_input_contents) != 1:
+        raise bad_request(f"raw_input_contents holds {len(request.raw_input_contents)} tensors, expected 1")
+    return tensors.states_of_raw(request.raw_input_contents[0], count)

@@ -1,0 +1,104 @@
+"""Sockets: settings in, listening sockets out. Knows nothing of what is answered on them."""
+
+import contextlib
+import logging
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from service.settings import Settings
+
+STALE_SECONDS = 1.0  # a socket file whose owner does not take a connection for so long is still somebody's
+
+
+class SocketError(Exception):
+    """Raised when a place to listen cannot be had."""
+
+
+@contextlib.contextmanager
+def listening(settings: Settings) -> Iterator[list[socket.socket]]:
+    """Give the sockets to listen on; close them and remove the socket file afterwards. Raises `SocketError`."""
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        if not settings.uds_only:
+            sockets.append(stack.enter_context(_tcp(settings.host, settings.port)))
+        if settings.uds is not None:
+            sockets.append(stack.enter_context(_unix(settings.uds, int(settings.uds_mode, 8))))
+            stack.enter_context(_removed_at_the_end(settings.uds))
+        yield sockets
+
+
+def address(listener: socket.socket) -> str:
+    """Return how to reach the socket, as a person writes it."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+
+
+def announce(listeners: list[socket.socket]) -> None:
+    """Log where the service listens. Logging must have been configured."""
+    for listener in listeners:
+        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener))
+
+
+def _tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise SocketError(f"--host {host} --port {port}: {error.strerror or error}") from error
+
+
+def _unix(path: Path, mode: int) -> socket.socket:
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # A path of more than about 100 bytes does not fit into the system's structure: bind() says so.
+        listener.bind(str(path))
+        # Nobody can connect before listen(), so there is no moment in which the file has other permissions than these.
+        path.chmod(mode)
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise SocketError(f"--uds {path}: {error.strerror or error}") from error
+    return listener
+
+
+@contextlib.contextmanager
+def _removed_at_the_end(path: Path) -> Iterator[None]:
+    """Remove the socket file afterwards; also where SIGTERM ends the process, which the server lets happen after it has drained."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        path.unlink(missing_ok=True)
+        signal.signal(number, before)
+        signal.raise_signal(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        path.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the file that a killed service left, and nothing else."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise SocketError(f"--uds {path}: is there, and is no socket; choose another path or remove it")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(STALE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:  # nobody listens any more
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise SocketError(f"--uds {path}: {error.strerror or error}") from error
+        else:
+            raise SocketError(f"--uds {path}: another program listens there; stop it or choose another path")

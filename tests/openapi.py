@@ -1,0 +1,25 @@
+"""The OpenAPI document: the application in, docs/openapi.json out. `make openapi` runs it; a test holds the two together."""
+
+import json
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+from models import bundle
+from service.app import create_app
+from service.policy import load
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "docs" / "openapi.json"
+
+
+def document() -> str:
+    """Return the application's OpenAPI document as it is committed."""
+    app = create_app(Settings.model_validate({}), load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx"))
+    with TestClient(app) as client:
+        return json.dumps(client.get("/openapi.json").json(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(document())
