@@ -28,13 +28,13 @@ from benchmarks.training.sb3_peer import EPISODES, HELD_OUT
 
 HERE = Path(__file__).parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
-ROWS = {"default": 20, "robust": 5, "baseline": 5, "sb3-zoo": 5, "sb3-cleanrl": 5}
+ROWS = {"default": 20, "robust": 5, "baseline": 5, "sb3": 5, "cleanrl": 5}
 TITLES = {
     "default": "Upright, `default`",
     "robust": "Upright, `robust`",
     "baseline": "Upright, `baseline` (the tutorial's)",
-    "sb3-zoo": "Stable-Baselines3 2.9.2, the zoo's configuration",
-    "sb3-cleanrl": "Stable-Baselines3 2.9.2, CleanRL's configuration",
+    "sb3": "Stable-Baselines3 2.9.2, the zoo's configuration",
+    "cleanrl": "CleanRL's published configuration, in a plain loop",
 }
 
 
@@ -64,13 +64,10 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
     """Run one training as a process, and judge what it left."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
-        if name.startswith("sb3-"):
-            command = [
-                str(environment("sb3", HERE / "sb3.txt") / "bin" / "python"),
-                str(HERE / "sb3_peer.py"),
-                name.removeprefix("sb3-"),
-                str(seed),
-            ]
+        if name == "sb3":
+            command = [str(environment("sb3", HERE / "sb3.txt") / "bin" / "python"), str(HERE / "sb3_peer.py"), str(seed)]
+        elif name == "cleanrl":
+            command = [sys.executable, "-m", "benchmarks.training.cleanrl_peer", str(seed), str(EPISODES), str(HELD_OUT)]
         else:
             places = ["--out", str(out), "--run", str(Path(temporary) / "run")]
             command = [
@@ -95,7 +92,7 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
         process.returncode = os.waitstatus_to_exitcode(status)
         wall = time.perf_counter() - started
         result = {"exit": process.returncode, "seconds": wall, "peak_mb": usage.ru_maxrss / 1024}
-        if name.startswith("sb3-"):
+        if name in ("sb3", "cleanrl"):
             return {**result, **json.loads(last[0])}
         return {**result, **(_judge(out) if process.returncode == 0 else {"mean": float("nan"), "share": 0.0, "steps": 0})}
 
