@@ -210,7 +210,7 @@ def test_a_grpc_port_without_grpc_is_refused_in_one_line() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, env=clean_environment())
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert "pip install 'upright[grpc]'" in result.stderr
+    assert "--grpc-port needs grpc, which is not installed" in result.stderr
 
 
 def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Several processes behind one port, as one service."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -62,7 +63,9 @@ def test_sighup_brings_a_new_bundle_to_all_workers_and_a_broken_one_to_none(star
         wait_for(log, 4)
         names = set()
         for _ in range(100):
-            names = {httpx2.post(f"{address}/act", json=STATE).json()["model"] for _ in range(8)}
+            # A connection that comes in the moment in which its process ends is closed unanswered; a client tries again.
+            with contextlib.suppress(httpx2.RemoteProtocolError):
+                names = {httpx2.post(f"{address}/act", json=STATE).json()["model"] for _ in range(8)}
             if names == {"renamed"}:
                 break
             time.sleep(0.05)
