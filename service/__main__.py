@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     }
     try:
         with sockets.listening(settings) as listeners:
+            if settings.grpc_port is not None:
+                sockets.check_free(settings.host, settings.grpc_port)
             if settings.workers > 1:
                 return workers.serve(settings, options, listeners)
             server = uvicorn.Server(uvicorn.Config(create_app(settings, policy), **options))

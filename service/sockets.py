@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import stat
@@ -39,6 +40,16 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
+def check_free(host: str, port: int) -> None:
+    """Check that a port that another library will bind is free. Raises `SocketError`."""
+    if port:
+        try:
+            with _tcp(host, port):
+                return
+        except SocketError as error:
+            raise SocketError(str(error).replace("--port", "--grpc-port")) from error
+
+
 def announce(listeners: list[socket.socket]) -> None:
     """Log where the service listens. Logging must have been configured."""
     for listener in listeners:
@@ -50,7 +61,7 @@ def _tcp(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise SocketError(f"--host {host} --port {port}: {error.strerror or error}") from error
+        raise SocketError(f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 def _unix(path: Path, mode: int) -> socket.socket:

@@ -97,3 +97,12 @@ def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
         sockets.listening(settings(port=taken.getsockname()[1])),
     ):
         pass
+
+
+def test_a_grpc_port_that_is_taken_is_refused_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, complaint = refused("--grpc-port", str(taken.getsockname()[1]))
+    assert code == 1
+    assert complaint.count("\n") == 1
+    assert "--grpc-port" in complaint
+    assert "Address already in use" in complaint

@@ -209,7 +209,7 @@ def test_a_run_is_neither_continued_nor_given_up_without_being_told(tmp_path: Pa
     assert main(words) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*words, "--resume", "--learning-rate", "0.1"]) == 1
-    assert "recipe was" in capsys.readouterr().err
+    assert "learning_rate was 0.0025, and is 0.1 now" in " ".join(capsys.readouterr().err.split())
     assert main([*words, "--resume"]) == 0
     resumed = (tmp_path / "b" / "policy.onnx").read_bytes()
     assert main([*words, "--restart"]) == 0

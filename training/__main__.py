@@ -79,8 +79,9 @@ def _parser() -> argparse.ArgumentParser:
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the network learns (default: auto, CUDA if there is one)"
     )
     train.add_argument("--run", type=Path, metavar="FOLDER", help="where the run's checkpoints are kept (default: runs/RECIPE-SEED)")
-    train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit as if never stopped")
-    train.add_argument("--restart", action="store_true", help="give up an unfinished run in the same folder")
+    start = train.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit as if never stopped")
+    start.add_argument("--restart", action="store_true", help="give up an unfinished run in the same folder")
     train.add_argument(
         "--checkpoint-every", type=_seconds, default=30.0, metavar="SECONDS", help="time between two checkpoints (default: 30)"
     )
@@ -179,7 +180,11 @@ def _choose_start(checkpoints: "Checkpoints", options: argparse.Namespace) -> No
     """Leave only those checkpoints that training is to go on from. A run is never given up without being told so."""
     from training.checkpoint import numbered
 
-    if options.resume or not numbered(checkpoints.folder):
+    if not numbered(checkpoints.folder):
+        if options.resume:
+            Console(stderr=True).print(f"{checkpoints.folder}: holds no checkpoint to resume from, so training starts from the beginning")
+        return
+    if options.resume:
         return
     if not options.restart:
         raise CommandError(

@@ -104,7 +104,7 @@ class Checkpoints:
         for name in Identity.model_fields:
             found, expected = getattr(state.identity, name), getattr(self._identity, name)
             if found != expected:
-                raise CheckpointError(f"{self.folder}: is of another run: {name} was {_shown(found)}, and is {_shown(expected)} now")
+                raise CheckpointError(f"{self.folder}: is of another run: {_difference(name, found, expected)}")
         return snapshot, state.seconds
 
     def offer(self, trainer: Trainer, seconds: float) -> None:
@@ -169,6 +169,10 @@ def _write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _shown(value: object) -> str:
-    text = value.model_dump_json(exclude_defaults=True) if isinstance(value, BaseModel) else repr(value)
-    return text if len(text) <= 200 else f"{text[:200]}…"
+def _difference(name: str, found: object, expected: object) -> str:
+    """Say what was, and is now; of two recipes, by the hyperparameters that differ."""
+    if not isinstance(found, BaseModel) or not isinstance(expected, BaseModel):
+        return f"{name} was {found!r}, and is {expected!r} now"
+    before, now = found.model_dump(), expected.model_dump()
+    parts = (f"{key} was {before.get(key)!r}, and is {now.get(key)!r} now" for key in {**before, **now} if before.get(key) != now.get(key))
+    return f"{name} was another: {'; '.join(parts)}"

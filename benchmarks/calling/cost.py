@@ -5,6 +5,7 @@
 The general clients live in an environment of their own (runs/peers), so that none of them gets into the project's.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -27,6 +28,7 @@ KINDS = {
 
 def main() -> None:
     """Measure in turns, so that what disturbs the machine disturbs every client; print medians over the rounds."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     python = PEERS / "bin" / "python"
     if not python.exists():
         venv.create(PEERS, with_pip=True)

@@ -5,6 +5,7 @@
 A loop whose last answer has not come when its next step is due skips the step, as a real one would fall back: that is a miss.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -114,6 +115,7 @@ async def crowd(port: int, size: int) -> dict[str, float]:
 
 def main() -> None:
     """Let crowds of growing size run against one service, and print what each saw."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = []
     for size in CROWDS:
         with served(free_port()) as service:

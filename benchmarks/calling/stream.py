@@ -3,6 +3,7 @@
 python -m benchmarks.calling.stream
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -24,6 +25,7 @@ OTHER = (
 
 def main() -> None:
     """Ask in turns, and print medians over the rounds."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     if not WSPROTO.exists():
         subprocess.run(
             [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", WSPROTO, PIN], check=True
