@@ -1,5 +1,6 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
+import signal
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -58,6 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
             server = uvicorn.Server(uvicorn.Config(create_app(settings, policy), **options))
             warm_up(policy)
             sockets.announce(listeners)
+            # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda *_: None)
             server.run(sockets=listeners)
             return 0 if server.started else 1  # it has logged why
     except sockets.SocketError as error:

@@ -3,12 +3,10 @@
 import contextlib
 import logging
 import os
-import signal
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 from service.settings import Settings
 
@@ -28,7 +26,7 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
             sockets.append(stack.enter_context(_tcp(settings.host, settings.port)))
         if settings.uds is not None:
             sockets.append(stack.enter_context(_unix(settings.uds, int(settings.uds_mode, 8))))
-            stack.enter_context(_removed_at_the_end(settings.uds))
+            stack.callback(settings.uds.unlink, missing_ok=True)
         yield sockets
 
 
@@ -77,23 +75,6 @@ def _unix(path: Path, mode: int) -> socket.socket:
         listener.close()
         raise SocketError(f"--uds {path}: {error.strerror or error}") from error
     return listener
-
-
-@contextlib.contextmanager
-def _removed_at_the_end(path: Path) -> Iterator[None]:
-    """Remove the socket file afterwards; also where SIGTERM ends the process, which the server lets happen after it has drained."""
-
-    def end(number: int, _: FrameType | None) -> None:
-        path.unlink(missing_ok=True)
-        signal.signal(number, before)
-        signal.raise_signal(number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        path.unlink(missing_ok=True)
 
 
 def _remove_stale(path: Path) -> None:

@@ -1,6 +1,7 @@
 """The service as a program: how it starts, and how it refuses to."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,23 @@ def test_the_real_server_answers_on_a_socket(start: Start, backend: str) -> None
 def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -> None:
     with start(program=("-c", WITHOUT_TORCH)) as address:
         assert httpx2.post(f"{address}/act", json={"state": [0, 0, -0.05, 0]}).json()["action_name"] == "left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
+    command = [sys.executable, "-m", "service", "--port", "0", "--workers", workers, "--uds", str(tmp_path / "act.sock")]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
+        assert process.stderr is not None
+        shown = ""
+        while shown.count("Application startup complete") < int(workers):
+            shown += (line := process.stderr.readline())
+            assert line, shown
+        process.send_signal(number)
+        shown += process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in shown
+    assert not (tmp_path / "act.sock").exists()
 
 
 def test_torchscript_without_torch_is_refused_in_one_line() -> None:
