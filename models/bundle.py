@@ -306,7 +306,7 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
         beside.chmod(0o755)
         content = manifest.model_dump_json(indent=2).encode() + b"\n"
         for name, data in {**files, MANIFEST: content}.items():
-            _write_durably(beside / name, data)
+            write_durably(beside / name, data)
         _sync_folder(beside)
         written = read(beside)
         _move_into_place(beside, folder)
@@ -384,7 +384,8 @@ def _parse(path: Path, content: bytes) -> Manifest:
         raise BundleInvalidError(f"{path}: not a manifest of schema 1: {where}: {first['msg']}{more}; {REMEDY}") from error
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes) -> None:
+    """Write a new file, and return once it is on the disk. Raises `OSError`, also where the file exists."""
     with path.open("xb") as file:
         file.write(data)
         file.flush()

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from models.bundle import write_durably
 from training.recipe import AnyRecipe
 from training.run import Snapshot, Trainer
 
@@ -120,8 +121,8 @@ class Checkpoints:
         for rest in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed while it wrote
             shutil.rmtree(rest)
         beside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
-        _write_durably(beside / ARRAYS, arrays)
-        _write_durably(beside / STATE, state.model_dump_json().encode())
+        write_durably(beside / ARRAYS, arrays)
+        write_durably(beside / STATE, state.model_dump_json().encode())
         there = numbered(self.folder)
         number = int(there[-1].name.removeprefix(PREFIX)) + 1 if there else 1
         beside.rename(self.folder / f"{PREFIX}{number:06d}")
@@ -160,13 +161,6 @@ def read(folder: Path) -> tuple[State, Snapshot]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (ValidationError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a part of a checkpoint: {' '.join(str(error).split())[:300]}; {remedy}") from error
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _difference(name: str, found: object, expected: object) -> str:

@@ -4,6 +4,7 @@ The story of one vector step: every agent acts ε-greedily in its environments, 
 memory. Every `check_every` steps all agents are judged greedily: a short exam for all, a long one for those that could pass.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,6 @@ class PopulationTrainer:
         self._seen = StatesSeen(np.random.default_rng((seed, 1)))  # a stream of its own
         self._returns: Float64Array = np.zeros(recipe.agents)  # smoothed, of each agent's training episodes
         self._return_so_far: Float64Array = np.zeros(environments)
-        self._reference: Float64Array | None = None
         self._learn: Callable[[], None] = self._population.learn if device.type == "cpu" else captured(self._population)
 
     @property
@@ -219,12 +219,10 @@ class PopulationTrainer:
             return scores
 
         short = examine(self._controller(everyone), SHORT_SEED, VALIDATED, runs=64, copies=recipe.agents)
-        scores = score(short, examine(lqr, SHORT_SEED, VALIDATED, runs=64))
+        scores = score(short, _reference(SHORT_SEED, 64))
         best = int(scores.argmax())
         if self.kept is None or scores[best] >= self.kept.score - WORTH_A_LOOK:
-            if self._reference is None:
-                self._reference = examine(lqr, LONG_SEED, VALIDATED)
-            long = float(score(examine(self._controller([best]), LONG_SEED, VALIDATED), self._reference)[0])
+            long = float(score(examine(self._controller([best]), LONG_SEED, VALIDATED), _reference(LONG_SEED, None))[0])
             if self.kept is None or long > self.kept.score:
                 self._keep(best, long)
         return scores
@@ -289,6 +287,12 @@ class _Values(BaseModel):
     memory: dict[str, int]
     streams: dict[str, JsonValue]
     kept: _KeptValues | None
+
+
+@functools.cache
+def _reference(seed: int, runs: int | None) -> Float64Array:
+    """Return the regulator's shares, (1, columns), of a validation exam: the same at every check."""
+    return examine(lqr, seed, VALIDATED, runs=runs)
 
 
 def score(shares: Float64Array, reference: Float64Array) -> Float64Array:
