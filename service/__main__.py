@@ -12,7 +12,7 @@ from models import bundle
 from service import sockets, workers
 from service.app import create_app
 from service.policy import PolicyError, load
-from service.protocol import OneWriteProtocol
+from service.served import Served
 from service.settings import Settings
 from service.stream import StreamProtocol
 from service.warm_up import warm_up
@@ -40,7 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     options: dict[str, Any] = {
         "loop": "uvloop",
-        "http": OneWriteProtocol,
         "ws": StreamProtocol,
         "ws_max_size": settings.max_body,
         "ws_per_message_deflate": False,  # an answer is 200 bytes: compressing costs more than it saves
@@ -56,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.workers > 1:
                 return workers.serve(settings, options, listeners)
-            server = uvicorn.Server(uvicorn.Config(create_app(settings, policy), **options))
+            server = uvicorn.Server(uvicorn.Config(create_app(settings, Served(policy)), **options))
             warm_up(policy)
             sockets.announce(listeners)
             # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from service.policy import Policy, QValuesNotFiniteError
 from service.problems import ProblemError, RawHeader, invalid_body
 from service.schemas import ActRequest, BatchRequest, BatchResponse, FieldError
+from service.served import Inference
 
 # The schemas' own validators, which cost half of what `model_validate_json` does.
 _read_act = TypeAdapter(ActRequest).validator.validate_json
@@ -21,12 +22,11 @@ _write_batch = TypeAdapter(BatchResponse).serializer.to_json
 
 
 class Answer(NamedTuple):
-    """A good response: its JSON, the headers that belong to it, and what the metrics count."""
+    """A good response: its JSON, the headers that belong to it, and the inference that it tells of."""
 
     body: bytes
     headers: Sequence[RawHeader]
-    seconds: float  # that the inference took
-    actions: Sequence[int]
+    inference: Inference
 
 
 class _Letterhead:
@@ -64,7 +64,8 @@ def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
     named = to_json(out_of_range) if out_of_range else b"[]"
     content = letterhead.actions[action] + to_json(q_values) + b',"out_of_range":' + named + letterhead.bundle
     content += b"}" if request.seq is None else b',"seq":%d}' % request.seq
-    return Answer(content, (letterhead.etag, _timing(seconds)), seconds, (action,))
+    inference = Inference(policy, (request.state,), (q_values,), (action,), (out_of_range,), seconds, request.seq)
+    return Answer(content, (letterhead.etag, _timing(seconds)), inference)
 
 
 def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: int) -> Answer:
@@ -94,7 +95,8 @@ def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: i
         digest=policy.bundle.digest,
         seq=request.seq,
     )
-    return Answer(_write_batch(response), (_letterhead(policy).etag, _timing(seconds)), seconds, decisions.actions)
+    inference = Inference(policy, request.states, decisions.q_values, decisions.actions, decisions.out_of_range, seconds, request.seq)
+    return Answer(_write_batch(response), (_letterhead(policy).etag, _timing(seconds)), inference)
 
 
 def etag(policy: Policy) -> str:

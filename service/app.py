@@ -16,11 +16,13 @@ from service import answers, bodies, problems, stream
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
-from service.metrics import EXPOSITION_TYPE, Metrics
+from service.metrics import EXPOSITION_TYPE
 from service.oip import OpenInference
-from service.policy import BackendName, Policy
+from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
+from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
+from service.served import Served
 from service.settings import Settings
 
 
@@ -35,42 +37,40 @@ class ModelResponse(BaseModel):
 IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
 
 
-def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = None) -> Lanes:
-    """Return the service's ASGI application, which answers from `policy` and counts in `metrics`, by default its own."""
-    metrics = metrics or Metrics(policy.bundle.manifest.actions)
+def create_app(settings: Settings, served: Served) -> Lanes:
+    """Return the service's ASGI application."""
+    ids = RequestIds()
     app = FastAPI(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: grpc_door(settings, policy, metrics),
+        lifespan=lambda _: grpc_door(settings, served),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_failure)
     app.add_exception_handler(ClientGoneError, _answer_nobody)  # type: ignore[arg-type] # Starlette sends nothing for None
 
-    def answer_act(body: bytes, if_match: str | None) -> Answer:
-        return answers.act(policy, body, if_match)
-
-    def answer_batch(body: bytes, if_match: str | None) -> Answer:
-        return answers.act_batch(policy, body, if_match, max_batch=settings.max_batch)
-
-    # Requests to these two take the fast lane in `service.lanes`; the routes are what it is documented by and held to.
+    # Good requests to these two take the fast lane in `service.lanes`; these routes are what it is documented by and held to.
     @app.post("/act", **_door(ActRequest, ActResponse))
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
-        return _respond(answer_act(await bodies.read(request, settings.max_body), if_match), metrics)
+        policy = served.policy  # this request's own, whatever replaces it meanwhile
+        return _respond(request, answers.act(policy, await bodies.read(request, settings.max_body), if_match))
 
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
-        return _respond(answer_batch(await bodies.read(request, settings.max_batch_body), if_match), metrics)
+        policy = served.policy
+        body = await bodies.read(request, settings.max_batch_body)
+        return _respond(request, answers.act_batch(policy, body, if_match, max_batch=settings.max_batch))
 
     @app.get("/model")
     async def model(response: Response) -> ModelResponse:
         """Describe the bundle that is served: its manifest, its digest, the backend that runs it."""
+        policy = served.policy
         response.headers["ETag"] = answers.etag(policy)
         return ModelResponse(digest=policy.bundle.digest, backend=policy.backend_name, manifest=policy.bundle.manifest)
 
@@ -87,23 +87,24 @@ def create_app(settings: Settings, policy: Policy, metrics: Metrics | None = Non
     @app.get("/metrics", response_class=PlainTextResponse)
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
-        content = metrics.exposition(policy.bundle.manifest.name, policy.bundle.digest)
+        bundle = served.policy.bundle
+        content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
         return Response(content, media_type=EXPOSITION_TYPE)
 
-    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(policy, metrics)))
-    app.router.routes.extend(OpenInference(settings, policy, metrics).routes())
-    return Lanes(app, {"/act": (settings.max_body, answer_act), "/act/batch": (settings.max_batch_body, answer_batch)}, metrics)
+    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
+    app.router.routes.extend(OpenInference(settings, served).routes())
+    return Lanes(app, settings, served, ids)
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, policy: Policy, metrics: Metrics) -> AsyncIterator[None]:
+async def grpc_door(settings: Settings, served: Served) -> AsyncIterator[None]:
     """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
     if settings.grpc_port is None:
         yield
         return
     from service import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, policy, metrics):
+    async with grpc_server.serving(settings, served):
         yield
 
 
@@ -128,8 +129,8 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
     }
 
 
-def _respond(answer: Answer, metrics: Metrics) -> Response:
-    metrics.inferred(answer.seconds, answer.actions)
+def _respond(request: Request, answer: Answer) -> Response:
+    request.state.inference = answer.inference  # the lane counts it, once the answer is on its way
     return _response(answer.body, 200, answer.headers, "application/json")
 
 
@@ -137,8 +138,10 @@ def _response(body: bytes, status: int, headers: Sequence[RawHeader], media_type
     return Response(body, status, {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}, media_type)
 
 
-async def _answer_problem(_: Request, error: Exception) -> Response:
+async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
+    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        request.state.failure = error  # the lane logs it
     return _response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
 
 
@@ -150,8 +153,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     return await _answer_problem(request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers))
 
 
-async def _answer_failure(request: Request, _: Exception) -> Response:
-    return await _answer_problem(request, problems.internal_error())
+async def _answer_failure(_: Request, __: Exception) -> Response:
+    error = problems.internal_error()  # Starlette raises again what it was, and the lane logs that
+    return _response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
 
 
 async def _answer_nobody(_: Request, __: Exception) -> None:

@@ -15,9 +15,10 @@ from grpc_reflection.v1alpha import reflection
 
 from service import answers, oip, tensors
 from service import inference_pb2 as pb
-from service.metrics import Metrics
-from service.policy import Float32Array, Policy
+from service.policy import Float32Array
 from service.problems import ProblemError
+from service.request_ids import RequestIds
+from service.served import Served
 from service.settings import Settings
 from service.tensors import OipError, bad_request
 
@@ -35,12 +36,12 @@ Call = Callable[[Message, Context], Awaitable[Message]]
 
 
 @asynccontextmanager
-async def serving(settings: Settings, policy: Policy, metrics: Metrics) -> AsyncIterator[int]:
+async def serving(settings: Settings, served: Served) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_handlers(Calls(settings, policy, metrics)),))
+    server.add_generic_rpc_handlers((_handlers(Calls(settings, served)),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -91,10 +92,10 @@ def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awa
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, policy: Policy, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, served: Served) -> None:
         self._settings = settings
-        self._policy = policy
-        self._metrics = metrics
+        self._served = served
+        self._ids = RequestIds()
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:  # noqa: N802 - the protocol's name
         """Answer while the process is alive."""
@@ -106,7 +107,7 @@ class Calls:
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:  # noqa: N802 - the protocol's name
         """Say whether this model is served."""
-        tensors.check_model(self._policy, request.name, request.version)
+        tensors.check_model(self._served.policy, request.name, request.version)
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Context) -> pb.ServerMetadataResponse:  # noqa: N802 - the protocol's name
@@ -115,16 +116,16 @@ class Calls:
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:  # noqa: N802 - the protocol's name
         """Describe the model's tensors."""
-        tensors.check_model(self._policy, request.name, request.version)
+        tensors.check_model(self._served.policy, request.name, request.version)
         answer = pb.ModelMetadataResponse()
-        json_format.ParseDict(tensors.metadata(self._policy), answer)
+        json_format.ParseDict(tensors.metadata(self._served.policy), answer)
         return answer
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, _: Context) -> pb.ModelConfigResponse:  # noqa: N802 - the protocol's name
         """Describe the model as Triton's own configuration would."""
-        tensors.check_model(self._policy, request.name, request.version)
+        tensors.check_model(self._served.policy, request.name, request.version)
         answer = pb.ModelConfigResponse()
-        json_format.ParseDict({"config": tensors.config(self._policy, self._settings.max_batch)}, answer)
+        json_format.ParseDict({"config": tensors.config(self._served.policy, self._settings.max_batch)}, answer)
         return answer
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
@@ -132,18 +133,20 @@ class Calls:
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call was begun")
-        tensors.check_model(self._policy, request.model_name, request.model_version)
-        answers.check_digest(self._policy, dict(context.invocation_metadata() or ()).get("if-match"))
+        policy = self._served.policy
+        tensors.check_model(policy, request.model_name, request.model_version)
+        answers.check_digest(policy, dict(context.invocation_metadata() or ()).get("if-match"))
         names = [tensor.name for tensor in request.inputs]
         given = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
-        found = tensors.infer(self._policy, self._metrics, _states(request, given, count), [output.name for output in request.outputs])
-        manifest = self._policy.bundle.manifest
+        found, inference = tensors.infer(policy, _states(request, given, count), [output.name for output in request.outputs])
+        self._served.answered(inference, self._ids.of(request.id.encode()))
+        manifest = policy.bundle.manifest
         return pb.ModelInferResponse(
             model_name=manifest.name,
             model_version=manifest.version,
             id=request.id,
-            parameters={"digest": pb.InferParameter(string_param=self._policy.bundle.digest)},
+            parameters={"digest": pb.InferParameter(string_param=policy.bundle.digest)},
             outputs=[
                 pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape) for tensor in found
             ],
@@ -152,7 +155,7 @@ class Calls:
 
     async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:  # noqa: N802 - the protocol's name
         """List the one model."""
-        manifest = self._policy.bundle.manifest
+        manifest = self._served.policy.bundle.manifest
         model = pb.RepositoryIndexResponse.ModelIndex(name=manifest.name, version=manifest.version, state="READY")
         return pb.RepositoryIndexResponse(models=[model])
 
@@ -160,17 +163,17 @@ class Calls:
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Make sure that the bundle on disk is the one that is served."""
-        tensors.check_model(self._policy, request.model_name, None)
+        tensors.check_model(self._served.policy, request.model_name, None)
         if request.parameters:
             raise bad_request(oip.NO_PARAMETERS)
-        await asyncio.to_thread(oip.check_loaded, self._settings, self._policy)
+        await asyncio.to_thread(oip.check_loaded, self._settings, self._served.policy)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - the protocol's name
         self, request: pb.RepositoryModelUnloadRequest, _: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Refuse: the model is served until the service ends."""
-        tensors.check_model(self._policy, request.model_name, None)
+        tensors.check_model(self._served.policy, request.model_name, None)
         raise OipError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
 
 

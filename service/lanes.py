@@ -1,83 +1,84 @@
-"""Lanes: an ASGI request in, its answer out. `POST /act` and `POST /act/batch` take the fast lane, everything else the general one.
+"""Lanes: a request in, its answer out. Good requests to `/act` and `/act/batch` take the fast lane, everything else the general one.
 
-The fast lane calls what the routes of the FastAPI application call, without its machinery: no router, no dependencies, no middleware stack.
-The routes stay declared, for the documents and as the lane that tests hold this one to, byte for byte.
+The fast lane stands before ASGI: the protocol gives it a whole request, and it gives back the bytes of the whole answer, by calling what
+the routes of the FastAPI application call. Whatever it cannot answer with a 200 it leaves to those routes. So there is one place that says
+what is wrong with a request, and tests hold the lanes to the same answer, byte for byte.
 """
 
 import logging
 from collections.abc import Callable
-from http import HTTPStatus
+from functools import partial
 from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import problems
+from service import answers
 from service.answers import Answer
-from service.bodies import ClientGoneError, read_body
-from service.metrics import GONE, Metrics, door_of
-from service.problems import ProblemError
+from service.metrics import GONE, door_of
+from service.policy import Policy
+from service.problems import ProblemError, RawHeader
 from service.request_ids import RequestIds
-
-Door = tuple[int, Callable[[bytes, str | None], Answer]]  # bytes that a body may have; what answers a body and its If-Match
+from service.served import Served
+from service.settings import Settings
 
 log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
-_JSON = (b"content-type", b"application/json")
-_PROBLEM = (b"content-type", problems.MEDIA_TYPE.encode())
-
 
 class Lanes:
-    """The service's ASGI application."""
+    """The service's ASGI application, which is the general lane; and the fast lane, for the protocol that knows of it."""
 
-    def __init__(self, app: ASGIApp, doors: dict[str, Door], metrics: Metrics) -> None:
-        self._doors = doors
-        self._metrics = metrics
-        self._ids = RequestIds()
-        self.general = GeneralLane(app, metrics, self._ids)
+    def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds) -> None:
+        self.general = GeneralLane(app, served, ids)
+        self.fast = FastLane(settings, served, ids)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, by the fast lane if it has the door."""
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in self._doors:
-            await self.general(scope, receive, send)
-            return
-        started = perf_counter()
-        path: str = scope["path"]
-        limit, answer = self._doors[path]
-        head: dict[bytes, bytes] = dict(scope["headers"][::-1])  # of a header that comes twice the first one counts, as in Starlette
+        """Answer the request by the general lane."""
+        await self.general(scope, receive, send)
+
+
+class FastLane:
+    """Answers whole requests with whole answers, at once."""
+
+    def __init__(self, settings: Settings, served: Served, ids: RequestIds) -> None:
+        self._served = served
+        self._ids = ids
+        self._doors: dict[bytes, Callable[[Policy, bytes, str | None], Answer]] = {
+            b"/act": answers.act,
+            b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
+        }
+        self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
+
+    def answer(
+        self, door: bytes, headers: list[RawHeader], body: bytes, started: float, first: bytes, write: Callable[[bytes], None]
+    ) -> bool:
+        """Write the answer to a POST to `door`, which begins with the header lines `first`; False if the general lane has to give it.
+
+        `started` is when its head had come, by `perf_counter`.
+        """
+        served = self._served
+        head = dict(headers[::-1])  # of a header that comes twice the first one counts, as in Starlette
         if_match = head.get(b"if-match")
-        request_id = self._ids.of(head.get(b"x-request-id"))
         try:
-            body = await read_body(receive, head.get(b"content-length"), limit)
-            body, headers, seconds, actions = answer(body, None if if_match is None else if_match.decode("latin-1"))
-        except ClientGoneError:
-            self._metrics.answered(path, GONE, perf_counter() - started)
-            return
-        except Exception as error:  # an unforeseen one is answered, and logged
-            problem = error if isinstance(error, ProblemError) else problems.internal_error()
-            if problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                log_failure(request_id, error)
-            status, body, headers, kind = problem.status.value, problem.body, problem.headers, _PROBLEM
-        else:
-            status, kind = 200, _JSON
-            self._metrics.inferred(seconds, actions)
-        length = b"%d" % len(body)
-        head_sent = [*headers, (b"content-length", length), kind, (b"x-request-id", request_id)]
-        await send({"type": "http.response.start", "status": status, "headers": head_sent})
-        await send({"type": "http.response.body", "body": body})
-        self._metrics.answered(path, status, perf_counter() - started)
-
-
-def log_failure(request_id: bytes, error: Exception) -> None:
-    """Log why a request was answered with a 5xx, under the id that its caller was told."""
-    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)
+            content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
+        except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
+            return False
+        request_id = self._ids.of(head.get(b"x-request-id"))
+        (tag, digest), (timing, took) = own
+        write(
+            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n\r\n%b"
+            % (first, tag, digest, timing, took, len(content), request_id, content)
+        )
+        served.metrics.answered(door.decode(), 200, perf_counter() - started)
+        served.answered(inference, request_id)
+        return True
 
 
 class GeneralLane:
     """Pure ASGI middleware around the FastAPI application, so that failures carry a request id and are counted too."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, ids: RequestIds) -> None:
+    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds) -> None:
         self._app = app
-        self._metrics = metrics
+        self._served = served
         self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,6 +88,7 @@ class GeneralLane:
             return
         started = perf_counter()
         request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
+        state = scope.setdefault("state", {})
         status = GONE
 
         async def send_with_id(message: Message) -> None:
@@ -101,4 +103,13 @@ class GeneralLane:
         except Exception as error:
             log_failure(request_id, error)
         finally:
-            self._metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
+            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
+            if "failure" in state:
+                log_failure(request_id, state["failure"])
+            if "inference" in state:
+                self._served.answered(state["inference"], request_id)
+
+
+def log_failure(request_id: bytes, error: Exception) -> None:
+    """Log why a request was answered with a 5xx, under the id that its caller was told."""
+    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)

@@ -36,6 +36,10 @@ STATUSES = (200, 400, 404, 405, 412, 413, 422, GONE, 500, 503)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
 INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
+# What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
+EVENTS = {
+    "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+}
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
 
 
@@ -52,7 +56,11 @@ class Metrics:
         self._seconds = {door: first + index * width for index, door in enumerate(DOORS)}
         self._inference = first + len(DOORS) * width
         self._chosen = self._inference + len(INFERENCE_BOUNDS) + 2
-        self._width = self._chosen + len(actions)
+        self._events: dict[tuple[str, str], int] = {}
+        for name, (_, _, values) in EVENTS.items():
+            for value in values:
+                self._events[name, value] = self._chosen + len(actions) + len(self._events)
+        self._width = self._chosen + len(actions) + len(self._events)
         self._map, row = self._private() if file is None else self._shared(file)
         self._slots = memoryview(self._map).cast("d")
         self._own = self._slots[row * self._width : (row + 1) * self._width]
@@ -90,6 +98,10 @@ class Metrics:
             return
         for action in range(len(self._actions)):
             own[self._chosen + action] += actions.count(action)
+
+    def happened(self, event: str, value: str, times: float = 1) -> None:
+        """Count one of `EVENTS` under one of its label's values."""
+        self._own[self._events[event, value]] += times
 
     def exposition(self, model: str, digest: str) -> bytes:
         """Return the sum over all processes as Prometheus text, and the bundle served, `model` and `digest`, as a label."""
@@ -137,6 +149,11 @@ class Metrics:
             actions.add_metric((name,), total[self._chosen + index])
         bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value={"model": model, "digest": digest})
         yield from (requests, seconds, inference, actions, bundle)
+        for name, (meaning, label, values) in EVENTS.items():
+            event = CounterMetricFamily(name, meaning, labels=(label,))
+            for value in values:
+                event.add_metric((value,), total[self._events[name, value]])
+            yield event
 
 
 def door_of(path: str) -> str:

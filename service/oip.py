@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from models import bundle
 from models.bundle import BundleError
 from service import answers, bodies, tensors
-from service.metrics import Metrics
 from service.policy import Float32Array, Policy
 from service.problems import ProblemError
+from service.served import Served
 from service.settings import Settings
 from service.tensors import OipError, Tensor, bad_request
 
@@ -76,10 +76,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 class OpenInference:
     """The ASGI application of everything below /v2. Every status but 200 comes with `{"error": …}`."""
 
-    def __init__(self, settings: Settings, policy: Policy, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, served: Served) -> None:
         self._settings = settings
-        self._policy = policy
-        self._metrics = metrics
+        self._served = served
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes that lead here: /v2 itself and all below it."""
@@ -135,20 +134,21 @@ class OpenInference:
     def _find_model(self, name: str, version: str | None, rest: list[str]) -> tuple[str, Handler]:
         match rest:
             case [] | ["ready"] | ["config"] | ["infer"]:
-                tensors.check_model(self._policy, name, version)
+                tensors.check_model(self._served.policy, name, version)
         match rest:
             case []:
-                return "GET", _always(tensors.metadata(self._policy))
+                return "GET", _always(tensors.metadata(self._served.policy))
             case ["ready"]:
                 return "GET", _always({"name": name, "ready": True})
             case ["config"]:
-                return "GET", _always(tensors.config(self._policy, self._settings.max_batch))
+                return "GET", _always(tensors.config(self._served.policy, self._settings.max_batch))
             case ["infer"]:
                 return "POST", self._infer
         raise OipError(HTTPStatus.NOT_FOUND, f"there is no /{'/'.join(rest)[:200]} of a model")
 
     async def _infer(self, request: Request) -> Response:
-        answers.check_digest(self._policy, request.headers.get("if-match"))
+        policy = self._served.policy  # this request's own, whatever replaces it meanwhile
+        answers.check_digest(policy, request.headers.get("if-match"))
         body = await self._body(request)
         header_length = _header_length(request, len(body))
         try:
@@ -159,48 +159,25 @@ class OpenInference:
         given = asked.inputs[0] if asked.inputs else InputTensor(name="", shape=[], datatype="")
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
         binary = None if header_length is None else body[header_length:]
-        found = tensors.infer(self._policy, self._metrics, _states(given, binary, count), [output.name for output in asked.outputs])
-        return self._inferred(asked, found)
-
-    def _inferred(self, asked: InferRequest, found: list[Tensor]) -> Response:
-        everywhere = _flag(asked.parameters, "binary_data_output", False)
-        wanted = {output.name: _flag(output.parameters, "binary_data", everywhere) for output in asked.outputs}
-        outputs: list[dict[str, object]] = []
-        raw = b""
-        for tensor in found:
-            described: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-            if wanted.get(tensor.name, everywhere):
-                raw += tensor.raw
-                described["parameters"] = {"binary_data_size": len(tensor.raw)}
-            else:
-                described["data"] = tensor.data
-            outputs.append(described)
-        manifest = self._policy.bundle.manifest
-        answer: dict[str, object] = {"model_name": manifest.name, "model_version": manifest.version}
-        if asked.id is not None:
-            answer["id"] = asked.id
-        answer |= {"parameters": {"digest": self._policy.bundle.digest}, "outputs": outputs}
-        text = json.dumps(answer, separators=(",", ":")).encode()
-        headers = {"ETag": answers.etag(self._policy)}
-        if not raw:
-            return Response(text, headers=headers, media_type="application/json")
-        return Response(text + raw, headers=headers | {HEADER_LENGTH: str(len(text))}, media_type="application/octet-stream")
+        found, inference = tensors.infer(policy, _states(given, binary, count), [output.name for output in asked.outputs])
+        request.state.inference = inference
+        return _inferred(policy, asked, found)
 
     async def _index(self, request: Request) -> Response:
         await self._repository(request)
-        manifest = self._policy.bundle.manifest
+        manifest = self._served.policy.bundle.manifest
         return JSONResponse([{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}])
 
     async def _load(self, request: Request, name: str) -> Response:
         """Make sure that the bundle on disk is the one that is served. Another one needs a restart, and the caller is told so."""
-        tensors.check_model(self._policy, name, None)
+        tensors.check_model(self._served.policy, name, None)
         if (await self._repository(request)).parameters:
             raise bad_request(NO_PARAMETERS)
-        await run_in_threadpool(check_loaded, self._settings, self._policy)
+        await run_in_threadpool(check_loaded, self._settings, self._served.policy)
         return JSONResponse({})
 
     async def _unload(self, request: Request, name: str) -> Response:
-        tensors.check_model(self._policy, name, None)
+        tensors.check_model(self._served.policy, name, None)
         await self._repository(request)
         raise OipError(HTTPStatus.NOT_IMPLEMENTED, UNLOAD)
 
@@ -239,6 +216,31 @@ def check_loaded(settings: Settings, policy: Policy) -> None:
         raise OipError(
             HTTPStatus.NOT_IMPLEMENTED, f"the bundle on disk is {found}, {policy.bundle.digest} is served; restart the service to load it"
         )
+
+
+def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Response:
+    everywhere = _flag(asked.parameters, "binary_data_output", False)
+    wanted = {output.name: _flag(output.parameters, "binary_data", everywhere) for output in asked.outputs}
+    outputs: list[dict[str, object]] = []
+    raw = b""
+    for tensor in found:
+        described: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if wanted.get(tensor.name, everywhere):
+            raw += tensor.raw
+            described["parameters"] = {"binary_data_size": len(tensor.raw)}
+        else:
+            described["data"] = tensor.data
+        outputs.append(described)
+    manifest = policy.bundle.manifest
+    answer: dict[str, object] = {"model_name": manifest.name, "model_version": manifest.version}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    answer |= {"parameters": {"digest": policy.bundle.digest}, "outputs": outputs}
+    text = json.dumps(answer, separators=(",", ":")).encode()
+    headers = {"ETag": answers.etag(policy)}
+    if not raw:
+        return Response(text, headers=headers, media_type="application/json")
+    return Response(text + raw, headers=headers | {HEADER_LENGTH: str(len(text))}, media_type="application/octet-stream")
 
 
 def _always(answer: dict[str, object]) -> Handler:

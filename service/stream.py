@@ -8,9 +8,9 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service import answers
-from service.metrics import Metrics
-from service.policy import Policy
 from service.problems import ProblemError
+from service.request_ids import RequestIds
+from service.served import Served
 
 PATH = "/act/stream"
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
@@ -19,34 +19,37 @@ SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answ
 class Stream:
     """The ASGI application of `WS /act/stream`. Each message is answered as `POST /act` would have answered it, in order."""
 
-    def __init__(self, policy: Policy, metrics: Metrics) -> None:
-        self._policy = policy
-        self._metrics = metrics
+    def __init__(self, served: Served, ids: RequestIds) -> None:
+        self._served = served
+        self._ids = ids
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept, then answer message by message until the other side leaves."""
         # As on POST /act, If-Match names the bundle that the caller means; on a stream it holds for every message.
         if_match = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"if-match"), None)
+        request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         await receive()
         await send({"type": "websocket.accept"})
         try:
             while (message := await receive())["type"] == "websocket.receive":
-                await send({"type": "websocket.send", "text": self._answer(message, if_match).decode()})
+                await self._answer(message, if_match, request_id, send)
         except OSError:  # the server's word for a client that left while its answer was on the way
             return
 
-    def _answer(self, message: Message, if_match: str | None) -> bytes:
+    async def _answer(self, message: Message, if_match: str | None, request_id: bytes, send: Send) -> None:
         started = perf_counter()
         text = message.get("text")
         body = text.encode() if text is not None else message["bytes"]
+        inference = None
+        status = 200
         try:
-            answer = answers.act(self._policy, body, if_match)
+            content, _, inference = answers.act(self._served.policy, body, if_match)
         except ProblemError as error:
-            self._metrics.answered(PATH, error.status, perf_counter() - started)
-            return with_seq(error, body)
-        self._metrics.inferred(answer.seconds, answer.actions)
-        self._metrics.answered(PATH, 200, perf_counter() - started)
-        return answer.body
+            status, content = error.status, with_seq(error, body)
+        await send({"type": "websocket.send", "text": content.decode()})
+        self._served.metrics.answered(PATH, status, perf_counter() - started)
+        if inference is not None:
+            self._served.answered(inference, request_id)
 
 
 def with_seq(error: ProblemError, body: bytes) -> bytes:

@@ -10,8 +10,8 @@ from time import perf_counter
 
 import numpy as np
 
-from service.metrics import Metrics
 from service.policy import STATE_SIZE, Float32Array, Policy, QValuesNotFiniteError
+from service.served import Inference
 
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the doors, as in the OpenAPI document
@@ -127,8 +127,8 @@ def states_of_numbers(numbers: Sequence[object], count: int) -> Float32Array:
         return _finite(np.array(values, np.float64).astype(np.float32).reshape(count, STATE_SIZE))
 
 
-def infer(policy: Policy, metrics: Metrics, states: Float32Array, requested: Sequence[str]) -> list[Tensor]:
-    """Return the requested outputs, all if none is named, for `states`, (n, 4), and count them. Raises `OipError`."""
+def infer(policy: Policy, states: Float32Array, requested: Sequence[str]) -> tuple[list[Tensor], Inference]:
+    """Return the requested outputs, all if none is named, for `states`, (n, 4), and the inference behind them. Raises `OipError`."""
     for number, name in enumerate(requested):
         if name not in OUTPUTS:
             raise bad_request(f"there is no output {name[:100]!r}; there are {', '.join(OUTPUTS)}")
@@ -141,7 +141,7 @@ def infer(policy: Policy, metrics: Metrics, states: Float32Array, requested: Seq
         if error.out_of_range:
             raise bad_request(f"state {error.row}: the policy has no finite Q-values this far outside its training range") from error
         raise OipError(HTTPStatus.INTERNAL_SERVER_ERROR, f"state {error.row}: the policy has no finite Q-values here") from error
-    metrics.inferred(perf_counter() - started, decisions.actions)
+    seconds = perf_counter() - started
     q_values = np.array(decisions.q_values, "<f4")
     tensors = {
         "q_values": Tensor(
@@ -149,7 +149,8 @@ def infer(policy: Policy, metrics: Metrics, states: Float32Array, requested: Seq
         ),
         "action": Tensor("action", "INT64", [len(states)], np.array(decisions.actions, "<i8").tobytes(), decisions.actions),
     }
-    return [tensors[name] for name in requested or OUTPUTS]
+    inference = Inference(policy, states.tolist(), decisions.q_values, decisions.actions, decisions.out_of_range, seconds)
+    return [tensors[name] for name in requested or OUTPUTS], inference
 
 
 def _finite(states: Float32Array) -> Float32Array:

@@ -20,6 +20,7 @@ from service.app import create_app
 from service.lanes import Lanes
 from service.metrics import Metrics
 from service.policy import PolicyError, load
+from service.served import Served
 from service.settings import Settings
 from service.sockets import announce
 from service.warm_up import warm_up
@@ -43,6 +44,6 @@ def _app(settings: Settings, counts: Path) -> Lanes:
     except (bundle.BundleError, PolicyError) as error:
         sys.stderr.write(f"upright: {error}\n")
         sys.exit(STARTUP_FAILURE)
-    app = create_app(settings, policy, Metrics(policy.bundle.manifest.actions, counts))
+    app = create_app(settings, Served(policy, Metrics(policy.bundle.manifest.actions, counts)))
     warm_up(policy)
     return app

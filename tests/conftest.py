@@ -18,6 +18,7 @@ from models import bundle
 from models.bundle import Bundle
 from service.app import create_app
 from service.policy import BackendName, load
+from service.served import Served
 from service.settings import Settings
 from training.export import export
 from training.recipe import recipe
@@ -60,7 +61,7 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 @pytest.fixture
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
-    with TestClient(create_app(settings(), load(committed, backend)), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings(), Served(load(committed, backend))), raise_server_exceptions=False) as client:
         yield client
 
 

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 from models import bundle
 from service.app import create_app
 from service.policy import load
+from service.served import Served
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,7 @@ FILE = ROOT / "docs" / "openapi.json"
 
 def document() -> str:
     """Return the application's OpenAPI document as it is committed."""
-    app = create_app(Settings.model_validate({}), load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx"))
+    app = create_app(Settings.model_validate({}), Served(load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx")))
     with TestClient(app) as client:
         return json.dumps(client.get("/openapi.json").json(), indent=2, ensure_ascii=False) + "\n"
 

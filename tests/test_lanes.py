@@ -20,6 +20,7 @@ from service.app import create_app
 from service.lanes import Lanes
 from service.policy import Policy, load
 from service.schemas import ActResponse, BatchResponse
+from service.served import Served
 from tests.conftest import COMMITTED, Start, settings
 from tests.test_policy import FixedBackend
 
@@ -29,7 +30,7 @@ Sent = list[dict[str, Any]]
 
 BUNDLE = bundle.read(COMMITTED)
 POLICY = load(BUNDLE, "onnx")
-LANES = create_app(settings(max_body=200, max_batch_body=2_000, max_batch=5), POLICY)
+LANES = create_app(settings(max_body=200, max_batch_body=2_000, max_batch=5), Served(POLICY))
 EXAMPLES = max(300, (hypothesis_settings.default or hypothesis_settings()).max_examples)
 STATE = b'{"state":[0,0,0.05,0]}'
 
@@ -122,7 +123,7 @@ def test_no_byte_differs_between_the_lanes(body: list[bytes | None], headers: He
 @pytest.mark.parametrize("backend", [FixedBackend(np.nan, 1), FixedBackend(3, np.inf)])
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 def test_the_lanes_fail_alike_when_the_policy_does(backend: FixedBackend, path: str) -> None:
-    lanes = create_app(settings(), Policy(BUNDLE, backend, "onnx"))
+    lanes = create_app(settings(), Served(Policy(BUNDLE, backend, "onnx")))
     for state in (b"[0,0,0,0]", b"[99,0,0,0]"):
         body = b'{"state":%s}' % state if path == "/act" else b'{"states":[[0.01,0,0,0],%s]}' % state
         fast, general = ask(lanes, [body], path=path), ask(lanes.general, [body], path=path)
@@ -135,7 +136,7 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
-    lanes = create_app(settings(), Policy(BUNDLE, Broken(), "onnx"))  # type: ignore[arg-type] # broken on purpose
+    lanes = create_app(settings(), Served(Policy(BUNDLE, Broken(), "onnx")))  # type: ignore[arg-type] # broken on purpose
     answered = [comparable(ask(lane, [STATE], headers=[(b"x-request-id", b"r1")])) for lane in (lanes, lanes.general)]
     assert answered[0] == answered[1]
     assert answered[0] is not None
@@ -147,7 +148,7 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 def test_a_client_that_leaves_before_its_body_has_come_gets_nothing_and_is_counted(path: str) -> None:
-    lanes = create_app(settings(), POLICY)
+    lanes = create_app(settings(), Served(POLICY))
     for lane in (lanes, lanes.general):
         assert ask(lane, [b'{"sta', None], path=path) == []
     text = ask(lanes, [b""], method="GET", path="/metrics")[1]["body"].decode()

@@ -19,6 +19,7 @@ from models.bundle import Bundle
 from service import oip
 from service.app import create_app
 from service.policy import load
+from service.served import Served
 from tests.conftest import COMMITTED, settings
 from tests.test_policy import FixedBackend
 
@@ -254,7 +255,7 @@ def test_more_than_the_doors_take_is_refused(client: TestClient, committed: Bund
     answer = client.post(INFER, content=b" " * 3_000_000)
     assert answer.status_code == 413
     assert "error" in answer.json()
-    with TestClient(create_app(settings(max_batch=1), load(committed, "onnx"))) as small:
+    with TestClient(create_app(settings(max_batch=1), Served(load(committed, "onnx")))) as small:
         answer = small.post(INFER, json=asked())
         assert answer.status_code == 400
         assert "at most 1" in answer.json()["error"]
@@ -272,7 +273,7 @@ def test_if_match_of_another_bundle_gets_no_action(client: TestClient, committed
 def test_the_repository_lists_the_model_and_loads_only_what_is_served(tmp_path: Path, committed: Bundle) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
-    with TestClient(create_app(settings(bundle=folder), load(committed, "onnx"))) as client:
+    with TestClient(create_app(settings(bundle=folder), Served(load(committed, "onnx")))) as client:
         for body in (b"", b"{}", b'{"ready":true}'):
             answer = client.post("/v2/repository/index", content=body)
             assert answer.json() == [{"name": "cartpole-dqn", "version": "1", "state": "READY", "reason": ""}]
@@ -292,14 +293,14 @@ def test_the_repository_lists_the_model_and_loads_only_what_is_served(tmp_path: 
 def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) -> None:
     policy = load(committed, "onnx")
     policy._backend = FixedBackend(np.nan, np.nan)  # the seam of a failure that cannot happen on demand
-    with TestClient(create_app(settings(), policy)) as client:
+    with TestClient(create_app(settings(), Served(policy))) as client:
         answer = client.post(INFER, json=asked())
         assert answer.status_code == 500
         assert list(answer.json()) == ["error"]
 
 
 def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(committed: Bundle) -> None:
-    app = create_app(settings(), load(committed, "onnx"))
+    app = create_app(settings(), Served(load(committed, "onnx")))
     rng = random.Random(6)  # noqa: S311 - no secret depends on it
     good = [json.dumps(body).encode() if isinstance(body, dict) else body for body, _ in WRONG]
     good += [json.dumps(asked()).encode()] * 10

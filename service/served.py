@@ -1,0 +1,38 @@
+"""What is served: the policy that answers, and what follows from its answers. Every door reads the policy here, once a request."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from service.metrics import Metrics
+from service.policy import Policy, State
+
+
+class Inference(NamedTuple):
+    """One run of a policy over some states, and what it answered, row by row."""
+
+    policy: Policy
+    states: Sequence[State]
+    q_values: Sequence[list[float]]
+    actions: Sequence[int]
+    out_of_range: Sequence[list[str]]  # names of the state values outside what training saw
+    seconds: float  # that the run took
+    seq: int | None = None  # of the request, where its door has one
+
+
+Watcher = Callable[[Inference, str], None]
+
+
+class Served:
+    """The policy that is served now. Replacing it is one assignment: a request finishes on the policy that it began with."""
+
+    def __init__(self, policy: Policy, metrics: Metrics | None = None) -> None:
+        self.policy = policy
+        self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
+        # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
+        self.watchers: list[Watcher] = []
+
+    def answered(self, inference: Inference, request_id: bytes) -> None:
+        """Count an inference whose answer has been handed to the server, and tell the watchers."""
+        self.metrics.inferred(inference.seconds, inference.actions)
+        for watcher in self.watchers:
+            watcher(inference, request_id.decode())
