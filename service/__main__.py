@@ -8,10 +8,8 @@ from typing import Any
 import uvicorn
 from pydantic import ValidationError
 
-from models import bundle
-from service import sockets, workers
+from service import admission, sockets, workers
 from service.app import create_app
-from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
 from service.stream import StreamProtocol
@@ -31,8 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        policy, shadow = admission.at_start(settings)
+    except admission.REFUSALS as error:
         _complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -55,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.workers > 1:
                 return workers.serve(settings, options, listeners)
-            server = uvicorn.Server(uvicorn.Config(create_app(settings, Served(policy)), **options))
+            server = uvicorn.Server(uvicorn.Config(create_app(settings, Served(policy, shadow=shadow)), **options))
             warm_up(policy)
             sockets.announce(listeners)
             # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.

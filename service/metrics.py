@@ -22,6 +22,9 @@ DOORS = (
     "/act/batch",
     "/act/stream",
     "/model",
+    "/model/rollback",
+    "/shadow",
+    "/shadow/promote",
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -32,13 +35,21 @@ DOORS = (
     "other",
 )
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
-STATUSES = (200, 400, 404, 405, 412, 413, 422, GONE, 500, 503)
+STATUSES = (200, 400, 404, 405, 409, 412, 413, 422, GONE, 500, 503)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
 INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+    "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
+    "upright_shadow_states": (
+        "states that the shadow was to answer; `disagreed` is without those that differ widely",
+        "outcome",
+        ("agreed", "disagreed", "disagreed_widely", "failed", "dropped"),
+    ),
+    "upright_shadow_seconds": ("inference of single states that were timed on both policies", "policy", ("live", "shadow")),
+    "upright_shadow_timed": ("single states that were timed on both policies", "kind", ("states",)),
 }
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
 
@@ -102,6 +113,10 @@ class Metrics:
     def happened(self, event: str, value: str, times: float = 1) -> None:
         """Count one of `EVENTS` under one of its label's values."""
         self._own[self._events[event, value]] += times
+
+    def count(self, event: str, value: str) -> float:
+        """Return how often one of `EVENTS` happened, in all processes."""
+        return sum(self._slots[self._events[event, value] :: self._width])
 
     def exposition(self, model: str, digest: str) -> bytes:
         """Return the sum over all processes as Prometheus text, and the bundle served, `model` and `digest`, as a label."""

@@ -15,11 +15,10 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
-from models import bundle
+from service import admission
 from service.app import create_app
 from service.lanes import Lanes
 from service.metrics import Metrics
-from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
 from service.sockets import announce
@@ -40,10 +39,10 @@ def serve(settings: Settings, options: dict[str, Any], listeners: list[socket.so
 def _app(settings: Settings, counts: Path) -> Lanes:
     """Return the application of one process; it ends the process where the bundle cannot be served (any more)."""
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        policy, shadow = admission.at_start(settings)
+    except admission.REFUSALS as error:
         sys.stderr.write(f"upright: {error}\n")
         sys.exit(STARTUP_FAILURE)
-    app = create_app(settings, Served(policy, Metrics(policy.bundle.manifest.actions, counts)))
+    app = create_app(settings, Served(policy, Metrics(policy.bundle.manifest.actions, counts), shadow))
     warm_up(policy)
     return app
