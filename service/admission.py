@@ -44,7 +44,8 @@ def examine(candidate: Bundle, backend: BackendName, min_score: float, like: Man
         _check_words(candidate.folder, "actions", manifest.actions, like.actions)
     if manifest.evaluation.mean < min_score:
         raise NotAdmittedError(
-            f"{candidate.folder}: the mean score of its evaluation is {manifest.evaluation.mean:g} steps, --min-score asks for {min_score:g}"
+            f"{candidate.folder}: the mean score in its evaluation is {manifest.evaluation.mean:g} steps,"
+            f" --min-score asks for {min_score:g}"
         )
     policy = load(candidate, backend)
     _check_sanity(policy)
@@ -54,12 +55,12 @@ def examine(candidate: Bundle, backend: BackendName, min_score: float, like: Man
 def _check_words(folder: Path, what: str, found: list[str] | tuple[str, ...], expected: list[str] | tuple[str, ...]) -> None:
     if tuple(found) != tuple(expected):
         raise NotAdmittedError(
-            f"{folder}: its {what} is {', '.join(found)}, the bundle served has {', '.join(expected)}; start the service anew to change that"
+            f"{folder}: its {what}: {', '.join(found)}; those of the bundle served: {', '.join(expected)}; others need a new start"
         )
 
 
 def _check_sanity(policy: Policy) -> None:
-    """Ask for finite answers at the corners and inside of what training saw and of the environment's bounds, and for more than one action."""
+    """Ask for finite answers all over what training saw and the environment's bounds, and for more than one action."""
     values = policy.bundle.manifest.state
     seen = [(value.seen_min, value.seen_max) for value in values]
     bounds = [

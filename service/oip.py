@@ -206,7 +206,7 @@ UNLOAD = "the one model of this service cannot be unloaded: it is served until t
 
 
 def check_loaded(reload: Reload) -> None:
-    """Raise `OipError` where a load was refused. The request was good, but not what it found on the disk: a conflict (RFC 9110, 15.5.10)."""
+    """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
     if reload.outcome == "refused":
         raise OipError(HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}")
 
