@@ -28,9 +28,9 @@ def admit(folder: Path, backend: BackendName, min_score: float, like: Manifest |
     return examine(bundle.read(folder), backend, min_score, like)
 
 
-def at_start(settings: Settings) -> tuple[Policy, Policy | None]:
-    """Return the policy to serve and its shadow, if there is to be one. Raises one of `REFUSALS`."""
-    policy = admit(settings.bundle, settings.backend, settings.min_score)
+def at_start(settings: Settings, folder: Path | None = None) -> tuple[Policy, Policy | None]:
+    """Return the policy to serve, from `folder` if not the settings', and its shadow, if there is to be one. Raises one of `REFUSALS`."""
+    policy = admit(folder or settings.bundle, settings.backend, settings.min_score)
     if settings.shadow is None:
         return policy, None
     return policy, admit(settings.shadow, settings.backend, settings.min_score, policy.bundle.manifest)
