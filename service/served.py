@@ -31,6 +31,7 @@ class Served:
         self.shadow = shadow  # what is to be compared with it, if anything
         self.shelf = shelf  # where the processes of the service agree on what they serve, if there are several
         self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
+        self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
 
