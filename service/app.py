@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, bodies, operations, problems, stream
+from service import answers, bodies, operations, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
@@ -25,6 +25,7 @@ from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
+from service.stream import PATH, Stream
 
 
 class ModelResponse(BaseModel):
@@ -95,10 +96,11 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
         return Response(content, media_type=EXPOSITION_TYPE)
 
+    channels = Stream(settings, served, ids)
     app.include_router(operations.doors(served, reloader))
-    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
+    app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served, reloader).routes())
-    return Lanes(app, settings, served, ids)
+    return Lanes(app, settings, served, ids, channels)
 
 
 @asynccontextmanager
