@@ -142,11 +142,10 @@ class Reloader:
         self._seen = _looks(self._settings.bundle)
 
         def admitted() -> Policy:
-            served = self._served.policy
             found = bundle.read(self._settings.bundle)
             if name not in (None, found.manifest.name):
                 raise NotAdmittedError(f"{found.folder}: the bundle is named {found.manifest.name!r}, not {name!r}")
-            return served if found.digest == served.bundle.digest else self._examined(found)
+            return self._examined(found)
 
         return self._replace("loaded", admitted)
 
@@ -170,7 +169,10 @@ class Reloader:
         return self._replace("promoted", admitted)
 
     def _examined(self, found: Bundle) -> Policy:
-        return admission.examine(found, self._settings.backend, self._settings.min_score, self._served.policy.bundle.manifest)
+        served = self._served.policy
+        if found.digest == served.bundle.digest:
+            return served
+        return admission.examine(found, self._settings.backend, self._settings.min_score, served.bundle.manifest)
 
     def _replace(self, verb: str, admitted: Callable[[], Policy]) -> Reload:
         """Serve what is admitted, if it is; tell and count what became of it."""
