@@ -1,15 +1,14 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import logging.config
+import signal
 import sys
 from importlib.util import find_spec
 
 import uvicorn.config
 from pydantic import ValidationError
 
-from models import bundle
-from service import server, sockets, workers
-from service.policy import PolicyError, load
+from service import admission, server, sockets, workers
 from service.served import Served
 from service.settings import Settings
 
@@ -26,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        policy, shadow = admission.at_start(settings)
+    except admission.REFUSALS as error:
         _complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
             logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
             sockets.announce(listeners)
             if settings.workers > 1:
-                return workers.serve(settings, listeners)
-            return 0 if server.serve(settings, Served(policy), listeners) else 1  # it has logged why
+                return workers.serve(settings, policy.bundle, listeners)
+            return 0 if server.serve(settings, Served(policy, shadow=shadow), listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         _complain(str(error))
         return 1

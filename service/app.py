@@ -1,7 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, bodies, problems
+from service import answers, bodies, operations, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
@@ -20,6 +20,7 @@ from service.metrics import EXPOSITION_TYPE
 from service.oip import OpenInference
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
@@ -41,13 +42,14 @@ IfMatch = Annotated[str | None, Header(description='answer only if the bundle se
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
+    reloader = Reloader(settings, served)
     app = FastAPI(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: grpc_door(settings, served),
+        lifespan=lambda _: _living(settings, served, reloader),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -95,20 +97,30 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         return Response(content, media_type=EXPOSITION_TYPE)
 
     channels = Stream(settings, served, ids)
+    app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
-    app.router.routes.extend(OpenInference(settings, served).routes())
+    app.router.routes.extend(OpenInference(settings, served, reloader).routes())
     return Lanes(app, settings, served, ids, channels)
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, served: Served) -> AsyncIterator[None]:
+async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+    """Hold what lives as long as the application does."""
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(reloader.running())
+        await stack.enter_async_context(grpc_door(settings, served, reloader))
+        yield
+
+
+@asynccontextmanager
+async def grpc_door(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
     """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
     if settings.grpc_port is None:
         yield
         return
     from service import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, served):
+    async with grpc_server.serving(settings, served, reloader):
         yield
 
 
