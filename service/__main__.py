@@ -38,6 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     if settings.grpc_port is not None and find_spec("grpc") is None:
         _complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
         return 1
+    if settings.record is not None:
+        from service import record  # needs sqlite3, which takes time to import
+
+        try:
+            record.check(settings.record, policy.bundle.manifest)
+        except record.RecordError as error:
+            _complain(f"--record {error}")
+            return 1
     options: dict[str, Any] = {
         "loop": "uvloop",
         "ws": StreamProtocol,

@@ -1,7 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -46,7 +46,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: grpc_door(settings, served),
+        lifespan=lambda _: _living(settings, served),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -94,6 +94,18 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
     app.router.routes.extend(OpenInference(settings, served).routes())
     return Lanes(app, settings, served, ids)
+
+
+@asynccontextmanager
+async def _living(settings: Settings, served: Served) -> AsyncIterator[None]:
+    """Hold what lives as long as the application. What is named first ends last."""
+    async with AsyncExitStack() as stack:
+        if settings.record is not None:
+            from service.recorder import recording  # needs sqlite3, which takes time to import
+
+            stack.enter_context(recording(settings.record, settings, served))
+        await stack.enter_async_context(grpc_door(settings, served))
+        yield
 
 
 @asynccontextmanager

@@ -39,6 +39,7 @@ INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50,
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+    "upright_record_rows": ("decisions by what became of them in the record", "outcome", ("written", "dropped")),
 }
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
 

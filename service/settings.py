@@ -33,6 +33,10 @@ class Settings(BaseSettings):
     grpc_port: int | None = Field(None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
     shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
+    record: Path | None = Field(None, description="SQLite file that every decision is recorded in")
+    record_size: int = Field(268_435_456, gt=0, description="bytes from which on a record's file is set aside for a new one")
+    record_age: int = Field(86_400, gt=0, description="seconds after which a record's file is set aside for a new one")
+    record_keep: int = Field(10, ge=0, description="files set aside that are kept, for each process")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
     @model_validator(mode="after")
