@@ -28,6 +28,7 @@ class Served:
     def __init__(self, policy: Policy, metrics: Metrics | None = None) -> None:
         self.policy = policy
         self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
+        self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
 
