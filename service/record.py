@@ -15,7 +15,6 @@ import heapq
 import os
 import re
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -51,8 +50,8 @@ CREATE TABLE decisions (
     -- The numbers as they were asked and answered. No type: in a REAL column SQLite makes 0.0 of -0.0.
     {", ".join(f"{name} NOT NULL" for name in STATE)},
     {", ".join(f"q_{action} NOT NULL" for action in ACTIONS)},
-    action INTEGER NOT NULL,
-    out_of_range TEXT NOT NULL,  -- names with a comma between them, mostly none
+    action INTEGER NOT NULL,     -- 0 left, 1 right
+    out_of_range TEXT,           -- names with a comma between them; NULL where there is none
     policy INTEGER NOT NULL REFERENCES policies
 );
 PRAGMA application_id = {APPLICATION};
@@ -85,7 +84,7 @@ class RecordError(Exception):
 
 
 # A decision as it is written: the values of `COLUMNS`.
-Values = tuple[float, str, int | None, int, float, float, float, float, float, float, int, str]
+Values = tuple[float, str, int | None, int, float, float, float, float, float, float, int, str | None]
 
 
 class Row(NamedTuple):
@@ -98,7 +97,7 @@ class Row(NamedTuple):
     state: tuple[float, ...]
     q_values: tuple[float, ...]
     action: int
-    out_of_range: str  # names with a comma between them
+    out_of_range: str | None  # names with a comma between them; none where there is none
     digest: str
     backend: str
 
@@ -143,7 +142,7 @@ class Writer:
         """Return the file to write to: a new one where the old one is full, or is not in its place any more."""
         if self._file is not None and not self._file.in_place():
             self._close_file()
-        if self._file is not None and self._file.due(self._limits, now) and self._file.set_aside():
+        if self._file is not None and self._file.due(self._limits, now) and self._file.set_aside(now):
             self._close_file()
             self._forget()
         if self._file is None:
@@ -209,7 +208,7 @@ class _File:
             return False
         return self._size >= limits.size or now - self._began >= limits.age
 
-    def set_aside(self) -> bool:
+    def set_aside(self, now: float) -> bool:
         """Give the file its sortable name; False where a reader that has it open prevents that for now."""
         connection = self._connection
         # The journal is part of the file until it is written back, and that needs the file for itself.
@@ -221,7 +220,7 @@ class _File:
         finally:
             connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1e3)}")
         if mode != "delete":
-            self._not_before = time.time() + ROTATION_PAUSE
+            self._not_before = now + ROTATION_PAUSE
             return False
         moment = datetime.fromtimestamp(self._began or 0.0, UTC)
         while (aside := self._path.with_name(f"{self._path.stem}.{moment.strftime(STAMP)}{self._path.suffix}")).exists():

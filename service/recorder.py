@@ -37,10 +37,7 @@ class Recorder:
         self._thread.start()
 
     def watch(self, inference: Inference, request_id: str) -> None:
-        """Take in an answered inference, or count it where too many wait. Called by one thread, and never waits.
-
-        The values are taken out at once: an inference that waits costs the garbage collector more than that, and the writer's cache too.
-        """
+        """Take in an answered inference, or count it where too many wait. Called by one thread, and never waits."""
         now = time.time()
         policy, states, q_values, actions, out_of_range, _, seq = inference
         if policy is not self._policy:
@@ -49,11 +46,11 @@ class Recorder:
         if len(queue) + len(actions) > WAITING:
             self._refused += len(actions)
         elif len(actions) == 1:
-            (x, v, θ, ω), (left, right), (names,) = states[0], q_values[0], out_of_range
-            queue.append((now, request_id, seq, 0, x, v, θ, ω, left, right, actions[0], ",".join(names)))
+            ((x, v, θ, ω),), ((left, right),), (action,), (names,) = states, q_values, actions, out_of_range
+            queue.append((now, request_id, seq, 0, x, v, θ, ω, left, right, action, ",".join(names) if names else None))
         else:
             for row, ((x, v, θ, ω), (left, right), action, names) in enumerate(zip(states, q_values, actions, out_of_range, strict=True)):
-                queue.append((now, request_id, seq, row, x, v, θ, ω, left, right, action, ",".join(names)))
+                queue.append((now, request_id, seq, row, x, v, θ, ω, left, right, action, ",".join(names) if names else None))
 
     def _turn_to(self, policy: Policy) -> None:
         """Begin the queue of another policy."""

@@ -88,7 +88,7 @@ def _compare(rows: list[Row], policy: Policy, found: Found) -> None:
     except QValuesNotFiniteError as error:
         raise PolicyError(f"request {rows[error.row].request_id}: {error}, though one was recorded") from error
     for row, q_values, action, names in zip(rows, now.q_values, now.actions, now.out_of_range, strict=True):
-        if list(row.q_values) == q_values and row.action == action and row.out_of_range == ",".join(names):
+        if list(row.q_values) == q_values and row.action == action and row.out_of_range == (",".join(names) or None):
             found.identical += 1
             continue
         found.different += 1
