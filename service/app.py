@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, bodies, problems, stream
+from service import answers, bodies, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
@@ -24,6 +24,7 @@ from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
+from service.stream import PATH, Stream
 
 
 class ModelResponse(BaseModel):
@@ -93,9 +94,10 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
         return Response(content, media_type=EXPOSITION_TYPE)
 
-    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
+    channels = Stream(settings, served, ids)
+    app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served).routes())
-    return Lanes(app, settings, served, ids)
+    return Lanes(app, settings, served, ids, channels)
 
 
 @asynccontextmanager
