@@ -84,7 +84,7 @@ class RecordError(Exception):
 
 
 # A decision as it is written: the values of `COLUMNS`.
-Values = tuple[float, str, int | None, int, float, float, float, float, float, float, int, str | None]
+Values = tuple[float | int | str | None, ...]
 
 
 class Row(NamedTuple):
@@ -125,10 +125,13 @@ class Writer:
             os.close(self._lock)
             raise
 
-    def write(self, decisions: Sequence[tuple[Policy, Sequence[Values]]]) -> None:
-        """Write decisions, some of each policy, all or none. Raises `RecordError`; the next call begins from the files as they then are."""
+    def write(self, decisions: Sequence[tuple[Policy, Sequence[Values]]], now: float) -> None:
+        """Write decisions, some of each policy, all or none, at the time `now`.
+
+        Raises `RecordError`; the next call begins with the files as they then are.
+        """
         try:
-            self._right_file(decisions[0][1][0][0]).insert(decisions)
+            self._right_file(now).insert(decisions)
         except (sqlite3.Error, OSError) as error:
             self._close_file()
             raise RecordError(f"{self._path}: cannot be written ({error})") from error
@@ -190,8 +193,11 @@ class _File:
         self._connection.execute("PRAGMA synchronous = NORMAL")
         if empty:
             self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+        self._began = self._first_time()
+
+    def _first_time(self) -> float | None:
         first = self._connection.execute("SELECT time FROM decisions ORDER BY id LIMIT 1").fetchone()
-        self._began: float | None = None if first is None else first[0]
+        return None if first is None else float(first[0])
 
     def in_place(self) -> bool:
         """Return whether the file still has its name: what is written to one that was moved or removed, nobody finds."""
@@ -245,7 +251,7 @@ class _File:
                 connection.execute("ROLLBACK")
             raise
         if self._began is None:
-            self._began = decisions[0][1][0][0]
+            self._began = self._first_time()
 
     def _number(self, policy: Policy) -> int:
         """Return by which number a policy is known in this file."""
@@ -284,7 +290,10 @@ def check(path: Path, manifest: Manifest) -> None:
 
 def read(path: Path) -> Iterator[Row]:
     """Return the whole record at `path`, in the order of time; of an older file's name, that file alone. Raises `RecordError`."""
-    found = _family(path)
+    try:
+        found = _family(path)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     if not found:
         raise RecordError(f"{path}: there is no such record")
     files = {of: [file for file, _, _ in members] for of, members in groupby(found, lambda member: member[1])}

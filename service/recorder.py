@@ -14,7 +14,7 @@ from service.record import Limits, RecordError, Values, Writer
 from service.served import Inference, Served
 from service.settings import Settings
 
-INTERVAL = 0.05  # seconds between two commits: what a killed process loses at most, and half of what it may
+INTERVAL = 0.05  # seconds between two commits: a killed process loses so much, and what was being written
 WAITING = 65_536  # states that wait to be written; more are dropped
 
 log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
@@ -46,11 +46,11 @@ class Recorder:
         if len(queue) + len(actions) > WAITING:
             self._refused += len(actions)
         elif len(actions) == 1:
-            ((x, v, θ, ω),), ((left, right),), (action,), (names,) = states, q_values, actions, out_of_range
-            queue.append((now, request_id, seq, 0, x, v, θ, ω, left, right, action, ",".join(names) if names else None))
+            (state,), (q,), (action,), (names,) = states, q_values, actions, out_of_range
+            queue.append((now, request_id, seq, 0, *state, *q, action, ",".join(names) if names else None))
         else:
-            for row, ((x, v, θ, ω), (left, right), action, names) in enumerate(zip(states, q_values, actions, out_of_range, strict=True)):
-                queue.append((now, request_id, seq, row, x, v, θ, ω, left, right, action, ",".join(names) if names else None))
+            for row, (state, q, action, names) in enumerate(zip(states, q_values, actions, out_of_range, strict=True)):
+                queue.append((now, request_id, seq, row, *state, *q, action, ",".join(names) if names else None))
 
     def _turn_to(self, policy: Policy) -> None:
         """Begin the queue of another policy."""
@@ -72,7 +72,7 @@ class Recorder:
         if decisions := self._take():
             count = sum(len(rows) for _, rows in decisions)
             try:
-                self._writer.write(decisions)
+                self._writer.write(decisions, time.time())
             except RecordError as error:
                 self._metrics.happened("upright_record_rows", "dropped", count)
                 if not self._failing:

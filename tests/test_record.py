@@ -15,13 +15,16 @@ from typing import Any
 
 import httpx2
 import pytest
+from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
+from service.app import create_app
 from service.policy import Policy, load
 from service.record import Limits, RecordError, Values, Writer, read
 from service.recorder import WAITING
-from tests.conftest import COMMITTED, ROOT, Start, clean_environment
+from service.served import Served
+from tests.conftest import COMMITTED, ROOT, Start, clean_environment, settings
 from tests.test_client import free_port, service, wait_for
 from tests.test_metrics import samples
 from tests.test_start import refused
@@ -59,7 +62,7 @@ def policy(committed: Bundle) -> Policy:
 
 
 def decision(moment: float, request_id: str = "a") -> Values:
-    return (moment, request_id, None, 0, *STATE, 1.5, 2.5, 1, None)  # type: ignore[return-value] # four numbers are unpacked
+    return (moment, request_id, None, 0, *STATE, 1.5, 2.5, 1, None)
 
 
 def test_every_door_records_what_it_answered_one_row_a_state(tmp_path: Path) -> None:
@@ -109,6 +112,16 @@ def test_an_existing_record_is_continued_by_another_bundle_too(start: Start, tmp
     found = list(read(file))
     assert [row.seq for row in found] == [0, 1, 2, 3, 4]
     assert [row.digest == exported.digest for row in found] == [False, False, False, True, True]
+
+
+def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places(tmp_path: Path, policy: Policy, exported: Bundle) -> None:
+    file, policies, digests = tmp_path / "decisions.sqlite", (policy, load(exported, "onnx")), []
+    served = Served(policy)
+    with TestClient(create_app(settings(record=file), served)) as client:
+        for number in range(300):
+            served.policy = policies[number // 3 % 2]
+            digests.append(client.post("/act", json={"state": STATE, "seq": number}).json()["digest"])
+    assert [(row.seq, row.digest) for row in read(file)] == list(enumerate(digests))
 
 
 @contextmanager
@@ -245,7 +258,7 @@ def test_a_file_that_is_removed_is_begun_again(start: Start, tmp_path: Path) -> 
 def test_a_file_is_set_aside_by_age_under_a_name_that_sorts(tmp_path: Path, policy: Policy) -> None:
     writer = Writer(tmp_path / "decisions.sqlite", Limits(size=10**9, age=60, keep=10))
     for moment in (NOON, NOON + 59, NOON + 60, NOON + 61, NOON + 120):
-        writer.write([(policy, [decision(moment)])])
+        writer.write([(policy, [decision(moment)])], moment)
     writer.close()
     names = ["decisions.20261123T120000.000000Z.sqlite", "decisions.20261123T120100.000000Z.sqlite", "decisions.sqlite"]
     assert sorted(path.name for path in tmp_path.glob("*.sqlite")) == names
@@ -267,12 +280,12 @@ def test_a_file_is_set_aside_by_size_and_only_so_many_are_kept(start: Start, tmp
 def test_a_file_that_somebody_reads_is_set_aside_later_and_nothing_is_lost(tmp_path: Path, policy: Policy) -> None:
     file = tmp_path / "decisions.sqlite"
     writer = Writer(file, Limits(size=10**9, age=60, keep=10))
-    writer.write([(policy, [decision(NOON)])])
+    writer.write([(policy, [decision(NOON)])], NOON)
     with closing(sqlite3.connect(file)) as reader:
         assert reader.execute("SELECT count(*) FROM decisions").fetchone() == (1,)
-        writer.write([(policy, [decision(NOON + 70)])])
+        writer.write([(policy, [decision(NOON + 70)])], NOON + 70)
         assert reader.execute("SELECT count(*) FROM decisions").fetchone() == (2,)
-    writer.write([(policy, [decision(NOON + 90)])])
+    writer.write([(policy, [decision(NOON + 90)])], NOON + 90)
     writer.close()
     assert [len(rows_of(path)) for path in sorted(tmp_path.glob("*.sqlite"))] == [2, 1]
 
@@ -281,11 +294,11 @@ def test_a_batch_of_rows_is_written_whole_or_not_at_all(tmp_path: Path, policy: 
     file, count = tmp_path / "decisions.sqlite", 300
     writer = Writer(file, NEVER)
     rows = [decision(NOON + number, str(number)) for number in range(count)]
-    writer.write([(policy, rows), (load(exported, "onnx"), rows)])
+    writer.write([(policy, rows), (load(exported, "onnx"), rows)], NOON)
     broken = [*rows, (NOON, None, *rows[0][2:])]  # no request id
     with pytest.raises(RecordError, match="request_id"):
-        writer.write([(policy, broken)])  # type: ignore[list-item] # that is what is claimed
-    writer.write([(policy, rows[:1])])
+        writer.write([(policy, broken)], NOON)
+    writer.write([(policy, rows[:1])], NOON)
     writer.close()
     found = list(read(file))
     assert [row.request_id for row in found] == [*(row[1] for row in rows), *(row[1] for row in rows), "0"]
