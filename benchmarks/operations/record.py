@@ -5,6 +5,7 @@
 Cost: one service with the record and one without, on one core and asked in turns by wrk on the other; ratios are taken within a round.
 Kill: 5,000 requests a second for a minute, each with its own seq, then `kill -9`. What was answered is looked up in the file, the file is
 checked, and every row is answered again.
+Rows: the processor time of writing one, by the ways that were to choose from (docs/decisions/0016).
 """
 
 import argparse
@@ -18,6 +19,7 @@ import re
 import signal
 import sqlite3
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,6 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
@@ -32,17 +35,20 @@ from benchmarks.calling.served import free_port, ready, write
 from benchmarks.environments import ROOT
 from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Server
 from benchmarks.serving.peers import UPRIGHT
+from service import record
 
 STATE = [0.01, -0.02, 0.05, 0.3]
 CONNECTIONS = 16
 RATE, CLIENTS = 5_000, 64  # requests a second, and over how many connections, in the part that ends with a kill
+AT_ONCE = record.AT_ONCE[0]
+ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
 SEQ = re.compile(rb'"seq":(\d+)}$')
 
 
 def main() -> None:
     """Measure, print tables and write what was measured as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("cost", "kill"), default=("cost", "kill"))
+    parser.add_argument("--parts", nargs="+", choices=("cost", "kill", "rows"), default=("cost", "kill"))
     parser.add_argument("--rounds", type=int, default=9, help="of the cost")
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=60, help="of load before a kill")
@@ -57,6 +63,8 @@ def main() -> None:
             print("\n| requests answered | per second | missing | the oldest of them, ms before the kill | integrity | replay |")
             print("| --- | --- | --- | --- | --- | --- |")
             figures["kills"] = [kill(Path(folder) / f"kill-{number}.sqlite", options.seconds) for number in range(options.kills)]
+        if "rows" in options.parts:
+            figures["rows"] = rows(Path(folder))
     write("record", figures)
 
 
@@ -140,6 +148,54 @@ def kill(file: Path, seconds: int) -> dict[str, object]:
         f"| {replayed.stdout.strip()}, exit code {replayed.returncode} |",
         flush=True,
     )
+    return found
+
+
+def rows(scratch: Path) -> dict[str, float]:
+    """Return the processor time, in microseconds, of making and writing a row: in columns or packed, row by row or many at once."""
+    decisions = [
+        (NOW + number, f"{number:032x}", number, 0, (0.1 * number, 0.2, 0.3, -0.4), (10.5 + number, 11.5), 1, None)
+        for number in range(ROWS)
+    ]
+    pack_state, pack_q = struct.Struct("<4d").pack, struct.Struct("<2f").pack
+
+    def columns() -> list[Any]:
+        return [(now, name, seq, row, *state, *q, action, names) for now, name, seq, row, state, q, action, names in decisions]
+
+    def packed() -> list[Any]:
+        return [
+            (now, name, seq, row, pack_state(*state), pack_q(*q), action, names, 1)
+            for now, name, seq, row, state, q, action, names in decisions
+        ]
+
+    def by_one(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.executemany(record.INSERT[-1][1], [(1, *row) for row in some])
+
+    def by_many(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.execute(record.INSERT[0][1], [1, *itertools.chain.from_iterable(some)])
+
+    def as_blobs(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.executemany("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", some)
+
+    found = {}
+    print("\n| way | µs a row |\n| --- | --- |")
+    for name, make, insert in (
+        ("in columns, row by row", columns, by_one),
+        (f"in columns, {AT_ONCE} rows at once", columns, by_many),
+        ("state and Q-values packed, row by row", packed, as_blobs),
+    ):
+        with closing(sqlite3.connect(scratch / f"{insert.__name__}.sqlite", isolation_level=None)) as connection:
+            connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {record.SCHEMA}")
+            connection.execute("CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)")
+            before = time.process_time()
+            made = make()
+            for first in range(0, ROWS, AT_ONCE * 4):
+                connection.execute("BEGIN")
+                for place in range(first, first + AT_ONCE * 4, AT_ONCE):
+                    insert(connection, made[place : place + AT_ONCE])
+                connection.execute("COMMIT")
+            found[name] = (time.process_time() - before) / ROWS * 1e6
+        print(f"| {name} | {found[name]:.2f} |", flush=True)
     return found
 
 
