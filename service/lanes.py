@@ -110,6 +110,10 @@ class FastLane:
         """Count a request that was given up because its `part`, head or body, did not come in time."""
         self._served.metrics.happened("upright_slow_requests", part)
 
+    def refused(self, why: str) -> None:
+        """Count a request that was refused before it had a door."""
+        self._served.metrics.happened("upright_refused_requests", why)
+
 
 class GeneralLane:
     """Pure ASGI middleware around the FastAPI application: limits, counts and names its requests, and answers when it fails."""
@@ -143,7 +147,8 @@ class GeneralLane:
             self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
             return
         try:
-            await self._app(scope, receive, send_with_id)
+            # HEAD is answered as GET is, but for the body, which the server leaves away (RFC 9110, section 9.3.2).
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send_with_id)
         except CancelledError:
             if status != GONE:
                 raise
