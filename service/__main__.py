@@ -3,6 +3,7 @@
 import logging.config
 import signal
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 import uvicorn.config
@@ -12,11 +13,19 @@ from service import admission, server, sockets, workers
 from service.served import Served
 from service.settings import Settings
 
+COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+    "replay": "service.replay",
+    "export": "service.export",
+}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop. Returns 1 when the bundle cannot be served, 2 when a setting is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        return int(import_module(COMMANDS[given[0]]).main(given[1:]))
     try:
-        settings = Settings(_cli_parse_args=sys.argv[1:] if arguments is None else arguments)
+        settings = Settings(_cli_parse_args=given)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
@@ -38,6 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         with sockets.listening(settings) as listeners:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
+            if settings.record is not None:
+                from service import record  # needs sqlite3, which takes time to import
+
+                try:
+                    record.check(settings.record, policy.bundle.manifest)
+                except record.RecordError as error:
+                    _complain(f"--record {error}")
+                    return 1
             logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
             sockets.announce(listeners)
             if settings.workers > 1:

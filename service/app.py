@@ -105,8 +105,12 @@ def create_app(settings: Settings, served: Served) -> Lanes:
 
 @asynccontextmanager
 async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
-    """Hold what lives as long as the application does."""
+    """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
+        if settings.record is not None:
+            from service.recorder import recording  # needs sqlite3, which takes time to import
+
+            stack.enter_context(recording(settings.record, settings, served))
         await stack.enter_async_context(reloader.running())
         await stack.enter_async_context(grpc_door(settings, served, reloader))
         yield

@@ -50,6 +50,7 @@ EVENTS = {
     ),
     "upright_shadow_seconds": ("inference of single states that were timed on both policies", "policy", ("live", "shadow")),
     "upright_shadow_timed": ("single states that were timed on both policies", "kind", ("states",)),
+    "upright_record_rows": ("decisions by what became of them in the record", "outcome", ("written", "dropped")),
 }
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
 

@@ -81,9 +81,7 @@ def too_slow(part: str) -> ProblemError:
 
 def too_fast(rate: int) -> ProblemError:
     """Return the problem of a message that is one too many in its second."""
-    return ProblemError(
-        HTTPStatus.TOO_MANY_REQUESTS, "too-fast", f"A stream may ask {rate} times a second; this message got no action"
-    )
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "too-fast", f"A stream may ask {rate} times a second; this message got no action")
 
 
 def not_http(why: str) -> ProblemError:

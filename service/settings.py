@@ -48,6 +48,10 @@ class Settings(BaseSettings):
         5, ge=0, description="seconds that the service goes on answering after SIGTERM, not ready any more, before it stops to listen"
     )
     shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
+    record: Path | None = Field(None, description="SQLite file that every decision is recorded in")
+    record_size: int = Field(268_435_456, gt=0, description="bytes from which on a record's file is set aside for a new one")
+    record_age: int = Field(86_400, gt=0, description="seconds after which a record's file is set aside for a new one")
+    record_keep: int = Field(10, ge=0, description="files set aside that are kept, for each process")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
     @model_validator(mode="after")

@@ -1,1 +1,1 @@
-"""What operating the service costs: reloads and the shadow, measured while requests go on."""
+"""Operations, measured: what running the service costs, and what it survives."""
