@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,19 +10,29 @@ import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
-from service import sockets, workers
+from service import keys, sockets, tls, workers
 from service.app import create_app
+from service.keys import KeysError
 from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
 from service.stream import StreamProtocol
+from service.tls import TlsError
 from service.warm_up import warm_up
+
+COMMANDS = {"key": "service.new_key"}  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop. Returns 1 when the bundle cannot be served, 2 when a setting is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        return int(import_module(COMMANDS[given[0]]).main(given[1:]))
+    if any(argument.startswith("--tls-key-password") for argument in given):
+        _complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
+        return 2
     try:
-        settings = Settings(_cli_parse_args=sys.argv[1:] if arguments is None else arguments)
+        settings = Settings(_cli_parse_args=given)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
@@ -32,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        served = Served(policy, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+    except (bundle.BundleError, PolicyError, KeysError, TlsError) as error:
         _complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -48,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         "server_header": False,
         "timeout_keep_alive": settings.keep_alive,
         "timeout_graceful_shutdown": settings.shutdown,
+        "ssl_context_factory": served.tls,
     }
     try:
         with sockets.listening(settings) as listeners:
@@ -55,9 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.workers > 1:
                 return workers.serve(settings, options, listeners)
-            server = uvicorn.Server(uvicorn.Config(create_app(settings, Served(policy)), **options))
+            server = uvicorn.Server(uvicorn.Config(create_app(settings, served), **options))
             warm_up(policy)
-            sockets.announce(listeners)
+            sockets.announce(listeners, tls=served.tls is not None)
+            keys.announce(settings)
             # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)

@@ -5,6 +5,7 @@ import json
 from time import perf_counter
 
 from starlette.types import Message, Receive, Scope, Send
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from service import answers
@@ -71,6 +72,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """
 
     _patience: asyncio.TimerHandle | None = None
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send, and know that a handshake is over when it was answered with a refusal: uvicorn logs an error of the application there."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
 
     def pause_writing(self) -> None:
         """Start to count when more answers wait than the transport holds."""
