@@ -1,7 +1,10 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -52,7 +55,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: grpc_door(settings, served),
+        lifespan=lambda _: _living(settings, served),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -110,6 +113,30 @@ def create_app(settings: Settings, served: Served) -> Lanes:
             expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
         )
     return Lanes(guarded, settings, served, ids)
+
+
+@asynccontextmanager
+async def _living(settings: Settings, served: Served) -> AsyncIterator[None]:
+    """Hold what lives as long as the application does."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_renewing(served))
+        await stack.enter_async_context(grpc_door(settings, served))
+        yield
+
+
+@contextmanager
+def _renewing(served: Served) -> Iterator[None]:
+    """Read keys and certificate again at SIGHUP, if the settings name any."""
+    if (served.keys is None and served.tls is None) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, served.renew)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while it stops there is nothing to renew for
 
 
 @asynccontextmanager
