@@ -1,24 +1,20 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
-import signal
+import logging.config
 import sys
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
-import uvicorn
+import uvicorn.config
 from pydantic import ValidationError
 
 from models import bundle
-from service import keys, sockets, tls, workers
-from service.app import create_app
+from service import keys, server, sockets, tls, workers
 from service.keys import KeysError
 from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
-from service.stream import StreamProtocol
 from service.tls import TlsError
-from service.warm_up import warm_up
 
 COMMANDS = {"key": "service.new_key"}  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
 
@@ -50,33 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
     if settings.grpc_port is not None and find_spec("grpc") is None:
         _complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
         return 1
-    options: dict[str, Any] = {
-        "loop": "uvloop",
-        "ws": StreamProtocol,
-        "ws_max_size": settings.max_body,
-        "ws_per_message_deflate": False,  # an answer is 200 bytes: compressing costs more than it saves
-        "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
-        "access_log": False,
-        "server_header": False,
-        "timeout_keep_alive": settings.keep_alive,
-        "timeout_graceful_shutdown": settings.shutdown,
-        "ssl_context_factory": served.tls,
-    }
     try:
         with sockets.listening(settings) as listeners:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
-            if settings.workers > 1:
-                return workers.serve(settings, options, listeners)
-            server = uvicorn.Server(uvicorn.Config(create_app(settings, served), **options))
-            warm_up(policy)
+            logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
             sockets.announce(listeners, tls=served.tls is not None)
             keys.announce(settings)
-            # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
-            server.run(sockets=listeners)
-            return 0 if server.started else 1  # it has logged why
+            if settings.workers > 1:
+                return workers.serve(settings, listeners)
+            return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         _complain(str(error))
         return 1

@@ -6,42 +6,72 @@ what is wrong with a request, and tests hold the lanes to the same answer, byte 
 """
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
+from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import answers, keys
+from service import answers, keys, problems
 from service.answers import Answer
 from service.metrics import GONE, door_of
+from service.outbox import Outbox
 from service.policy import Policy
-from service.problems import ProblemError, RawHeader
+from service.problems import ProblemError
 from service.request_ids import RequestIds
 from service.served import Served
 from service.settings import Settings
 
+Write = Callable[[bytes], None]
+
 log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
+
+
+EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
 
 
 class Lanes:
     """The service's ASGI application, which is the general lane; and the fast lane, for the protocol that knows of it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds) -> None:
-        self.general = GeneralLane(app, served, ids)
-        self.fast = FastLane(settings, served, ids)
+        under_way = UnderWay(settings.max_requests)
+        self.general = GeneralLane(app, served, ids, under_way)
+        self.fast = FastLane(settings, served, ids, under_way)
+        self.outbox = Outbox()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request by the general lane."""
         await self.general(scope, receive, send)
 
 
+class UnderWay:
+    """How many requests are under way: their head has come, their answer has not gone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._now = 0
+
+    def enter(self) -> bool:
+        """Count one more, unless there are as many as may be."""
+        if self._now >= self._most:
+            return False
+        self._now += 1
+        return True
+
+    def leave(self) -> None:
+        """Count one less."""
+        self._now -= 1
+
+
 class FastLane:
     """Answers whole requests with whole answers, at once."""
 
-    def __init__(self, settings: Settings, served: Served, ids: RequestIds) -> None:
+    def __init__(self, settings: Settings, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
         self._served = served
         self._ids = ids
+        self.under_way = under_way
         self._doors: dict[bytes, Callable[[Policy, bytes, str | None], Answer]] = {
             b"/act": answers.act,
             b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
@@ -52,42 +82,49 @@ class FastLane:
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
         self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
 
-    def answer(
-        self, door: bytes, headers: list[RawHeader], body: bytes, started: float, first: bytes, write: Callable[[bytes], None]
-    ) -> bool:
-        """Write the answer to a POST to `door`, which begins with the header lines `first`; False if the general lane has to give it.
+    def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> float | None:
+        """Write the answer to a POST to `door` and return when that was; None if the general lane has to give it.
 
-        `started` is when its head had come, by `perf_counter`.
+        Times are `perf_counter`'s; `started` is when the request's first byte had come. `first` are header lines that come first.
         """
         served = self._served
-        head = dict(headers[::-1])  # of a header that comes twice the first one counts, as in Starlette
         if self._keys is not None and not self._keys.allows(head.get(b"authorization"), self._scopes[door]):
-            return False
+            return None
         if self._vary and b"origin" in head:
-            return False
+            return None
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
         except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
-            return False
+            return None
         request_id = self._ids.of(head.get(b"x-request-id"))
         (tag, digest), (timing, took) = own
         write(
             b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n\r\n%b"
             % (first, tag, digest, timing, took, len(content), self._vary, request_id, content)
         )
-        served.metrics.answered(door.decode(), 200, perf_counter() - started)
+        done = perf_counter()
+        served.metrics.answered(door.decode(), 200, done - started)
         served.answered(inference, request_id)
-        return True
+        return done
+
+    def gone(self, door: bytes, started: float) -> None:
+        """Count a request whose client went away before its body had come."""
+        self._served.metrics.answered(door.decode(), GONE, perf_counter() - started)
+
+    def slow(self, part: str) -> None:
+        """Count a request that was given up because its `part`, head or body, did not come in time."""
+        self._served.metrics.happened("upright_slow_requests", part)
 
 
 class GeneralLane:
-    """Pure ASGI middleware around the FastAPI application, so that failures carry a request id and are counted too."""
+    """Pure ASGI middleware around the FastAPI application: limits, counts and names its requests, and answers when it fails."""
 
-    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds) -> None:
+    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
         self._app = app
         self._served = served
         self._ids = ids
+        self._under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, add the id to the headers of its answer, and count it."""
@@ -106,16 +143,36 @@ class GeneralLane:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        limited = scope["path"] not in EXEMPT
+        if limited and not self._under_way.enter():
+            await _refuse(problems.too_busy(), scope["path"], send_with_id)
+            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
+            return
         try:
             await self._app(scope, receive, send_with_id)
+        except CancelledError:
+            if status != GONE:
+                raise
+            await _refuse(problems.ending(), scope["path"], send_with_id)
         except Exception as error:
             log_failure(request_id, error)
         finally:
+            if limited:
+                self._under_way.leave()
             self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
             if "failure" in state:
                 log_failure(request_id, state["failure"])
             if "inference" in state:
                 self._served.answered(state["inference"], request_id)
+
+
+async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
+    body, kind = problem.body, problems.MEDIA_TYPE
+    if door_of(path) == "/v2":
+        body, kind = to_json({"error": str(problem)}), "application/json"
+    headers = [*problem.headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind.encode())]
+    await send({"type": "http.response.start", "status": problem.status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def log_failure(request_id: bytes, error: Exception) -> None:

@@ -32,6 +32,7 @@ class Served:
         self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
         self.keys = keys  # that open doors; none where every door is open
         self.tls = tls
+        self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
 
