@@ -34,6 +34,7 @@ from tests.conftest import ROOT, Start, clean_environment, settings
 from tests.test_client import PATIENT, STATE, InLoop, Make, free_port, wait_for
 from tests.test_metrics import samples
 from tests.test_start import refused
+from tests.wire import Lanes, ask, lanes, request
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
@@ -70,11 +71,14 @@ def entry(name: str, key: str, *scopes: str) -> str:
     return f'[[key]]\nname = "{name}"\nscopes = {json.dumps(scopes)}\nsha256 = "{sha256(key.encode()).hexdigest()}"\n'
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "keys.toml"
+def written(path: Path) -> Path:
     path.write_text("".join(entry(name, key, *(["act", "metrics"] if name == "both" else [name])) for name, key in MADE.items()))
     return path
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return written(tmp_path / "keys.toml")
 
 
 @pytest.fixture
@@ -82,6 +86,13 @@ def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
     app = create_app(settings(keys=file), Served(load(committed, "onnx"), keys=Keys(file)))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    file = written(tmp_path_factory.mktemp("keys") / "keys.toml")
+    with lanes(settings(keys=file), Served(load(committed, "onnx"), keys=Keys(file))) as both:
+        yield both
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), DOORS)
@@ -425,7 +436,7 @@ def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(start: Star
         wait_for(lambda: "startup complete" in log.read_text())
         assert "travel in clear" not in log.read_text()
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", "0", "--keys", str(file)]  # noqa: S104 - the claim is about it
+        command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", "0", "--drain", "0", "--keys", str(file)]  # noqa: S104 - the claim is about it
         with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()) as process:
             try:
                 wait_for(lambda: "startup complete" in log.read_text())
@@ -439,3 +450,21 @@ def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) ->
         wait_for(lambda: (tmp_path / "service.log").read_text().count("startup complete") == 2)
         statuses = [httpx2.post(f"{address}/act", content=BODY, headers=headers).status_code for headers in [{}, bearer(MADE["act"])] * 10]
         assert statuses == [401, 200] * 10
+
+
+@pytest.mark.parametrize("path", ["/act", "/act/batch"])
+@pytest.mark.parametrize("key", [None, "", "upright_guessed", *MADE.values()])
+def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(both: Lanes, path: str, key: str | None) -> None:
+    headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
+    for body in (BODY, b'{"states":[[0,0,0.05,0]]}', b"{"):
+        sent = request("POST", path, headers, [body])
+        fast, general = ask(both.fast, sent), ask(both.general, sent)
+        assert fast == general
+        assert (fast[0].status in (401, 403)) is (key not in (MADE["act"], MADE["both"]))
+
+
+def test_of_two_keys_the_first_one_counts_on_either_lane(both: Lanes) -> None:
+    right, wrong = ((b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed"))
+    for headers, status in (([right, wrong], 200), ([wrong, right], 401)):
+        sent = request("POST", "/act", headers, [BODY])
+        assert [ask(port, sent)[0].status for port in (both.fast, both.general)] == [status, status]
