@@ -17,7 +17,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, bodies, pages, problems, stream
+from service import answers, bodies, pages, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.guard import Guard
@@ -31,6 +31,7 @@ from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
+from service.stream import PATH, Stream
 
 
 class ModelResponse(BaseModel):
@@ -102,7 +103,8 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
         return Response(content, media_type=EXPOSITION_TYPE)
 
-    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
+    channels = Stream(settings, served, ids)
+    app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served).routes())
     app.router.routes.extend(pages.routes(app))
     guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
@@ -114,7 +116,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
             allow_headers=["Authorization", "Content-Type", "If-Match", "X-Request-ID", HEADER_LENGTH],
             expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
         )
-    return Lanes(guarded, settings, served, ids)
+    return Lanes(guarded, settings, served, ids, channels)
 
 
 @asynccontextmanager

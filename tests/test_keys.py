@@ -397,6 +397,24 @@ def test_sighup_brings_new_keys_and_a_broken_file_keeps_the_old_ones(running: Ru
     assert status("upright_new") == 200
 
 
+def test_a_stream_of_the_running_service_ends_when_its_key_is_taken_away(running: Running, file: Path) -> None:
+    url = f"{running.address.replace('http', 'ws')}/act/stream"
+    with connect(url, additional_headers=bearer(MADE["act"])) as taken, connect(url, additional_headers=bearer(MADE["both"])) as kept:
+        for stream in (taken, kept):
+            stream.send(BODY)
+            assert json.loads(stream.recv(PATIENT))["action"] == 1
+        file.write_text(entry("both", MADE["both"], "act"))
+        os.kill(running.process, signal.SIGHUP)
+        wait_for(lambda: "Keys were read again" in running.log.read_text())
+        for stream in (taken, kept):
+            stream.send(BODY)
+        with pytest.raises(ConnectionClosed) as closed:
+            taken.recv(PATIENT)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+        assert json.loads(kept.recv(PATIENT))["action"] == 1
+
+
 def test_no_key_is_ever_logged(running: Running, file: Path) -> None:
     presented = [*MADE.values(), "upright_guessed"]
     with grpc.insecure_channel(running.grpc) as channel:
