@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.guarded
 
-Server and load have a core each. Ratios are taken within a round; needs wrk.
+Server and load have a core each. Ratios are taken within a round, of requests a second and of the server's processor time; needs wrk.
 """
 
 import json
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import trustme
 
@@ -29,6 +30,13 @@ ROUNDS = 9
 SECONDS = 2
 CONNECTIONS = 16
 BODY = b'{"state":[0,0,0.05,0]}'
+
+
+class Load(NamedTuple):
+    """What one run of wrk saw."""
+
+    rate: float  # requests a second
+    cpu_us: float  # of the server, for a request
 
 
 def main() -> None:
@@ -50,21 +58,25 @@ def main() -> None:
             "100 keys": (("--keys", str(_keys(folder / "100.toml", key, 100))), key),
             "TLS": (tls, None),
         }
-        ports = {kind: stack.enter_context(_serving(*flags)) for kind, (flags, _) in kinds.items()}
-        seen: dict[str, list[float]] = {kind: [] for kind in kinds}
+        servers = {kind: stack.enter_context(_serving(*flags)) for kind, (flags, _) in kinds.items()}
+        seen: dict[str, list[Load]] = {kind: [] for kind in kinds}
         for number in range(ROUNDS + 1):
             for kind, (_, presented) in kinds.items():
                 scheme = "https" if kind == "TLS" else "http"
-                rate = _load(f"{scheme}://127.0.0.1:{ports[kind]}/act", presented, folder / "body.json")
+                port, process = servers[kind]
+                load = _load(f"{scheme}://127.0.0.1:{port}/act", process, presented, folder / "body.json")
                 if number:  # the first round warms up
-                    seen[kind].append(rate)
+                    seen[kind].append(load)
     facts = circumstances()
     print(f"{facts['date']}, Python {facts['python']}, {facts['versions']}, load {facts['load']:.2f}\n")
-    print("| service | requests/s | to neither, within a round: median | least | most |\n| --- | --- | --- | --- | --- |")
-    for kind, rates in seen.items():
-        ratios = [rate / base for rate, base in zip(rates, seen["neither"], strict=True)]
-        cells = f"{statistics.median(rates):,.0f} | {statistics.median(ratios):.3f} | {min(ratios):.3f} | {max(ratios):.3f}"
-        print(f"| {kind} | {cells} |")
+    print("| service | requests/s | to neither (least, most) | CPU µs | to neither (least, most) |\n" + "| --- " * 5 + "|")
+    for kind, loads in seen.items():
+        cells = [kind]
+        for what in ("rate", "cpu_us"):
+            ratios = [getattr(load, what) / getattr(base, what) for load, base in zip(loads, seen["neither"], strict=True)]
+            cells.append(f"{statistics.median(getattr(load, what) for load in loads):,.6g}")
+            cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})")
+        print(f"| {' | '.join(cells)} |")
 
 
 def _keys(file: Path, key: str, count: int) -> Path:
@@ -75,7 +87,8 @@ def _keys(file: Path, key: str, count: int) -> Path:
 
 
 @contextmanager
-def _serving(*flags: str) -> Iterator[int]:
+def _serving(*flags: str) -> Iterator[tuple[int, int]]:
+    """Serve until the end of the block; gives the port and the process."""
     port = free_port()
     taskset = shutil.which("taskset") or sys.exit("taskset is needed: apt-get install util-linux")
     command = [taskset, "-c", str(CORES[0]), sys.executable, "-m", "service", "--port", str(port), "--drain", "0", *flags]
@@ -87,23 +100,30 @@ def _serving(*flags: str) -> Iterator[int]:
                     break
             else:
                 sys.exit("a service did not start")
-            yield port
+            yield port, process.pid
         finally:
             process.terminate()
 
 
-def _load(url: str, key: str | None, body: Path) -> float:
-    """Return the requests a second that were answered, all of them with 200."""
+def _load(url: str, process: int, key: str | None, body: Path) -> Load:
+    """Load a server, all of whose answers must be good."""
     wrk = shutil.which("wrk") or sys.exit("wrk is needed: apt-get install wrk")
     command = ["taskset", "-c", str(CORES[-1]), wrk, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(HERE / "load.lua")]
     if key is not None:
         command += ["-H", f"Authorization: Bearer {key}"]
     environment = {"BODY": str(body), "PATH": os.environ["PATH"]}
+    before = _cpu_seconds(process)
     run = subprocess.run([*command, url], env=environment, capture_output=True, text=True, check=True)
+    cpu = _cpu_seconds(process) - before
     seen = json.loads(run.stdout.strip().splitlines()[-1])
     if seen["failed"] or not seen["requests"]:
         sys.exit(f"{url}: {seen['failed']} of {seen['requests']} requests failed")
-    return float(seen["requests"] / seen["seconds"])
+    return Load(round(seen["requests"] / seen["seconds"]), round(cpu / seen["requests"] * 1e6, 2))
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":
