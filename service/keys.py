@@ -7,13 +7,10 @@ import hmac
 import ipaddress
 import logging
 import re
-import tomllib
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Literal, get_args
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from typing import Literal, get_args
 
 from service.settings import Settings
 
@@ -22,7 +19,6 @@ log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers
 Scope = Literal["act", "admin", "metrics"]
 Refusal = Literal["missing", "unknown", "scope"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 EVENT = "upright_keys"  # that refusals are counted as
 
 # What each door asks of a key, by its path; None is open. gRPC's methods have paths too. A door that is not here asks for `admin`,
@@ -74,24 +70,6 @@ class KeysError(Exception):
     """Raised when a file of keys cannot be used."""
 
 
-class Entry(BaseModel):
-    """One key: who has it, what it opens, and the hash that it is known by."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
-    scopes: Annotated[frozenset[Scope], Field(min_length=1)]
-    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
-
-
-class KeyFile(BaseModel):
-    """A file of keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    key: list[Entry] = []
-
-
 class Keys:
     """The keys that open doors."""
 
@@ -99,7 +77,7 @@ class Keys:
         """Read the keys. `same` compares two hashes in a time that does not depend on them. Raises `KeysError`."""
         self._file = file
         self._same = same
-        self._known = _known(read(file))
+        self._known = _known(file)
 
     def refusal(self, header: bytes | None, scope: Scope | None) -> Refusal | None:
         """Return why an `Authorization` header does not open a door of this scope; None where it does."""
@@ -123,7 +101,7 @@ class Keys:
     def reload(self) -> None:
         """Read the file again. Where that fails, the keys that were read before stay, and the log says why."""
         try:
-            self._known = _known(read(self._file))
+            self._known = _known(self._file)
         except KeysError as error:
             log.error("%s; the keys stay as they were", error)
         else:
@@ -141,19 +119,19 @@ def announce(settings: Settings) -> None:
         log.info("Keys are off: whoever reaches the service is answered")
         return
     log.info("Keys are on, from %s", settings.keys)
-    if settings.tls_cert is None and not settings.uds_only and not _is_loopback(settings.host):
+    on_network = not settings.uds_only or settings.grpc_port is not None
+    if settings.tls_cert is None and on_network and not _is_loopback(settings.host):
         log.warning("Keys travel in clear to %s, and whoever sees them can use them: set --tls-cert and --tls-key", settings.host)
 
 
 def describe(refusal: Refusal, path: str, scope: Scope) -> str:
     """Return what the caller is told, in words."""
-    match refusal:
-        case "missing":
-            return f"{path} needs a key with the scope {scope}: send the header Authorization: Bearer KEY"
-        case "unknown":
-            return f"{path} needs a key with the scope {scope}: the key that was sent is not known here"
-        case "scope":
-            return f"{path} needs a key with the scope {scope}: the key that was sent is for something else"
+    hints: dict[Refusal, str] = {
+        "missing": "send the header Authorization: Bearer KEY",
+        "unknown": "the key that was sent is not known here",
+        "scope": "the key that was sent is for something else",
+    }
+    return f"{path[:200]} needs a key with the scope {scope}: {hints[refusal]}"
 
 
 def challenge(refusal: Refusal, scope: Scope) -> str:
@@ -167,54 +145,10 @@ def challenge(refusal: Refusal, scope: Scope) -> str:
             return f'Bearer realm="upright", error="insufficient_scope", scope="{scope}"'
 
 
-def read(file: Path) -> list[Entry]:
-    """Return the entries of a file of keys. Raises `KeysError`, which never holds what stands in place of a hash: it may be a key."""
-    try:
-        content = tomllib.loads(file.read_text())
-    except OSError as error:
-        raise KeysError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KeysError(f"{file}: is no text") from error
-    except tomllib.TOMLDecodeError as error:
-        raise KeysError(f"{file}: is no TOML: {error}") from error
-    try:
-        entries = KeyFile.model_validate(content).key
-    except ValidationError as error:
-        raise KeysError(f"{file}: {_explain(error, content)}") from error
-    for what in ("name", "sha256"):
-        seen: dict[str, str] = {}
-        for entry in entries:
-            if getattr(entry, what) in seen:
-                raise KeysError(f"{file}: key {entry.name!r} has the same {what} as another one")
-            seen[getattr(entry, what)] = entry.name
-    return entries
+def _known(file: Path) -> list[tuple[bytes, frozenset[Scope]]]:
+    from service import key_file  # what reads it takes some milliseconds, which a start without keys does not have to wait for
 
-
-def _known(entries: list[Entry]) -> list[tuple[bytes, frozenset[Scope]]]:
-    return [(bytes.fromhex(entry.sha256), entry.scopes) for entry in entries]
-
-
-def _explain(error: ValidationError, content: dict[str, object]) -> str:
-    """Return the first thing that is wrong, and where."""
-    detail = error.errors(include_url=False, include_input=False)[0]
-    match detail["loc"]:
-        case ("key", int(index), *rest):
-            listed = content["key"]
-            entry = listed[index] if isinstance(listed, list) else None
-            name = entry.get("name") if isinstance(entry, dict) else None
-            place = f"key {name!r}" if isinstance(name, str) and rest != ["name"] else f"key {index + 1} of the file"
-            place += f", {rest[0]}" if rest else ""
-        case place_in_file:
-            place = ".".join(str(part) for part in place_in_file)
-    match detail["type"]:
-        case "missing":
-            return f"{place}: is missing"
-        case "extra_forbidden":
-            return f"{place}: there is no field of this name; a key has name, scopes and sha256"
-        case "string_pattern_mismatch" if place.endswith("sha256"):
-            return f"{place}: must be the 64 small hexadecimal digits of the key's SHA-256"
-        case _:
-            return f"{place}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+    return [(bytes.fromhex(entry.sha256), entry.scopes) for entry in key_file.read(file)]
 
 
 def _is_loopback(host: str) -> bool:

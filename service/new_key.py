@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
-from service.keys import NAME, SCOPES, KeysError, Scope, read
+from service.key_file import NAME, read
+from service.keys import SCOPES, KeysError, Scope
 
 
 def main(arguments: list[str]) -> int:

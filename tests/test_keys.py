@@ -25,7 +25,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service import keys, new_key
+from service import key_file, keys, new_key
 from service.app import create_app
 from service.keys import Keys, KeysError, Scope
 from service.policy import load
@@ -260,7 +260,7 @@ def test_adding_a_key_keeps_what_stands_in_the_file_and_its_mode(file: Path) -> 
     file.chmod(0o640)
     new_key.add(file, "another", ["act"], "0" * 64)
     assert file.read_text().startswith("# who has which key\n")
-    assert [found.name for found in keys.read(file)] == [*MADE, "another"]
+    assert [found.name for found in key_file.read(file)] == [*MADE, "another"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
@@ -289,7 +289,7 @@ def test_keys_that_are_added_at_the_same_time_are_all_in_the_file(tmp_path: Path
     file = tmp_path / "keys.toml"
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: new_key.add(file, f"k{number}", ["act"], f"{number:064x}"), range(40)))
-    assert {found.name for found in keys.read(file)} == {f"k{number}" for number in range(40)}
+    assert {found.name for found in key_file.read(file)} == {f"k{number}" for number in range(40)}
 
 
 @dataclass
