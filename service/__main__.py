@@ -1,6 +1,7 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import logging.config
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,15 +9,17 @@ from importlib.util import find_spec
 import uvicorn.config
 from pydantic import ValidationError
 
-from models import bundle
-from service import keys, server, sockets, tls, workers
+from service import admission, keys, server, sockets, tls, workers
 from service.keys import KeysError
-from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
 from service.tls import TlsError
 
-COMMANDS = {"key": "service.new_key"}  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+    "key": "service.new_key",
+    "replay": "service.replay",
+    "export": "service.export",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-        served = Served(policy, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
-    except (bundle.BundleError, PolicyError, KeysError, TlsError) as error:
+        policy, shadow = admission.at_start(settings)
+        served = Served(policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+    except (*admission.REFUSALS, KeysError, TlsError) as error:
         _complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -50,11 +54,19 @@ def main(arguments: list[str] | None = None) -> int:
         with sockets.listening(settings) as listeners:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
+            if settings.record is not None:
+                from service import record  # needs sqlite3, which takes time to import
+
+                try:
+                    record.check(settings.record, policy.bundle.manifest)
+                except record.RecordError as error:
+                    _complain(f"--record {error}")
+                    return 1
             logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
             sockets.announce(listeners, tls=served.tls is not None)
             keys.announce(settings)
             if settings.workers > 1:
-                return workers.serve(settings, listeners)
+                return workers.serve(settings, policy.bundle, listeners)
             return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         _complain(str(error))

@@ -1,10 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
-import asyncio
-import signal
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -17,7 +14,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, bodies, pages, problems
+from service import answers, bodies, operations, pages, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.guard import Guard
@@ -27,6 +24,7 @@ from service.oip import HEADER_LENGTH, OpenInference
 from service.pages import Described
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
@@ -48,6 +46,7 @@ IfMatch = Annotated[str | None, Header(description='answer only if the bundle se
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
+    reloader = Reloader(settings, served)
     app = Described(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
@@ -56,7 +55,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: _living(settings, served),
+        lifespan=lambda _: _living(settings, served, reloader),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -104,8 +103,9 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         return Response(content, media_type=EXPOSITION_TYPE)
 
     channels = Stream(settings, served, ids)
+    app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
-    app.router.routes.extend(OpenInference(settings, served).routes())
+    app.router.routes.extend(OpenInference(settings, served, reloader).routes())
     app.router.routes.extend(pages.routes(app))
     guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
     if settings.cors_origin:  # around the guard: a browser sends no key with its question whether it may
@@ -120,38 +120,27 @@ def create_app(settings: Settings, served: Served) -> Lanes:
 
 
 @asynccontextmanager
-async def _living(settings: Settings, served: Served) -> AsyncIterator[None]:
-    """Hold what lives as long as the application does."""
+async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+    """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
-        stack.enter_context(_renewing(served))
-        await stack.enter_async_context(grpc_door(settings, served))
-        yield
+        if settings.record is not None:
+            from service.recorder import recording  # needs sqlite3, which takes time to import
 
-
-@contextmanager
-def _renewing(served: Served) -> Iterator[None]:
-    """Read keys and certificate again at SIGHUP, if the settings name any."""
-    if (served.keys is None and served.tls is None) or threading.current_thread() is not threading.main_thread():
+            stack.enter_context(recording(settings.record, settings, served))
+        await stack.enter_async_context(reloader.running())
+        await stack.enter_async_context(grpc_door(settings, served, reloader))
         yield
-        return
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, served.renew)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGHUP)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while it stops there is nothing to renew for
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, served: Served) -> AsyncIterator[None]:
+async def grpc_door(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
     """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
     if settings.grpc_port is None:
         yield
         return
     from service import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, served):
+    async with grpc_server.serving(settings, served, reloader):
         yield
 
 

@@ -19,6 +19,7 @@ from service.keys import Keys
 from service.metrics import Metrics
 from service.policy import Float32Array
 from service.problems import ProblemError
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.served import Served
 from service.settings import Settings
@@ -30,6 +31,7 @@ GRACE = 0.5  # seconds that calls under way get when the service ends; the longe
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
@@ -39,14 +41,14 @@ Call = Callable[[Message, Context], Awaitable[Message]]
 
 
 @asynccontextmanager
-async def serving(settings: Settings, served: Served) -> AsyncIterator[int]:
+async def serving(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
     options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
     guards = [] if served.keys is None else [Guard(served.keys, served.metrics)]
     server = grpc.aio.server(interceptors=guards, options=options)
-    server.add_generic_rpc_handlers((_handlers(Calls(settings, served)),))
+    server.add_generic_rpc_handlers((_handlers(Calls(settings, served, reloader)),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -134,8 +136,9 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
         self._settings = settings
+        self._reloader = reloader
         self._served = served
         self._ids = RequestIds()
 
@@ -204,11 +207,11 @@ class Calls:
     async def RepositoryModelLoad(  # noqa: N802 - the protocol's name
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Make sure that the bundle on disk is the one that is served."""
+        """Serve the bundle that lies in the folder."""
         tensors.check_model(self._served.policy, request.model_name, None)
         if request.parameters:
             raise bad_request(oip.NO_PARAMETERS)
-        await asyncio.to_thread(oip.check_loaded, self._settings, self._served.policy)
+        oip.check_loaded(await self._reloader.load(request.model_name))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - the protocol's name

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from service.keys import Keys
 from service.metrics import Metrics
 from service.policy import Policy, State
+from service.shelf import Shelf
 from service.tls import Tls
 
 
@@ -27,8 +28,18 @@ Watcher = Callable[[Inference, str], None]
 class Served:
     """The policy that is served now. Replacing it is one assignment: a request finishes on the policy that it began with."""
 
-    def __init__(self, policy: Policy, metrics: Metrics | None = None, keys: Keys | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        metrics: Metrics | None = None,
+        shadow: Policy | None = None,
+        shelf: Shelf | None = None,
+        keys: Keys | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self.policy = policy
+        self.shadow = shadow  # what is to be compared with it, if anything
+        self.shelf = shelf  # where the processes of the service agree on what they serve, if there are several
         self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
         self.keys = keys  # that open doors; none where every door is open
         self.tls = tls

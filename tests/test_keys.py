@@ -57,6 +57,9 @@ DOORS: list[tuple[str, str, Scope]] = [
     ("POST", "/v2/repository/models/cartpole-dqn/load", "admin"),
     ("POST", "/v2/repository/models/cartpole-dqn/unload", "admin"),
     ("POST", "/v2//repository/models/cartpole-dqn/unload/", "admin"),
+    ("POST", "/model/rollback", "admin"),
+    ("GET", "/shadow", "admin"),
+    ("POST", "/shadow/promote", "admin"),
     ("GET", "/a/door/that/was/added/and/forgotten", "admin"),
 ]
 OPEN = ["/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/v2/models/cartpole-dqn/ready", "/docs", "/openapi.json"]
@@ -464,10 +467,18 @@ def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(start: Star
 
 
 def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) -> None:
+    log = tmp_path / "service.log"
     with start("--workers", "2", "--keys", str(file)) as address:
-        wait_for(lambda: (tmp_path / "service.log").read_text().count("startup complete") == 2)
-        statuses = [httpx2.post(f"{address}/act", content=BODY, headers=headers).status_code for headers in [{}, bearer(MADE["act"])] * 10]
-        assert statuses == [401, 200] * 10
+        wait_for(lambda: log.read_text().count("startup complete") == 2)
+
+        def statuses(key: str) -> set[int]:
+            return {httpx2.post(f"{address}/act", content=BODY, headers=bearer(key)).status_code for _ in range(10)}
+
+        assert (statuses("upright_new"), statuses(MADE["act"])) == ({401}, {200})
+        file.write_text(entry("new", "upright_new", "act"))
+        os.kill(int(re.findall(r"Started parent process \[(\d+)\]", log.read_text())[0]), signal.SIGHUP)
+        wait_for(lambda: log.read_text().count("Keys were read again") == 2)
+        assert (statuses("upright_new"), statuses(MADE["act"])) == ({200}, {401})
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])

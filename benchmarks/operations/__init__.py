@@ -1,0 +1,1 @@
+"""Operations, measured: what running the service costs, and what it survives."""
