@@ -2,6 +2,8 @@
 
 import signal
 import sys
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -9,7 +11,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
-from service import sockets, workers
+from service import logs, sockets, workers
 from service.app import create_app
 from service.policy import PolicyError, load
 from service.served import Served
@@ -26,17 +28,21 @@ def main(arguments: list[str] | None = None) -> int:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
             if not name:  # several settings that do not fit together: the message names them
-                _complain(detail["msg"])
+                logs.complain(detail["msg"])
                 continue
-            _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
+            logs.complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
+    complain = partial(logs.complain, form=settings.log_format)
     try:
         policy = load(bundle.read(settings.bundle), settings.backend)
     except (bundle.BundleError, PolicyError) as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
-        _complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        return 1
+    if settings.tracing and not _can_trace():
+        complain("--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'")
         return 1
     options: dict[str, Any] = {
         "loop": "uvloop",
@@ -44,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         "ws_max_size": settings.max_body,
         "ws_per_message_deflate": False,  # an answer is 200 bytes: compressing costs more than it saves
         "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
+        "log_config": logs.configuration(settings.log_format),
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": settings.keep_alive,
@@ -64,12 +71,16 @@ def main(arguments: list[str] | None = None) -> int:
             server.run(sockets=listeners)
             return 0 if server.started else 1  # it has logged why
     except sockets.SocketError as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
 
 
-def _complain(text: str) -> None:
-    sys.stderr.write(f"upright: {text}\n")
+def _can_trace() -> bool:
+    try:
+        import_module("service.tracing")
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The application: settings and a loaded policy in, an ASGI application out. The one place that knows routes."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from service.oip import OpenInference
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
 from service.request_ids import RequestIds
+from service.request_log import RequestLog
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
@@ -40,13 +41,15 @@ IfMatch = Annotated[str | None, Header(description='answer only if the bundle se
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
+    log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
+    served.ended, served.every = log, settings.log_requests
     app = FastAPI(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: grpc_door(settings, served),
+        lifespan=lambda _: lifespan(settings, served, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -87,9 +90,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
-        bundle = served.policy.bundle
-        content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
-        return Response(content, media_type=EXPOSITION_TYPE)
+        return Response(served.exposition(), media_type=EXPOSITION_TYPE)
 
     app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
     app.router.routes.extend(OpenInference(settings, served).routes())
@@ -97,14 +98,17 @@ def create_app(settings: Settings, served: Served) -> Lanes:
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, served: Served) -> AsyncIterator[None]:
-    """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
-    if settings.grpc_port is None:
-        yield
-        return
-    from service import grpc_server  # needs the extra, which most have not installed
+async def lifespan(settings: Settings, served: Served, log: RequestLog) -> AsyncIterator[None]:
+    """Keep what lives as long as the application. What needs an extra is imported by those who ask for it: most have not installed it."""
+    async with AsyncExitStack() as stack:
+        if settings.tracing:
+            from service import tracing
 
-    async with grpc_server.serving(settings, served):
+            await stack.enter_async_context(tracing.traced(served, log))
+        if settings.grpc_port is not None:
+            from service import grpc_server
+
+            await stack.enter_async_context(grpc_server.serving(settings, served))
         yield
 
 

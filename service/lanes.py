@@ -5,7 +5,6 @@ the routes of the FastAPI application call. Whatever it cannot answer with a 200
 what is wrong with a request, and tests hold the lanes to the same answer, byte for byte.
 """
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -16,12 +15,10 @@ from service import answers
 from service.answers import Answer
 from service.metrics import GONE, door_of
 from service.policy import Policy
-from service.problems import ProblemError, RawHeader
+from service.problems import RawHeader
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Request, Served
 from service.settings import Settings
-
-log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
 
 class Lanes:
@@ -68,7 +65,10 @@ class FastLane:
             b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n\r\n%b"
             % (first, tag, digest, timing, took, len(content), request_id, content)
         )
-        served.metrics.answered(door.decode(), 200, perf_counter() - started)
+        seconds = perf_counter() - started
+        served.metrics.answered(door.decode(), 200, seconds)
+        if served.every:
+            served.ended(Request(door.decode(), "POST", door.decode(), 200, seconds, request_id, headers, inference))
         served.answered(inference, request_id)
         return True
 
@@ -86,10 +86,12 @@ class GeneralLane:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        served = self._served
         started = perf_counter()
         request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         state = scope.setdefault("state", {})
         status = GONE
+        failure = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -101,15 +103,11 @@ class GeneralLane:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            log_failure(request_id, error)
+            failure = error
         finally:
-            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
-            if "failure" in state:
-                log_failure(request_id, state["failure"])
-            if "inference" in state:
-                self._served.answered(state["inference"], request_id)
-
-
-def log_failure(request_id: bytes, error: Exception) -> None:
-    """Log why a request was answered with a 5xx, under the id that its caller was told."""
-    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)
+            door, seconds, inference = door_of(scope["path"]), perf_counter() - started, state.get("inference")
+            failure = failure or state.get("failure")
+            served.metrics.answered(door, status, seconds)
+            served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, scope["headers"], inference, failure))
+            if inference is not None:
+                served.answered(inference, request_id)

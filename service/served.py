@@ -19,7 +19,22 @@ class Inference(NamedTuple):
     seq: int | None = None  # of the request, where its door has one
 
 
+class Request(NamedTuple):
+    """A request that has ended, and how."""
+
+    door: str  # one of the metrics' doors
+    method: str  # of HTTP, or the name of a gRPC call
+    path: str
+    status: int  # of HTTP, or the one that stands for gRPC's
+    seconds: float
+    request_id: bytes
+    headers: Sequence[tuple[bytes, bytes]]  # their names in small letters
+    inference: Inference | None = None
+    failure: Exception | None = None
+
+
 Watcher = Callable[[Inference, str], None]
+RequestWatcher = Callable[[Request], None]
 
 
 class Served:
@@ -27,12 +42,22 @@ class Served:
 
     def __init__(self, policy: Policy, metrics: Metrics | None = None) -> None:
         self.policy = policy
-        self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
+        manifest = policy.bundle.manifest
+        self.metrics = metrics or Metrics(manifest.actions, [value.name for value in manifest.state])
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
+        # Told of requests that have ended: of all where `every` is set, else at least of those that failed.
+        self.ended: RequestWatcher = lambda _: None
+        self.every = False
+
+    def exposition(self) -> bytes:
+        """Return the metrics and what describes the policy as Prometheus text."""
+        bundle = self.policy.bundle
+        described = {"model": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
+        return self.metrics.exposition(described | {"backend": self.policy.backend_name})
 
     def answered(self, inference: Inference, request_id: bytes) -> None:
         """Count an inference whose answer has been handed to the server, and tell the watchers."""
-        self.metrics.inferred(inference.seconds, inference.actions)
+        self.metrics.inferred(inference.seconds, inference.actions, inference.out_of_range)
         for watcher in self.watchers:
             watcher(inference, request_id.decode())

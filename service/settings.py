@@ -6,6 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+LogFormat = Literal["people", "json"]
+
 
 class Settings(BaseSettings):
     """How the service runs. Each setting is a flag, and `UPRIGHT_<NAME>` in the environment; the flag wins."""
@@ -17,6 +19,7 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_show_env_vars=True,
         env_ignore_empty=True,  # an empty line in a file of variables asks for nothing
     )
 
@@ -35,10 +38,17 @@ class Settings(BaseSettings):
     shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
+    log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")
+    log_requests: bool = Field(False, description="true: log a line for each request, not only for those that failed")
+    log_states: bool = Field(False, description="true: those lines hold the states too")
+    tracing: bool = Field(False, description="true: an OpenTelemetry span for each request; needs the extra tracing")
+
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Self:
         if self.uds_only and self.uds is None:
             raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
         if self.grpc_port is not None and self.workers > 1:
             raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+        if self.log_states and not self.log_requests:
+            raise ValueError("log_states needs log_requests: its lines are what would hold the states")
         return self

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from http import HTTPStatus
 from time import perf_counter
 
 from starlette.types import Message, Receive, Scope, Send
@@ -10,7 +11,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from service import answers
 from service.problems import ProblemError
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Request, Served
 
 PATH = "/act/stream"
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
@@ -32,22 +33,26 @@ class Stream:
         await send({"type": "websocket.accept"})
         try:
             while (message := await receive())["type"] == "websocket.receive":
-                await self._answer(message, if_match, request_id, send)
+                await self._answer(message, if_match, request_id, scope, send)
         except OSError:  # the server's word for a client that left while its answer was on the way
             return
 
-    async def _answer(self, message: Message, if_match: str | None, request_id: bytes, send: Send) -> None:
+    async def _answer(self, message: Message, if_match: str | None, request_id: bytes, scope: Scope, send: Send) -> None:
         started = perf_counter()
         text = message.get("text")
         body = text.encode() if text is not None else message["bytes"]
-        inference = None
+        inference, failure = None, None
         status = 200
         try:
             content, _, inference = answers.act(self._served.policy, body, if_match)
         except ProblemError as error:
             status, content = error.status, with_seq(error, body)
+            failure = error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
         await send({"type": "websocket.send", "text": content.decode()})
-        self._served.metrics.answered(PATH, status, perf_counter() - started)
+        seconds = perf_counter() - started
+        self._served.metrics.answered(PATH, status, seconds)
+        if self._served.every or failure is not None:
+            self._served.ended(Request(PATH, "GET", PATH, status, seconds, request_id, scope["headers"], inference, failure))
         if inference is not None:
             self._served.answered(inference, request_id)
 

@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from models import bundle
+from service import logs
 from service.app import create_app
 from service.lanes import Lanes
 from service.metrics import Metrics
@@ -42,8 +43,9 @@ def _app(settings: Settings, counts: Path) -> Lanes:
     try:
         policy = load(bundle.read(settings.bundle), settings.backend)
     except (bundle.BundleError, PolicyError) as error:
-        sys.stderr.write(f"upright: {error}\n")
+        logs.complain(str(error), settings.log_format)
         sys.exit(STARTUP_FAILURE)
-    app = create_app(settings, Served(policy, Metrics(policy.bundle.manifest.actions, counts)))
+    manifest = policy.bundle.manifest
+    app = create_app(settings, Served(policy, Metrics(manifest.actions, [value.name for value in manifest.state], counts)))
     warm_up(policy)
     return app
