@@ -49,6 +49,8 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         version="1",
         redirect_slashes=False,
         separate_input_output_schemas=False,
+        # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         lifespan=lambda _: lifespan(settings, served, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
@@ -144,7 +146,7 @@ def _response(body: bytes, status: int, headers: Sequence[RawHeader], media_type
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101 - registered for this class
-    if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
         request.state.failure = error  # the lane logs it
     return _response(error.body, error.status, error.headers, problems.MEDIA_TYPE)
 

@@ -91,7 +91,7 @@ def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) 
             status = HTTPStatus.BAD_REQUEST
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
         except (OipError, ProblemError) as error:
-            status, failure = error.status, error if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+            status, failure = error.status, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
         except grpc.aio.AbortError:  # the call's own, whose deadline had passed
             status = HTTPStatus.GATEWAY_TIMEOUT

@@ -92,7 +92,7 @@ class OpenInference:
         try:
             response = await self._answer(request)
         except OipError as error:
-            if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 request.state.failure = error  # the lane tells of it
             response = _error(error.status, str(error))
         except ProblemError as error:

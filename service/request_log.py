@@ -22,7 +22,7 @@ class RequestLog:
 
     def __call__(self, request: Request, trace_id: str | None = None) -> None:
         """Log the request under its id and its trace's, which is its caller's if none is given."""
-        failed = request.failure is not None or request.status >= 500
+        failed = request.failure is not None
         if not (failed or self._every):
             return
         inference = request.inference
@@ -43,10 +43,8 @@ class RequestLog:
         fields = {name: value for name, value in fields.items() if value is not None}
         if failed:
             error = request.failure
-            foreseen = error is None or isinstance(error, ProblemError | OipError)
-            level = logging.WARNING if foreseen and request.status != 500 else logging.ERROR
-            text = "request %s failed: %s"
-            log.log(level, text, fields["request_id"], error or request.status, exc_info=None if foreseen else error, extra=fields)
+            foreseen = isinstance(error, ProblemError | OipError)
+            log.error("request %s failed: %s", fields["request_id"], error, exc_info=None if foreseen else error, extra=fields)
         else:
             log.info("request", extra=fields)
 

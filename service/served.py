@@ -1,6 +1,6 @@
 """What is served: the policy that answers, and what follows from its answers. Every door reads the policy here, once a request."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from service.metrics import Metrics
@@ -28,9 +28,9 @@ class Request(NamedTuple):
     status: int  # of HTTP, or the one that stands for gRPC's
     seconds: float
     request_id: bytes
-    headers: Sequence[tuple[bytes, bytes]]  # their names in small letters
+    headers: Collection[tuple[bytes, bytes]]  # their names in small letters
     inference: Inference | None = None
-    failure: Exception | None = None
+    failure: Exception | None = None  # of the service; a request that it rightly refused has none
 
 
 Watcher = Callable[[Inference, str], None]

@@ -47,7 +47,7 @@ class Stream:
             content, _, inference = answers.act(self._served.policy, body, if_match)
         except ProblemError as error:
             status, content = error.status, with_seq(error, body)
-            failure = error if status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+            failure = error if status == HTTPStatus.INTERNAL_SERVER_ERROR else None
         await send({"type": "websocket.send", "text": content.decode()})
         seconds = perf_counter() - started
         self._served.metrics.answered(PATH, status, seconds)
