@@ -1,4 +1,4 @@
-"""The settings page: the settings in, the tables between two marks of docs/operations.md out. `make settings` runs it; a test holds the two."""
+"""The settings page: the settings in, their tables in docs/operations.md out. `make settings` runs it; a test holds the two together."""
 
 import re
 from collections import defaultdict
