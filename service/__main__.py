@@ -1,23 +1,18 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
-import signal
+import logging.config
 import sys
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
-import uvicorn
 from pydantic import ValidationError
 
 from models import bundle
-from service import logs, sockets, workers
-from service.app import create_app
+from service import logs, server, sockets, workers
 from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
-from service.stream import StreamProtocol
-from service.warm_up import warm_up
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,32 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
     if settings.tracing and not _can_trace():
         complain("--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'")
         return 1
-    options: dict[str, Any] = {
-        "loop": "uvloop",
-        "ws": StreamProtocol,
-        "ws_max_size": settings.max_body,
-        "ws_per_message_deflate": False,  # an answer is 200 bytes: compressing costs more than it saves
-        "proxy_headers": False,  # nothing here asks who the client is, and looking would cost every request
-        "log_config": logs.configuration(settings.log_format),
-        "access_log": False,
-        "server_header": False,
-        "timeout_keep_alive": settings.keep_alive,
-        "timeout_graceful_shutdown": settings.shutdown,
-    }
     try:
         with sockets.listening(settings) as listeners:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
-            if settings.workers > 1:
-                return workers.serve(settings, options, listeners)
-            server = uvicorn.Server(uvicorn.Config(create_app(settings, Served(policy)), **options))
-            warm_up(policy)
+            logging.config.dictConfig(logs.configuration(settings.log_format))
             sockets.announce(listeners)
-            # After it has drained, uvicorn raises again the signal that stopped it: being told to stop is no failure.
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
-            server.run(sockets=listeners)
-            return 0 if server.started else 1  # it has logged why
+            if settings.workers > 1:
+                return workers.serve(settings, listeners)
+            return 0 if server.serve(settings, Served(policy), listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         complain(str(error))
         return 1

@@ -1,10 +1,8 @@
 """Answers: a request's body and headers in, the response of a door out. The same for every way that a request may come in."""
 
-from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -21,12 +19,8 @@ _read_batch = TypeAdapter(BatchRequest).validator.validate_json
 _write_batch = TypeAdapter(BatchResponse).serializer.to_json
 
 
-class Answer(NamedTuple):
-    """A good response: its JSON, the headers that belong to it, and the inference that it tells of."""
-
-    body: bytes
-    headers: Sequence[RawHeader]
-    inference: Inference
+# A good response: its JSON, the headers that belong to it, and the inference that it tells of.
+Answer = tuple[bytes, tuple[RawHeader, RawHeader], Inference]
 
 
 class _Letterhead:
@@ -65,7 +59,7 @@ def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
     content = letterhead.actions[action] + to_json(q_values) + b',"out_of_range":' + named + letterhead.bundle
     content += b"}" if request.seq is None else b',"seq":%d}' % request.seq
     inference = Inference(policy, (request.state,), (q_values,), (action,), (out_of_range,), seconds, request.seq)
-    return Answer(content, (letterhead.etag, _timing(seconds)), inference)
+    return content, (letterhead.etag, _timing(seconds)), inference
 
 
 def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: int) -> Answer:
@@ -96,7 +90,7 @@ def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: i
         seq=request.seq,
     )
     inference = Inference(policy, request.states, decisions.q_values, decisions.actions, decisions.out_of_range, seconds, request.seq)
-    return Answer(_write_batch(response), (_letterhead(policy).etag, _timing(seconds)), inference)
+    return _write_batch(response), (_letterhead(policy).etag, _timing(seconds)), inference
 
 
 def etag(policy: Policy) -> str:

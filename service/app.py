@@ -86,7 +86,9 @@ def create_app(settings: Settings, served: Served) -> Lanes:
 
     @app.get("/health/ready")
     async def ready() -> Health:
-        """Answer while a self-tested policy is loaded."""
+        """Answer while a self-tested policy is loaded and the service is not draining."""
+        if served.draining:
+            raise problems.not_ready("The service is ending: it still answers, but send requests to another")
         return Health(status="ready")
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -136,8 +138,8 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
 
 
 def _respond(request: Request, answer: Answer) -> Response:
-    request.state.inference = answer.inference  # the lane counts it, once the answer is on its way
-    return _response(answer.body, 200, answer.headers, "application/json")
+    body, headers, request.state.inference = answer  # the lane counts the inference, once the answer is on its way
+    return _response(body, 200, headers, "application/json")
 
 
 def _response(body: bytes, status: int, headers: Sequence[RawHeader], media_type: str) -> Response:

@@ -131,7 +131,7 @@ class Calls:
 
     async def ServerReady(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:  # noqa: N802 - the protocol's name
         """Answer while a self-tested policy is loaded."""
-        return pb.ServerReadyResponse(ready=True)
+        return pb.ServerReadyResponse(ready=not self._served.draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:  # noqa: N802 - the protocol's name
         """Say whether this model is served."""

@@ -5,88 +5,123 @@ the routes of the FastAPI application call. Whatever it cannot answer with a 200
 what is wrong with a request, and tests hold the lanes to the same answer, byte for byte.
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 
+from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import answers
+from service import answers, problems
 from service.answers import Answer
 from service.metrics import GONE, door_of
+from service.outbox import Outbox
 from service.policy import Policy
-from service.problems import RawHeader
+from service.problems import ProblemError
 from service.request_ids import RequestIds
-from service.served import Request, Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
+
+Write = Callable[[bytes], None]
+
+
+EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
 
 
 class Lanes:
     """The service's ASGI application, which is the general lane; and the fast lane, for the protocol that knows of it."""
 
     def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds) -> None:
-        self.general = GeneralLane(app, served, ids)
-        self.fast = FastLane(settings, served, ids)
+        under_way = UnderWay(settings.max_requests)
+        self.general = GeneralLane(app, served, ids, under_way)
+        self.fast = FastLane(settings, served, ids, under_way)
+        self.outbox = Outbox()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request by the general lane."""
         await self.general(scope, receive, send)
 
 
+class UnderWay:
+    """How many requests are under way: their head has come, their answer has not gone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._now = 0
+
+    def enter(self) -> bool:
+        """Count one more, unless there are as many as may be."""
+        if self._now >= self._most:
+            return False
+        self._now += 1
+        return True
+
+    def leave(self) -> None:
+        """Count one less."""
+        self._now -= 1
+
+
 class FastLane:
     """Answers whole requests with whole answers, at once."""
 
-    def __init__(self, settings: Settings, served: Served, ids: RequestIds) -> None:
+    def __init__(self, settings: Settings, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
         self._served = served
         self._ids = ids
+        self.under_way = under_way
         self._doors: dict[bytes, Callable[[Policy, bytes, str | None], Answer]] = {
             b"/act": answers.act,
             b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
         }
         self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
 
-    def answer(
-        self, door: bytes, headers: list[RawHeader], body: bytes, started: float, first: bytes, write: Callable[[bytes], None]
-    ) -> bool:
-        """Write the answer to a POST to `door`, which begins with the header lines `first`; False if the general lane has to give it.
+    def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> float | None:
+        """Write the answer to a POST to `door` and return when that was; None if the general lane has to give it.
 
-        `started` is when its head had come, by `perf_counter`.
+        Times are `perf_counter`'s; `started` is when the request's first byte had come. `first` are header lines that come first.
         """
         served = self._served
-        head = dict(headers[::-1])  # of a header that comes twice the first one counts, as in Starlette
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
         except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
-            return False
+            return None
         request_id = self._ids.of(head.get(b"x-request-id"))
         (tag, digest), (timing, took) = own
         write(
             b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n\r\n%b"
             % (first, tag, digest, timing, took, len(content), request_id, content)
         )
-        seconds = perf_counter() - started
-        served.metrics.answered(door.decode(), 200, seconds)
+        done = perf_counter()
+        served.metrics.answered(door.decode(), 200, done - started)
         if served.every:
-            served.ended(Request(door.decode(), "POST", door.decode(), 200, seconds, request_id, headers, inference))
+            served.ended(Request(door.decode(), "POST", door.decode(), 200, done - started, request_id, head.items(), inference))
         served.answered(inference, request_id)
-        return True
+        return done
+
+    def gone(self, door: bytes, started: float) -> None:
+        """Count a request whose client went away before its body had come."""
+        self._served.metrics.answered(door.decode(), GONE, perf_counter() - started)
+
+    def slow(self, part: str) -> None:
+        """Count a request that was given up because its `part`, head or body, did not come in time."""
+        self._served.metrics.happened("upright_slow_requests", part)
 
 
 class GeneralLane:
-    """Pure ASGI middleware around the FastAPI application, so that failures carry a request id and are counted too."""
+    """Pure ASGI middleware around the FastAPI application: limits, counts and names its requests, and answers when it fails."""
 
-    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds) -> None:
+    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
         self._app = app
         self._served = served
         self._ids = ids
+        self._under_way = under_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, add the id to the headers of its answer, and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        served = self._served
         started = perf_counter()
         request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         state = scope.setdefault("state", {})
@@ -100,14 +135,40 @@ class GeneralLane:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
+        limited = scope["path"] not in EXEMPT
+        if limited and not self._under_way.enter():
+            await _refuse(problems.too_busy(), scope["path"], send_with_id)
+            self._ended(scope, status, started, request_id, None, None)
+            return
         try:
             await self._app(scope, receive, send_with_id)
+        except CancelledError:
+            if status != GONE:
+                raise
+            await _refuse(problems.ending(), scope["path"], send_with_id)
         except Exception as error:
             failure = error
         finally:
-            door, seconds, inference = door_of(scope["path"]), perf_counter() - started, state.get("inference")
-            failure = failure or state.get("failure")
-            served.metrics.answered(door, status, seconds)
-            served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, scope["headers"], inference, failure))
-            if inference is not None:
-                served.answered(inference, request_id)
+            if limited:
+                self._under_way.leave()
+            self._ended(scope, status, started, request_id, failure or state.get("failure"), state.get("inference"))
+
+    def _ended(
+        self, scope: Scope, status: int, started: float, request_id: bytes, failure: Exception | None, inference: Inference | None
+    ) -> None:
+        door, seconds = door_of(scope["path"]), perf_counter() - started
+        self._served.metrics.answered(door, status, seconds)
+        if self._served.every or failure is not None:
+            headers = scope["headers"]
+            self._served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, headers, inference, failure))
+        if inference is not None:
+            self._served.answered(inference, request_id)
+
+
+async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
+    body, kind = problem.body, problems.MEDIA_TYPE
+    if door_of(path) == "/v2":
+        body, kind = to_json({"error": str(problem)}), "application/json"
+    headers = [*problem.headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind.encode())]
+    await send({"type": "http.response.start", "status": problem.status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -119,8 +119,8 @@ class Metrics:
         """Count one of `EVENTS` under one of its label's values."""
         self._own[self._events[event, value]] += times
 
-    def exposition(self, bundle: Mapping[str, str]) -> bytes:
-        """Return the sum over all processes as Prometheus text, and what describes the bundle served, as labels."""
+    def exposition(self, bundle: Mapping[str, str], *, ready: bool = True) -> bytes:
+        """Return the sum over all processes as Prometheus text, with what describes the bundle served as labels."""
         # Imported by the first scrape: it takes a twentieth of a second that the start does not have to wait for.
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.registry import Collector
@@ -129,13 +129,13 @@ class Metrics:
 
         class Counts(Collector):
             def collect(self) -> Iterator["Metric"]:
-                return metrics._collect(bundle)
+                return metrics._collect(bundle, ready)
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Counts())
         return generate_latest(registry)
 
-    def _collect(self, served: Mapping[str, str]) -> Iterator["Metric"]:
+    def _collect(self, served: Mapping[str, str], ready: bool) -> Iterator["Metric"]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
         slots = self._slots.tolist()
@@ -169,10 +169,11 @@ class Metrics:
                 outside.add_metric((name,), total[column])
         bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(served))
         build = InfoMetricFamily("upright_build", "the service and what it runs on", value=_build())
+        readiness = GaugeMetricFamily("upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready)
         # The usual name for it, which dashboards know: when the oldest of the processes began.
-        started = GaugeMetricFamily("process_start_time_seconds", "when the service began to count, in seconds since 1970")
-        started.add_metric((), min(filter(None, slots[self._started :: self._width])))
-        yield from (requests, seconds, inference, actions, outside, bundle, build, started)
+        oldest = min(filter(None, slots[self._started :: self._width]))
+        started = GaugeMetricFamily("process_start_time_seconds", "when the service began to count, in seconds since 1970", value=oldest)
+        yield from (requests, seconds, inference, actions, outside, bundle, build, readiness, started)
         for name, (meaning, label, values) in EVENTS.items():
             event = CounterMetricFamily(name, meaning, labels=(label,))
             for value in values:

@@ -119,6 +119,8 @@ class OpenInference:
             case ["health", "live"]:
                 return "GET", _always({"live": True})
             case ["health", "ready"]:
+                if self._served.draining:
+                    raise OipError(HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending")
                 return "GET", _always({"ready": True})
             case ["repository", "index"]:
                 return "POST", self._index

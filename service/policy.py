@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass
 from math import isfinite
 from threading import Lock
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -111,12 +111,9 @@ class TorchScriptBackend:
         return result
 
 
-class Decision(NamedTuple):
-    """The answer to one state."""
-
-    action: int
-    q_values: list[float]
-    out_of_range: list[str]  # names of the state values outside what training saw; shared between answers
+# The answer to one state: the action, the Q-values, and the names of the state values outside what training saw (shared between answers).
+# A plain tuple: one with names costs a fifth of a microsecond more to make.
+Decision = tuple[int, list[float], list[str]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +158,7 @@ class Policy:
         out_of_range = self._named[0] if inside else self._outside(np.array([state], np.float32))[0]
         if not isfinite(sum(q_values)):
             raise QValuesNotFiniteError(0, out_of_range)
-        return Decision(q_values.index(max(q_values)), q_values, out_of_range)
+        return q_values.index(max(q_values)), q_values, out_of_range
 
     def decide(self, states: Float32Array) -> Decisions:
         """Return the greedy action for each row of `states`, (n, 4): the first of the highest Q-values.

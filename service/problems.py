@@ -57,6 +57,33 @@ def internal_error() -> ProblemError:
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail)
 
 
+def too_busy() -> ProblemError:
+    """Return the problem of a request that comes while as many as may be are under way."""
+    detail = "As many requests as this service takes at once are under way; try again in a second"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[(b"retry-after", b"1")])
+
+
+def not_ready(why: str) -> ProblemError:
+    """Return the problem of a service that answers, but asks not to be sent more."""
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why, headers=[(b"retry-after", b"1")])
+
+
+def ending() -> ProblemError:
+    """Return the problem of a request that had not come whole when the service ended."""
+    detail = "The service ended before this request had come; send it again"
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "ending", detail, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
+
+
+def too_slow(part: str) -> ProblemError:
+    """Return the problem of a request whose `part`, head or body, did not come in time."""
+    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"The request's {part} did not come in time")
+
+
+def not_http(why: str) -> ProblemError:
+    """Return the problem of bytes that are no HTTP."""
+    return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", why)
+
+
 def _pointer(detail: ErrorDetails) -> str:
     escaped = (str(part)[:FOUND_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in detail["loc"])
     return "#" + "".join(f"/{quote(part, safe='~')}" for part in escaped)

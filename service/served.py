@@ -44,6 +44,7 @@ class Served:
         self.policy = policy
         manifest = policy.bundle.manifest
         self.metrics = metrics or Metrics(manifest.actions, [value.name for value in manifest.state])
+        self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
         # Told of requests that have ended: of all where `every` is set, else at least of those that failed.
@@ -54,7 +55,7 @@ class Served:
         """Return the metrics and what describes the policy as Prometheus text."""
         bundle = self.policy.bundle
         described = {"model": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
-        return self.metrics.exposition(described | {"backend": self.policy.backend_name})
+        return self.metrics.exposition(described | {"backend": self.policy.backend_name}, ready=not self.draining)
 
     def answered(self, inference: Inference, request_id: bytes) -> None:
         """Count an inference whose answer has been handed to the server, and tell the watchers."""

@@ -35,6 +35,14 @@ class Settings(BaseSettings):
     uds_only: bool = Field(False, description="true: listen on the Unix socket in place of TCP")
     grpc_port: int | None = Field(None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
+    head_timeout: int = Field(10, gt=0, description="seconds in which the head of a request must come, from its first byte")
+    body_timeout: int = Field(30, gt=0, description="seconds in which a request must come whole, from its first byte")
+    max_requests: int = Field(
+        512, gt=0, description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics"
+    )
+    drain: float = Field(
+        5, ge=0, description="seconds that the service goes on answering after SIGTERM, not ready any more, before it stops to listen"
+    )
     shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 

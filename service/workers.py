@@ -1,51 +1,106 @@
 """Workers: settings in, several serving processes behind one port. Knows nothing of routes.
 
-uvicorn's own manager starts them, replaces one that died, and on SIGHUP replaces all, one after the other, each when its successor serves.
-Each reads the bundle for itself, so SIGHUP is also how a new bundle reaches all of them.
+Each process reads the bundle for itself and answers the connections that it accepts. Signals are passed on to all, and one that dies is
+replaced. uvicorn has a manager too, but it closes connections to reload, and cannot be given a server that drains.
 """
 
+import logging
+import os
+import signal
 import socket
 import sys
 import tempfile
-from functools import partial
+import threading
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
-
-import uvicorn
-from uvicorn.config import STARTUP_FAILURE
-from uvicorn.supervisors import Multiprocess
+from types import FrameType
 
 from models import bundle
-from service import logs
-from service.app import create_app
-from service.lanes import Lanes
+from models.bundle import BundleError
+from service import logs, server
 from service.metrics import Metrics
 from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
-from service.sockets import announce
-from service.warm_up import warm_up
+
+CANNOT_START = 3  # exit status of a process that could not begin to serve
+AGAIN_SECONDS = 1.0  # between two attempts to replace a process
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+log = logging.getLogger("uvicorn.error")
 
 
-def serve(settings: Settings, options: dict[str, Any], listeners: list[socket.socket]) -> int:
+def serve(settings: Settings, listeners: list[socket.socket]) -> int:
     """Serve on `listeners` by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
     with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts:
-        app = partial(_app, settings, Path(counts.name))
-        config = uvicorn.Config(app, factory=True, workers=settings.workers, **options)
-        manager = Multiprocess(config, sockets=listeners)
-        announce(listeners)
-        manager.run()
-    return 1 if any(process.exitcode == STARTUP_FAILURE for process in manager.processes) else 0
+        return Manager(settings, listeners, Path(counts.name)).run()
 
 
-def _app(settings: Settings, counts: Path) -> Lanes:
-    """Return the application of one process; it ends the process where the bundle cannot be served (any more)."""
+class Manager:
+    """Starts the processes, watches them, and passes on what it is told."""
+
+    def __init__(self, settings: Settings, listeners: list[socket.socket], counts: Path) -> None:
+        self._settings = settings
+        self._listeners = listeners
+        self._counts = counts
+        self._processes: list[SpawnProcess] = []
+        self._stopping = False
+
+    def run(self) -> int:
+        """Serve until told to stop."""
+        log.info("Started parent process [%d]", os.getpid())
+        for number in (*STOPPING, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        self._processes = [self._start() for _ in range(self._settings.workers)]
+        first = set(self._processes)
+        failed = False
+        while self._processes:
+            ended = connection.wait([process.sentinel for process in self._processes])
+            for process in [process for process in self._processes if process.sentinel in ended]:
+                process.join()
+                self._processes.remove(process)
+                if process in first and process.exitcode == CANNOT_START:
+                    failed = True
+                    self._pass_on(signal.SIGTERM, None)
+                if not self._stopping:
+                    log.error("Process [%s] ended with status %s; another takes its place", process.pid, process.exitcode)
+                    threading.Event().wait(AGAIN_SECONDS if process.exitcode == CANNOT_START else 0)
+                    self._processes.append(self._start())
+        return int(failed)
+
+    def _start(self) -> SpawnProcess:
+        # A fresh process, not a fork: this one may hold threads and locks of onnxruntime.
+        process = get_context("spawn").Process(target=_serve, args=(self._settings, self._listeners, self._counts))
+        process.start()
+        if self._stopping:  # told while it was started
+            process.terminate()
+        return process
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self._stopping = self._stopping or number in STOPPING
+        for process in self._processes:
+            if process.pid is not None and process.exitcode is None:
+                os.kill(process.pid, number)
+
+
+def _serve(settings: Settings, listeners: list[socket.socket], counts: Path) -> None:
+    """Serve as one process of several. It ends where the bundle cannot be served (any more), and when the manager is gone."""
+    os.setpgid(0, 0)  # Ctrl-C on a terminal is the manager's, and is passed on: it must not come twice
+    threading.Thread(target=_end_with_the_manager, daemon=True).start()
     try:
         policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+    except (BundleError, PolicyError) as error:
         logs.complain(str(error), settings.log_format)
-        sys.exit(STARTUP_FAILURE)
+        sys.exit(CANNOT_START)
     manifest = policy.bundle.manifest
-    app = create_app(settings, Served(policy, Metrics(manifest.actions, [value.name for value in manifest.state], counts)))
-    warm_up(policy)
-    return app
+    served = Served(policy, Metrics(manifest.actions, [value.name for value in manifest.state], counts))
+    if not server.serve(settings, served, listeners):
+        sys.exit(CANNOT_START)
+
+
+def _end_with_the_manager() -> None:
+    manager = parent_process()
+    assert manager is not None  # noqa: S101 - this is a process that the manager started
+    connection.wait([manager.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

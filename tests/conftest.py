@@ -76,7 +76,7 @@ def start(tmp_path: Path) -> Start:
     @contextmanager
     def started(*arguments: str, program: tuple[str, ...] = ("-m", "service"), environment: dict[str, str] | None = None) -> Iterator[str]:
         log = tmp_path / "service.log"
-        command = [sys.executable, *program, "--port", "0", *arguments]
+        command = [sys.executable, *program, "--port", "0", "--drain", "0", *arguments]
         with (
             log.open("wb") as output,
             subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment() | (environment or {})) as process,

@@ -15,8 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
+from service.app import create_app
 from service.metrics import EXPOSITION_TYPE, INFERENCE_BOUNDS, REQUEST_BOUNDS, Metrics, door_of
-from tests.conftest import Start
+from service.policy import load
+from service.served import Served
+from tests.conftest import Start, settings
 from tests.test_client import free_port
 
 STATE = [0.0, 0.0, 0.05, 0.0]
@@ -101,6 +104,15 @@ def test_a_state_value_that_another_bundle_names_is_counted_too() -> None:
 
 def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
     assert BEGUN < samples(client.get("/metrics").text)["process_start_time_seconds", ()] < time.time()
+
+
+def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
+    served = Served(load(committed, "onnx"))
+    with TestClient(create_app(settings(), served)) as client:
+        ready = [samples(client.get("/metrics").text)["upright_ready", ()]]
+        served.draining = True
+        ready.append(samples(client.get("/metrics").text)["upright_ready", ()])
+    assert ready == [1, 0]
 
 
 def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(start: Start) -> None:

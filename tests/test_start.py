@@ -47,7 +47,7 @@ def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
-    command = [sys.executable, "-m", "service", "--port", "0", "--workers", workers, "--uds", str(tmp_path / "act.sock")]
+    command = [sys.executable, "-m", "service", "--port", "0", "--drain", "0", "--workers", workers, "--uds", str(tmp_path / "act.sock")]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
         assert process.stderr is not None
         shown = ""

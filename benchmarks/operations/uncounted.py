@@ -3,17 +3,12 @@
 import sys
 from collections.abc import Sequence
 
-import uvicorn
-
 from models import bundle
-from service import logs, sockets
-from service.app import create_app
+from service import server, sockets
 from service.metrics import Metrics
 from service.policy import load
 from service.served import Served
 from service.settings import Settings
-from service.stream import StreamProtocol
-from service.warm_up import warm_up
 
 
 class Nothing(Metrics):
@@ -32,13 +27,8 @@ def main() -> None:
     policy = load(bundle.read(settings.bundle), settings.backend)
     manifest = policy.bundle.manifest
     served = Served(policy, Nothing(manifest.actions, [value.name for value in manifest.state]))
-    config = uvicorn.Config(
-        create_app(settings, served), loop="uvloop", ws=StreamProtocol, access_log=False, proxy_headers=False, server_header=False,
-        log_config=logs.configuration(settings.log_format), timeout_keep_alive=settings.keep_alive,
-    )  # fmt: skip
     with sockets.listening(settings) as listeners:
-        warm_up(policy)
-        uvicorn.Server(config).run(sockets=listeners)
+        server.serve(settings, served, listeners)
 
 
 if __name__ == "__main__":

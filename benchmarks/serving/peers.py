@@ -47,7 +47,7 @@ def _script(name: str) -> Callable[[Path, int, Path], Command]:
 
 
 def _upright(folder: Path, port: int, _: Path) -> Command:
-    return [str(folder / "bin" / "python"), "-m", "service", "--port", str(port)], {}
+    return [str(folder / "bin" / "python"), "-m", "service", "--drain", "0", "--port", str(port)], {}
 
 
 def _bentoml(folder: Path, port: int, scratch: Path) -> Command:
