@@ -56,16 +56,13 @@ class _Tracing:
         """Trace and log the request."""
         ended = time_ns()
         carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers if name in _CARRIED}
-        span = self._tracer.start_span(
-            _name(request),
-            self._propagator.extract(carrier, Context()),
-            SpanKind.SERVER,
-            _attributes(request),
-            start_time=ended - int(request.seconds * 1e9),
-        )
-        if request.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            span.set_status(Status(StatusCode.ERROR))
-        span.end(ended)
+        parent = self._propagator.extract(carrier, Context()) if carrier else Context()
+        span = self._tracer.start_span(_name(request), parent, SpanKind.SERVER, start_time=ended - int(request.seconds * 1e9))
+        if span.is_recording():  # most are not, where only a part is sampled
+            span.set_attributes(_attributes(request))
+            if request.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                span.set_status(Status(StatusCode.ERROR))
+            span.end(ended)
         self._log(request, format_trace_id(span.get_span_context().trace_id))
 
 
