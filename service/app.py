@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, bodies, problems, stream
+from service import answers, bodies, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
@@ -25,6 +25,7 @@ from service.request_log import RequestLog
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
+from service.stream import PATH, Stream
 
 
 class ModelResponse(BaseModel):
@@ -96,9 +97,10 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
         return Response(served.exposition(), media_type=EXPOSITION_TYPE)
 
-    app.router.routes.append(WebSocketRoute(stream.PATH, stream.Stream(served, ids)))
+    channels = Stream(settings, served, ids)
+    app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served).routes())
-    return Lanes(app, settings, served, ids)
+    return Lanes(app, settings, served, ids, channels)
 
 
 @asynccontextmanager

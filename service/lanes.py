@@ -22,6 +22,7 @@ from service.problems import ProblemError
 from service.request_ids import RequestIds
 from service.served import Inference, Request, Served
 from service.settings import Settings
+from service.stream import Stream
 
 Write = Callable[[bytes], None]
 
@@ -30,12 +31,13 @@ EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/h
 
 
 class Lanes:
-    """The service's ASGI application, which is the general lane; and the fast lane, for the protocol that knows of it."""
+    """The service's ASGI application, which is the general lane; and what the protocols answer by when they do not need ASGI."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds, stream: Stream) -> None:
         under_way = UnderWay(settings.max_requests)
         self.general = GeneralLane(app, served, ids, under_way)
         self.fast = FastLane(settings, served, ids, under_way)
+        self.stream = stream
         self.outbox = Outbox()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -39,7 +39,7 @@ DOORS = (
     OTHER,
 )
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
-STATUSES = (200, 400, 404, 405, 412, 413, 422, GONE, 500, 501, 503, 504)
+STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
 INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))

@@ -79,6 +79,11 @@ def too_slow(part: str) -> ProblemError:
     return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"The request's {part} did not come in time")
 
 
+def too_fast(rate: int) -> ProblemError:
+    """Return the problem of a message that is one too many in its second."""
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "too-fast", f"A stream may ask {rate} times a second; this message got no action")
+
+
 def not_http(why: str) -> ProblemError:
     """Return the problem of bytes that are no HTTP."""
     return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", why)

@@ -19,7 +19,7 @@ from service.app import create_app
 from service.protocol import Protocol
 from service.served import Served
 from service.settings import Settings
-from service.stream import StreamProtocol
+from service.stream_protocol import StreamProtocol
 from service.warm_up import warm_up
 
 LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way

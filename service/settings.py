@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     max_requests: int = Field(
         512, gt=0, description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics"
     )
+    stream_rate: int = Field(0, ge=0, description="messages that a stream may send in a second, more are refused; 0 for any number")
     drain: float = Field(
         5, ge=0, description="seconds that the service goes on answering after SIGTERM, not ready any more, before it stops to listen"
     )

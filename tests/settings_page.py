@@ -16,7 +16,8 @@ GROUPS = {
     "bundle": "Bundle",
     "max_body": "Limits",
     "uds": "Listening",
-    "keep_alive": "Running",
+    "keep_alive": "Limits",
+    "drain": "Running",
     "log_format": "Observing",
 }
 BEGIN, END = "<!-- settings: made by `make settings` -->\n", "<!-- end of settings -->\n"

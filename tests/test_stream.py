@@ -146,3 +146,26 @@ def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path:
             process.terminate()
             process.wait(10)
     assert not re.search("Traceback", log.read_text())
+
+
+def test_a_stream_that_asks_faster_than_it_may_is_told_so_and_stays(start: Start) -> None:
+    with start("--stream-rate", "20") as address, connect(f"{address.replace('http', 'ws')}/act/stream") as stream:
+        for seq in range(60):  # the second may change meanwhile, once
+            stream.send(json.dumps({"state": STATE, "seq": seq}))
+        answers = [json.loads(stream.recv()) for _ in range(60)]
+        assert [answer["seq"] for answer in answers] == list(range(60))
+        assert 20 <= sum("action" in answer for answer in answers) <= 40
+        assert {answer["status"] for answer in answers if "action" not in answer} == {429}
+        time.sleep(1)
+        stream.send(json.dumps({"state": STATE}))
+        assert json.loads(stream.recv())["action"] == 1
+
+
+def test_messages_in_fragments_and_those_sent_before_the_first_answer_are_answered_in_their_order(
+    stream: tuple[ClientConnection, str],
+) -> None:
+    channel, _ = stream
+    for seq in range(0, 40, 2):
+        channel.send(json.dumps({"state": STATE, "seq": seq}))
+        channel.send(iter(['{"state":[0,0,', "0.05,0]", f',"seq":{seq + 1}}}']))
+    assert [json.loads(channel.recv())["seq"] for _ in range(40)] == list(range(40))

@@ -16,7 +16,7 @@ from service.protocol import Protocol
 from service.served import Served
 from service.server import Server
 from service.settings import Settings
-from service.stream import StreamProtocol
+from service.stream_protocol import StreamProtocol
 
 Headers = list[tuple[bytes, bytes]]
 
