@@ -1,6 +1,7 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import logging.config
+import signal
 import sys
 from functools import partial
 from importlib import import_module
@@ -8,17 +9,23 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from models import bundle
-from service import logs, server, sockets, workers
-from service.policy import PolicyError, load
+from service import admission, logs, server, sockets, workers
 from service.served import Served
 from service.settings import Settings
+
+COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+    "replay": "service.replay",
+    "export": "service.export",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop. Returns 1 when the bundle cannot be served, 2 when a setting is wrong."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        return int(import_module(COMMANDS[given[0]]).main(given[1:]))
     try:
-        settings = Settings(_cli_parse_args=sys.argv[1:] if arguments is None else arguments)
+        settings = Settings(_cli_parse_args=given)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
@@ -28,9 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
             logs.complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
     complain = partial(logs.complain, form=settings.log_format)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        policy, shadow = admission.at_start(settings)
+    except admission.REFUSALS as error:
         complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -43,11 +51,19 @@ def main(arguments: list[str] | None = None) -> int:
         with sockets.listening(settings) as listeners:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
+            if settings.record is not None:
+                from service import record  # needs sqlite3, which takes time to import
+
+                try:
+                    record.check(settings.record, policy.bundle.manifest)
+                except record.RecordError as error:
+                    complain(f"--record {error}")
+                    return 1
             logging.config.dictConfig(logs.configuration(settings.log_format))
             sockets.announce(listeners)
             if settings.workers > 1:
-                return workers.serve(settings, listeners)
-            return 0 if server.serve(settings, Served(policy), listeners) else 1  # it has logged why
+                return workers.serve(settings, policy.bundle, listeners)
+            return 0 if server.serve(settings, Served(policy, shadow=shadow), listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         complain(str(error))
         return 1

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 
 from models.bundle import Manifest
-from service import answers, bodies, problems
+from service import answers, bodies, operations, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
 from service.lanes import Lanes
@@ -20,6 +20,7 @@ from service.metrics import EXPOSITION_TYPE
 from service.oip import OpenInference
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.request_log import RequestLog
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
@@ -44,6 +45,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     ids = RequestIds()
     log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
     served.ended, served.every = log, settings.log_requests
+    reloader = Reloader(settings, served)
     app = FastAPI(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
@@ -52,7 +54,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         separate_input_output_schemas=False,
         # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        lifespan=lambda _: lifespan(settings, served, log),
+        lifespan=lambda _: _living(settings, served, reloader, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -98,23 +100,38 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         return Response(served.exposition(), media_type=EXPOSITION_TYPE)
 
     channels = Stream(settings, served, ids)
+    app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
-    app.router.routes.extend(OpenInference(settings, served).routes())
+    app.router.routes.extend(OpenInference(settings, served, reloader).routes())
     return Lanes(app, settings, served, ids, channels)
 
 
 @asynccontextmanager
-async def lifespan(settings: Settings, served: Served, log: RequestLog) -> AsyncIterator[None]:
-    """Keep what lives as long as the application. What needs an extra is imported by those who ask for it: most have not installed it."""
+async def _living(settings: Settings, served: Served, reloader: Reloader, log: RequestLog) -> AsyncIterator[None]:
+    """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
         if settings.tracing:
-            from service import tracing
+            from service import tracing  # needs the extra, which most have not installed
 
             await stack.enter_async_context(tracing.traced(served, log))
-        if settings.grpc_port is not None:
-            from service import grpc_server
+        if settings.record is not None:
+            from service.recorder import recording  # needs sqlite3, which takes time to import
 
-            await stack.enter_async_context(grpc_server.serving(settings, served))
+            stack.enter_context(recording(settings.record, settings, served))
+        await stack.enter_async_context(reloader.running())
+        await stack.enter_async_context(grpc_door(settings, served, reloader))
+        yield
+
+
+@asynccontextmanager
+async def grpc_door(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+    """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
+    if settings.grpc_port is None:
+        yield
+        return
+    from service import grpc_server  # needs the extra, which most have not installed
+
+    async with grpc_server.serving(settings, served, reloader):
         yield
 
 

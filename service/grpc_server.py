@@ -20,6 +20,7 @@ from service import inference_pb2 as pb
 from service.metrics import GONE, GRPC
 from service.policy import Float32Array
 from service.problems import ProblemError
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.served import Inference, Request, Served
 from service.settings import Settings
@@ -30,6 +31,7 @@ GRACE = 0.5  # seconds that calls under way get when the service ends; the longe
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
@@ -39,12 +41,12 @@ Call = Callable[[Message, Context], Awaitable[Message]]
 
 
 @asynccontextmanager
-async def serving(settings: Settings, served: Served) -> AsyncIterator[int]:
+async def serving(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
     server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_handlers(settings, served),))
+    server.add_generic_rpc_handlers((_handlers(settings, served, reloader),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -61,10 +63,10 @@ async def serving(settings: Settings, served: Served) -> AsyncIterator[int]:
         await server.stop(GRACE)
 
 
-def _handlers(settings: Settings, served: Served) -> grpc.GenericRpcHandler:
+def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.GenericRpcHandler:
     """Return what answers each method of the service's description by the method of `Calls` with the same name."""
     ids = RequestIds()
-    calls = Calls(settings, served, ids)
+    calls = Calls(settings, served, reloader, ids)
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
@@ -120,8 +122,9 @@ _told: ContextVar[tuple[bytes, Inference | None]] = ContextVar("told", default=(
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served, ids: RequestIds) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds) -> None:
         self._settings = settings
+        self._reloader = reloader
         self._served = served
         self._ids = ids
 
@@ -193,11 +196,11 @@ class Calls:
     async def RepositoryModelLoad(  # noqa: N802 - the protocol's name
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Make sure that the bundle on disk is the one that is served."""
+        """Serve the bundle that lies in the folder."""
         tensors.check_model(self._served.policy, request.model_name, None)
         if request.parameters:
             raise bad_request(oip.NO_PARAMETERS)
-        await asyncio.to_thread(oip.check_loaded, self._settings, self._served.policy)
+        oip.check_loaded(await self._reloader.load(request.model_name))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - the protocol's name

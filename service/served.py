@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from service.metrics import Metrics
 from service.policy import Policy, State
+from service.shelf import Shelf
 
 
 class Inference(NamedTuple):
@@ -40,8 +41,10 @@ RequestWatcher = Callable[[Request], None]
 class Served:
     """The policy that is served now. Replacing it is one assignment: a request finishes on the policy that it began with."""
 
-    def __init__(self, policy: Policy, metrics: Metrics | None = None) -> None:
+    def __init__(self, policy: Policy, metrics: Metrics | None = None, shadow: Policy | None = None, shelf: Shelf | None = None) -> None:
         self.policy = policy
+        self.shadow = shadow  # what is to be compared with it, if anything
+        self.shelf = shelf  # where the processes of the service agree on what they serve, if there are several
         manifest = policy.bundle.manifest
         self.metrics = metrics or Metrics(manifest.actions, [value.name for value in manifest.state])
         self.draining = False  # told to stop: still answers, but asks not to be sent more

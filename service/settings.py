@@ -27,6 +27,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 for any that is free")
     bundle: Path = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
     backend: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the policy; torchscript needs torch")
+    min_score: float = Field(
+        0, ge=0, description="mean score, in steps, that the manifest's evaluation must reach for a bundle to be served"
+    )
+    watch: float | None = Field(None, ge=0.1, description="seconds between two looks whether another bundle lies in the folder")
+    shadow: Path | None = Field(None, description="folder of a second bundle that answers the same states unseen, to be compared")
+    shadow_margin: float = Field(1, ge=0, description="gap between the live Q-values from which on a disagreement counts as wide")
     max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
     max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
     max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
@@ -45,6 +51,10 @@ class Settings(BaseSettings):
         5, ge=0, description="seconds that the service goes on answering after SIGTERM, not ready any more, before it stops to listen"
     )
     shutdown: int = Field(10, ge=0, description="seconds that requests under way get when the service is told to stop")
+    record: Path | None = Field(None, description="SQLite file that every decision is recorded in")
+    record_size: int = Field(268_435_456, gt=0, description="bytes from which on a record's file is set aside for a new one")
+    record_age: int = Field(86_400, gt=0, description="seconds after which a record's file is set aside for a new one")
+    record_keep: int = Field(10, ge=0, description="files set aside that are kept, for each process")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
     log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")

@@ -18,6 +18,8 @@ GROUPS = {
     "uds": "Listening",
     "keep_alive": "Limits",
     "drain": "Running",
+    "record": "Recording",
+    "workers": "Running",
     "log_format": "Observing",
 }
 BEGIN, END = "<!-- settings: made by `make settings` -->\n", "<!-- end of settings -->\n"

@@ -1,1 +1,1 @@
-"""Operations, measured: what it costs to count, log, trace, ask for keys, record and reload."""
+"""Operations, measured: what running the service costs, and what it survives."""

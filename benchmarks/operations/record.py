@@ -1,0 +1,252 @@
+"""The decision record: what it costs a request, and what is left of it when the service is killed.
+
+    python -m benchmarks.operations.record
+
+Cost: one service with the record and one without, on one core and asked in turns by wrk on the other; ratios are taken within a round.
+Kill: 5,000 requests a second for a minute, each with its own seq, then `kill -9`. What was answered is looked up in the file, the file is
+checked, and every row is answered again.
+Rows: the processor time of writing one, by the ways that were to choose from (docs/decisions/0016).
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import platform
+import re
+import signal
+import sqlite3
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from benchmarks.calling.served import free_port, ready, write
+from benchmarks.environments import ROOT
+from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Server
+from benchmarks.serving.peers import UPRIGHT
+from service import record
+
+STATE = [0.01, -0.02, 0.05, 0.3]
+CONNECTIONS = 16
+RATE, CLIENTS = 5_000, 64  # requests a second, and over how many connections, in the part that ends with a kill
+AT_ONCE = record.AT_ONCE[0]
+ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
+SEQ = re.compile(rb'"seq":(\d+)}$')
+
+
+def main() -> None:
+    """Measure, print tables and write what was measured as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=("cost", "kill", "rows"), default=("cost", "kill"))
+    parser.add_argument("--rounds", type=int, default=9, help="of the cost")
+    parser.add_argument("--kills", type=int, default=1)
+    parser.add_argument("--seconds", type=int, default=60, help="of load before a kill")
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {LOAD_CORE})
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    figures: dict[str, object] = {}
+    with tempfile.TemporaryDirectory(prefix="upright-record-") as folder:
+        if "cost" in options.parts:
+            figures["cost"] = cost(Path(folder), options.rounds)
+        if "kill" in options.parts:
+            print("\n| requests answered | per second | missing | the oldest of them, ms before the kill | integrity | replay |")
+            print("| --- | --- | --- | --- | --- | --- |")
+            figures["kills"] = [kill(Path(folder) / f"kill-{number}.sqlite", options.seconds) for number in range(options.kills)]
+        if "rows" in options.parts:
+            figures["rows"] = rows(Path(folder))
+    write("record", figures)
+
+
+@contextmanager
+def running(scratch: Path, *arguments: str) -> Iterator[Server]:
+    """Serve the committed bundle on the servers' core until the end of the block."""
+    port, body = free_port(), scratch / "body.json"
+    body.write_text(json.dumps({"state": STATE}))
+    command = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", "service", "--port", str(port), "--drain", "0", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        try:
+            while not ready(port):
+                if process.poll() is not None:
+                    raise RuntimeError(f"the service did not start: exit code {process.returncode}")
+                time.sleep(0.02)
+            yield Server(UPRIGHT, process, port, 0.0, body)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def cost(scratch: Path, rounds: int) -> dict[str, float]:
+    """Compare a service that records with one that does not."""
+    file = scratch / "cost.sqlite"
+    with running(scratch) as without, running(scratch, "--record", str(file)) as recording:
+        for server in (without, recording):
+            server.load(CONNECTIONS, 1)
+        pairs = []
+        for number in range(rounds):  # who is asked first changes from round to round
+            first, second = (without, recording) if number % 2 else (recording, without)
+            loads = first.load(CONNECTIONS, 2), second.load(CONNECTIONS, 2)
+            pairs.append(loads if number % 2 else loads[::-1])
+    with closing(sqlite3.connect(file)) as connection:
+        ((rows,),) = connection.execute("SELECT count(*) FROM decisions").fetchall()
+    ratios = sorted(after.requests_per_second / before.requests_per_second for before, after in pairs)
+    found = {
+        "requests_per_second_without": statistics.median(before.requests_per_second for before, _ in pairs),
+        "requests_per_second": statistics.median(after.requests_per_second for _, after in pairs),
+        "ratio": statistics.median(ratios),
+        "least_ratio": ratios[0],
+        "largest_ratio": ratios[-1],
+        "cpu_us_without": statistics.median(before.cpu_us for before, _ in pairs),
+        "cpu_us": statistics.median(after.cpu_us for _, after in pairs),
+        "p99_ms_without": statistics.median(before.p99_ms for before, _ in pairs),
+        "p99_ms": statistics.median(after.p99_ms for _, after in pairs),
+        "bytes_per_row": sum(path.stat().st_size for path in scratch.glob("cost*.sqlite")) / rows,
+    }
+    print("\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | --- | --- | --- |")
+    print(f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f} µs | {found['p99_ms_without']:.2f} ms |")
+    share = f"{found['ratio']:.3f} ({ratios[0]:.3f} … {ratios[-1]:.3f})"
+    print(f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs | {found['p99_ms']:.2f} ms |")
+    print(f"\n{rounds} rounds, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision", flush=True)
+    return found
+
+
+def kill(file: Path, seconds: int) -> dict[str, object]:
+    """Kill a service that records under load, and look at what it left."""
+    answered: dict[int, float] = {}  # when, by seq
+    with running(file.parent, "--record", str(file)) as server:
+        port = int(server.url.split(":")[2].split("/")[0])
+        killed_at = uvloop.run(_load_and_kill(port, server.pid, seconds, answered))
+    with closing(sqlite3.connect(file)) as connection:
+        integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
+        kept = {seq for (seq,) in connection.execute("SELECT seq FROM decisions")}
+    replayed = subprocess.run([sys.executable, "-m", "service", "replay", str(file)], cwd=ROOT, capture_output=True, text=True, check=False)
+    missing = answered.keys() - kept
+    oldest = max((killed_at - answered[seq] for seq in missing), default=0.0) * 1e3
+    found = {
+        "answered": len(answered),
+        "per_second": len(answered) / seconds,
+        "missing": len(missing),
+        "oldest_missing_ms": oldest,
+        "integrity": integrity,
+        "replay": replayed.stdout,
+    }
+    print(
+        f"| {len(answered):,} | {len(answered) / seconds:,.0f} | {len(missing)} | {oldest:.0f} | {', '.join(integrity)} "
+        f"| {replayed.stdout.strip()}, exit code {replayed.returncode} |",
+        flush=True,
+    )
+    return found
+
+
+def rows(scratch: Path) -> dict[str, float]:
+    """Return the processor time, in microseconds, of making and writing a row: in columns or packed, row by row or many at once."""
+    decisions = [
+        (NOW + number, f"{number:032x}", number, 0, (0.1 * number, 0.2, 0.3, -0.4), (10.5 + number, 11.5), 1, None)
+        for number in range(ROWS)
+    ]
+    pack_state, pack_q = struct.Struct("<4d").pack, struct.Struct("<2f").pack
+
+    def columns() -> list[Any]:
+        return [(now, name, seq, row, *state, *q, action, names) for now, name, seq, row, state, q, action, names in decisions]
+
+    def packed() -> list[Any]:
+        return [
+            (now, name, seq, row, pack_state(*state), pack_q(*q), action, names, 1)
+            for now, name, seq, row, state, q, action, names in decisions
+        ]
+
+    def by_one(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.executemany(record.INSERT[-1][1], [(1, *row) for row in some])
+
+    def by_many(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.execute(record.INSERT[0][1], [1, *itertools.chain.from_iterable(some)])
+
+    def as_blobs(connection: sqlite3.Connection, some: list[Any]) -> None:
+        connection.executemany("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", some)
+
+    found = {}
+    print("\n| way | µs a row |\n| --- | --- |")
+    for name, make, insert in (
+        ("in columns, row by row", columns, by_one),
+        (f"in columns, {AT_ONCE} rows at once", columns, by_many),
+        ("state and Q-values packed, row by row", packed, as_blobs),
+    ):
+        with closing(sqlite3.connect(scratch / f"{insert.__name__}.sqlite", isolation_level=None)) as connection:
+            connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {record.SCHEMA}")
+            connection.execute("CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)")
+            before = time.process_time()
+            made = make()
+            for first in range(0, ROWS, AT_ONCE * 4):
+                connection.execute("BEGIN")
+                for place in range(first, first + AT_ONCE * 4, AT_ONCE):
+                    insert(connection, made[place : place + AT_ONCE])
+                connection.execute("COMMIT")
+            found[name] = (time.process_time() - before) / ROWS * 1e6
+        print(f"| {name} | {found[name]:.2f} |", flush=True)
+    return found
+
+
+async def _load_and_kill(port: int, pid: int, seconds: int, answered: dict[int, float]) -> float:
+    """Ask `RATE` times a second for so long, then kill the process while it is asked; returns when."""
+    loop, seqs = asyncio.get_running_loop(), itertools.count()
+    clients = [(await loop.create_connection(lambda: _Client(seqs, answered), "127.0.0.1", port))[1] for _ in range(CLIENTS)]
+    started = time.perf_counter()
+    for number in range(RATE * seconds // CLIENTS):
+        await asyncio.sleep(max(0.0, started + number * CLIENTS / RATE - time.perf_counter()))
+        for client in clients:
+            client.ask()
+    killed_at = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.gather(*(client.lost.wait() for client in clients)), 5)
+    return killed_at
+
+
+class _Client(asyncio.Protocol):
+    """One connection: a request at a time, and when each was answered."""
+
+    def __init__(self, seqs: Iterator[int], answered: dict[int, float]) -> None:
+        self._seqs = seqs
+        self._answered = answered
+        self._waits = False
+        self._buffer = b""
+        self.lost = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection."""
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment] # connections are streams
+
+    def ask(self) -> None:
+        """Ask, if the last request was answered."""
+        if not self._waits:
+            self._waits = True
+            body = json.dumps({"state": STATE, "seq": next(self._seqs)}).encode()
+            self._transport.write(b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def data_received(self, data: bytes) -> None:
+        """Note when an answer is whole."""
+        self._buffer += data
+        if found := SEQ.search(self._buffer):
+            self._answered[int(found[1])] = time.perf_counter()
+            self._waits, self._buffer = False, b""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Note the end."""
+        self.lost.set()
+
+
+if __name__ == "__main__":
+    main()
