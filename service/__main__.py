@@ -9,11 +9,14 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from service import admission, logs, server, sockets, workers
+from service import admission, keys, logs, server, sockets, tls, workers
+from service.keys import KeysError
 from service.served import Served
 from service.settings import Settings
+from service.tls import TlsError
 
 COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+    "key": "service.new_key",
     "replay": "service.replay",
     "export": "service.export",
 }
@@ -24,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in COMMANDS:
         return int(import_module(COMMANDS[given[0]]).main(given[1:]))
+    if any(argument.startswith("--tls-key-password") for argument in given):
+        logs.complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
+        return 2
     try:
         settings = Settings(_cli_parse_args=given)
     except ValidationError as error:
@@ -38,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
-    except admission.REFUSALS as error:
+        served = Served(policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+    except (*admission.REFUSALS, KeysError, TlsError) as error:
         complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -60,10 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
                     complain(f"--record {error}")
                     return 1
             logging.config.dictConfig(logs.configuration(settings.log_format))
-            sockets.announce(listeners)
+            sockets.announce(listeners, tls=served.tls is not None)
+            keys.announce(settings)
             if settings.workers > 1:
                 return workers.serve(settings, policy.bundle, listeners)
-            return 0 if server.serve(settings, Served(policy, shadow=shadow), listeners) else 1  # it has logged why
+            return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         complain(str(error))
         return 1

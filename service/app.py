@@ -5,19 +5,23 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, bodies, operations, problems
+from service import answers, bodies, operations, pages, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
+from service.guard import Guard
 from service.lanes import Lanes
 from service.metrics import EXPOSITION_TYPE
-from service.oip import OpenInference
+from service.oip import HEADER_LENGTH, OpenInference
+from service.pages import Described
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
 from service.reload import Reloader
@@ -46,10 +50,12 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
     served.ended, served.every = log, settings.log_requests
     reloader = Reloader(settings, served)
-    app = FastAPI(
+    app = Described(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
+        docs_url=None,  # its own page loads its scripts from another host
+        redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
         # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
@@ -103,7 +109,17 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served, reloader).routes())
-    return Lanes(app, settings, served, ids, channels)
+    app.router.routes.extend(pages.routes(app))
+    guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
+    if settings.cors_origin:  # around the guard: a browser sends no key with its question whether it may
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "X-Request-ID", HEADER_LENGTH],
+            expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
+        )
+    return Lanes(guarded, settings, served, ids, channels)
 
 
 @asynccontextmanager

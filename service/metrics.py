@@ -49,6 +49,7 @@ INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50,
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+    "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
     "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
     "upright_shadow_states": (
         "states that the shadow was to answer; `disagreed` is without those that differ widely",

@@ -101,6 +101,7 @@ class Reloader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._alone, work)
 
     def _at_signal(self) -> None:
+        self._served.renew()
         if not self._asked:  # a reload that has not begun will read what this one would
             self._asked = True
             self._thread.submit(self._alone, lambda: self._load(None))

@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
 from tests.conftest import ROOT
@@ -20,6 +21,7 @@ GROUPS = {
     "drain": "Running",
     "record": "Recording",
     "workers": "Running",
+    "keys": "Keys, TLS and browsers",
     "log_format": "Observing",
 }
 BEGIN, END = "<!-- settings: made by `make settings` -->\n", "<!-- end of settings -->\n"
@@ -31,8 +33,9 @@ def tables() -> str:
     group = ""
     for name, field in Settings.model_fields.items():
         group = GROUPS.get(name, group)
-        flag, variable = f"--{name.replace('_', '-')}", f"{Settings.model_config['env_prefix']}{name.upper()}"
-        groups[group].append(f"| `{flag}` | `{variable}` | {_default(field)} | {_meaning(field)} |\n")
+        flag = "none" if CLI_SUPPRESS in field.metadata else f"`--{name.replace('_', '-')}`"
+        variable = f"{Settings.model_config['env_prefix']}{name.upper()}"
+        groups[group].append(f"| {flag} | `{variable}` | {_default(field)} | {_meaning(field)} |\n")
     head = "| flag | environment | default | meaning |\n| --- | --- | --- | --- |\n"
     return "\n".join(f"**{title}**\n\n{head}{''.join(rows)}" for title, rows in groups.items())
 
