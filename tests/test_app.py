@@ -244,5 +244,9 @@ def test_openapi_document_describes_the_doors_bodies(client: TestClient) -> None
     act = document["paths"]["/act"]["post"]
     assert act["requestBody"]["content"]["application/json"]["schema"]["required"] == ["state"]
     assert "412" in act["responses"]
-    assert set(document["paths"]) == {"/act", "/act/batch", "/model", "/health/live", "/health/ready", "/metrics"}
+    assert set(document["paths"]) == {"/act", "/act/batch", "/model", "/health/live", "/health/ready", "/metrics"} | {
+        "/model/rollback",
+        "/shadow",
+        "/shadow/promote",
+    }
     assert "Problem" in document["components"]["schemas"]
