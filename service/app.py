@@ -105,7 +105,7 @@ async def _living(settings: Settings, served: Served) -> AsyncIterator[None]:
     """Hold what lives as long as the application. What is named first ends last."""
     async with AsyncExitStack() as stack:
         if settings.record is not None:
-            from service.recorder import recording  # needs sqlite3, which takes time to import
+            from service.recorder import recording  # needs SQLite, which takes time to import
 
             stack.enter_context(recording(settings.record, settings, served))
         await stack.enter_async_context(grpc_door(settings, served))
