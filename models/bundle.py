@@ -21,7 +21,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -227,6 +227,7 @@ class Bundle:
     digest: str  # "sha256:" and 64 hexadecimal digits
     manifest: Manifest
     artifacts: Mapping[Format, bytes]
+    manifest_bytes: bytes = field(default=b"", repr=False)  # as they were hashed; none where the bundle was not read from files
 
 
 def describe(file: str, content: bytes) -> Artifact:
@@ -358,7 +359,7 @@ def _read(folder: Path, number: int) -> Bundle:
         if found != artifact.sha256:
             raise ArtifactChangedError(f"{path}: SHA-256 differs from {MANIFEST}: expected {artifact.sha256}, found {found}; {REMEDY}")
         artifacts[kind] = data
-    return Bundle(folder, digest(content), manifest, artifacts)
+    return Bundle(folder, digest(content), manifest, artifacts, content)
 
 
 def _read_file(path: Path, folder: int, limit: int) -> bytes:

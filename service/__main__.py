@@ -1,6 +1,7 @@
 """The command line of the service: reads the settings, loads the bundle, listens."""
 
 import logging.config
+import signal
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -8,13 +9,14 @@ from importlib.util import find_spec
 import uvicorn.config
 from pydantic import ValidationError
 
-from models import bundle
-from service import server, sockets, workers
-from service.policy import PolicyError, load
+from service import admission, keys, server, sockets, tls, workers
+from service.keys import KeysError
 from service.served import Served
 from service.settings import Settings
+from service.tls import TlsError
 
 COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
+    "key": "service.new_key",
     "replay": "service.replay",
     "export": "service.export",
 }
@@ -25,6 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] in COMMANDS:
         return int(import_module(COMMANDS[given[0]]).main(given[1:]))
+    if any(argument.startswith("--tls-key-password") for argument in given):
+        _complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
+        return 2
     try:
         settings = Settings(_cli_parse_args=given)
     except ValidationError as error:
@@ -35,9 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
                 continue
             _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (bundle.BundleError, PolicyError) as error:
+        policy, shadow = admission.at_start(settings)
+        served = Served(policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+    except (*admission.REFUSALS, KeysError, TlsError) as error:
         _complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
@@ -56,10 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
                     _complain(f"--record {error}")
                     return 1
             logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
-            sockets.announce(listeners)
+            sockets.announce(listeners, tls=served.tls is not None)
+            keys.announce(settings)
             if settings.workers > 1:
-                return workers.serve(settings, listeners)
-            return 0 if server.serve(settings, Served(policy), listeners) else 1  # it has logged why
+                return workers.serve(settings, policy.bundle, listeners)
+            return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
     except sockets.SocketError as error:
         _complain(str(error))
         return 1

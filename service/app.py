@@ -5,21 +5,26 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, bodies, problems
+from service import answers, bodies, operations, pages, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
+from service.guard import Guard
 from service.lanes import Lanes
 from service.metrics import EXPOSITION_TYPE
-from service.oip import OpenInference
+from service.oip import HEADER_LENGTH, OpenInference
+from service.pages import Described
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
@@ -41,13 +46,16 @@ IfMatch = Annotated[str | None, Header(description='answer only if the bundle se
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
-    app = FastAPI(
+    reloader = Reloader(settings, served)
+    app = Described(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
+        docs_url=None,  # its own page loads its scripts from another host
+        redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: _living(settings, served),
+        lifespan=lambda _: _living(settings, served, reloader),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -95,32 +103,44 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         return Response(content, media_type=EXPOSITION_TYPE)
 
     channels = Stream(settings, served, ids)
+    app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
-    app.router.routes.extend(OpenInference(settings, served).routes())
-    return Lanes(app, settings, served, ids, channels)
+    app.router.routes.extend(OpenInference(settings, served, reloader).routes())
+    app.router.routes.extend(pages.routes(app))
+    guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
+    if settings.cors_origin:  # around the guard: a browser sends no key with its question whether it may
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "X-Request-ID", HEADER_LENGTH],
+            expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
+        )
+    return Lanes(guarded, settings, served, ids, channels)
 
 
 @asynccontextmanager
-async def _living(settings: Settings, served: Served) -> AsyncIterator[None]:
-    """Hold what lives as long as the application. What is named first ends last."""
+async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+    """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
         if settings.record is not None:
             from service.recorder import recording  # needs SQLite, which takes time to import
 
             stack.enter_context(recording(settings.record, settings, served))
-        await stack.enter_async_context(grpc_door(settings, served))
+        await stack.enter_async_context(reloader.running())
+        await stack.enter_async_context(grpc_door(settings, served, reloader))
         yield
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, served: Served) -> AsyncIterator[None]:
+async def grpc_door(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
     """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
     if settings.grpc_port is None:
         yield
         return
     from service import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, served):
+    async with grpc_server.serving(settings, served, reloader):
         yield
 
 

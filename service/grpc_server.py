@@ -13,20 +13,25 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service import answers, oip, tensors
+from service import answers, keys, oip, tensors
 from service import inference_pb2 as pb
+from service.keys import Keys
+from service.metrics import Metrics
 from service.policy import Float32Array
 from service.problems import ProblemError
+from service.reload import Reloader
 from service.request_ids import RequestIds
 from service.served import Served
 from service.settings import Settings
 from service.tensors import OipError, bad_request
+from service.tls import Tls
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 GRACE = 0.5  # seconds that calls under way get when the service ends; the longest takes some milliseconds
 CODES = {
     HTTPStatus.BAD_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
@@ -36,21 +41,24 @@ Call = Callable[[Message, Context], Awaitable[Message]]
 
 
 @asynccontextmanager
-async def serving(settings: Settings, served: Served) -> AsyncIterator[int]:
+async def serving(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_handlers(Calls(settings, served)),))
+    options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
+    guards = [] if served.keys is None else [Guard(served.keys, served.metrics)]
+    server = grpc.aio.server(interceptors=guards, options=options)
+    server.add_generic_rpc_handlers((_handlers(Calls(settings, served, reloader)),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    port: int = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    place = f"{host}:{settings.grpc_port}"
+    port: int = server.add_insecure_port(place) if served.tls is None else server.add_secure_port(place, _credentials(served.tls))
     for name in ("", SERVICE.full_name):
         await status.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
-    logging.getLogger("uvicorn.error").info("Listening on grpc://%s:%d", host, port)
+    logging.getLogger("uvicorn.error").info("Listening on %s://%s:%d", "grpc" if served.tls is None else "grpcs", host, port)
     try:
         yield port
     finally:
@@ -89,11 +97,48 @@ def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awa
     return answered
 
 
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types
+    """Refuses calls without the right key, which is sent as the metadata `authorization`."""
+
+    def __init__(self, known: Keys, metrics: Metrics) -> None:
+        self._keys = known
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, go_on: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]], call: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
+        """Return what answers the call."""
+        needed = keys.scope_of(call.method)
+        header = next((value for name, value in call.invocation_metadata if name == "authorization"), None)
+        refusal = self._keys.refusal(None if header is None else header.encode(), needed)
+        if needed is None or refusal is None:
+            return await go_on(call)
+        self._metrics.happened(keys.EVENT, refusal)
+        code = grpc.StatusCode.PERMISSION_DENIED if refusal == "scope" else grpc.StatusCode.UNAUTHENTICATED
+        detail = keys.describe(refusal, call.method, needed)
+
+        async def refuse(_: object, context: Context) -> None:
+            await context.abort(code, detail)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Return what a port with TLS needs; a renewed certificate is for connections from then on."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pem = tls.pem
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, tls.pem.authority is not None)
+
+
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
         self._settings = settings
+        self._reloader = reloader
         self._served = served
         self._ids = RequestIds()
 
@@ -162,11 +207,11 @@ class Calls:
     async def RepositoryModelLoad(  # noqa: N802 - the protocol's name
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Make sure that the bundle on disk is the one that is served."""
+        """Serve the bundle that lies in the folder."""
         tensors.check_model(self._served.policy, request.model_name, None)
         if request.parameters:
             raise bad_request(oip.NO_PARAMETERS)
-        await asyncio.to_thread(oip.check_loaded, self._settings, self._served.policy)
+        oip.check_loaded(await self._reloader.load(request.model_name))
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - the protocol's name

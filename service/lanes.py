@@ -14,7 +14,7 @@ from time import perf_counter
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import answers, problems
+from service import answers, keys, problems
 from service.answers import Answer
 from service.metrics import GONE, door_of
 from service.outbox import Outbox
@@ -78,6 +78,10 @@ class FastLane:
             b"/act": answers.act,
             b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
         }
+        self._keys = served.keys
+        self._scopes = {door: keys.scope_of(door.decode()) for door in self._doors}
+        # Where pages of other origins may call, every answer says that it could differ, and what differs is the general lane's.
+        self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
         self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
 
     def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> float | None:
@@ -86,6 +90,10 @@ class FastLane:
         Times are `perf_counter`'s; `started` is when the request's first byte had come. `first` are header lines that come first.
         """
         served = self._served
+        if self._keys is not None and not self._keys.allows(head.get(b"authorization"), self._scopes[door]):
+            return None
+        if self._vary and b"origin" in head:
+            return None
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
@@ -94,8 +102,8 @@ class FastLane:
         request_id = self._ids.of(head.get(b"x-request-id"))
         (tag, digest), (timing, took) = own
         write(
-            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n\r\n%b"
-            % (first, tag, digest, timing, took, len(content), request_id, content)
+            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n\r\n%b"
+            % (first, tag, digest, timing, took, len(content), self._vary, request_id, content)
         )
         done = perf_counter()
         served.metrics.answered(door.decode(), 200, done - started)

@@ -22,6 +22,9 @@ DOORS = (
     "/act/batch",
     "/act/stream",
     "/model",
+    "/model/rollback",
+    "/shadow",
+    "/shadow/promote",
     "/health/live",
     "/health/ready",
     "/metrics",
@@ -39,6 +42,15 @@ INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50,
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+    "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
+    "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
+    "upright_shadow_states": (
+        "states that the shadow was to answer; `disagreed` is without those that differ widely",
+        "outcome",
+        ("agreed", "disagreed", "disagreed_widely", "failed", "dropped"),
+    ),
+    "upright_shadow_seconds": ("inference of single states that were timed on both policies", "policy", ("live", "shadow")),
+    "upright_shadow_timed": ("single states that were timed on both policies", "kind", ("states",)),
     "upright_record_rows": ("decisions by what became of them in the record", "outcome", ("written", "dropped")),
 }
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
@@ -103,6 +115,10 @@ class Metrics:
     def happened(self, event: str, value: str, times: float = 1) -> None:
         """Count one of `EVENTS` under one of its label's values."""
         self._own[self._events[event, value]] += times
+
+    def count(self, event: str, value: str) -> float:
+        """Return how often one of `EVENTS` happened, in all processes."""
+        return sum(self._slots[self._events[event, value] :: self._width])
 
     def exposition(self, model: str, digest: str) -> bytes:
         """Return the sum over all processes as Prometheus text, and the bundle served, `model` and `digest`, as a label."""

@@ -8,17 +8,15 @@ from http import HTTPStatus
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
-from models import bundle
-from models.bundle import BundleError
 from service import answers, bodies, tensors
 from service.policy import Float32Array, Policy
 from service.problems import ProblemError
+from service.reload import Reload, Reloader
 from service.served import Served
 from service.settings import Settings
 from service.tensors import OipError, Tensor, bad_request
@@ -76,9 +74,10 @@ Handler = Callable[[Request], Awaitable[Response]]
 class OpenInference:
     """The ASGI application of everything below /v2. Every status but 200 comes with `{"error": …}`."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
         self._settings = settings
         self._served = served
+        self._reloader = reloader
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes that lead here: /v2 itself and all below it."""
@@ -171,11 +170,11 @@ class OpenInference:
         return JSONResponse([{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}])
 
     async def _load(self, request: Request, name: str) -> Response:
-        """Make sure that the bundle on disk is the one that is served. Another one needs a restart, and the caller is told so."""
+        """Serve the bundle that lies in the folder."""
         tensors.check_model(self._served.policy, name, None)
         if (await self._repository(request)).parameters:
             raise bad_request(NO_PARAMETERS)
-        await run_in_threadpool(check_loaded, self._settings, self._served.policy)
+        check_loaded(await self._reloader.load(name))
         return JSONResponse({})
 
     async def _unload(self, request: Request, name: str) -> Response:
@@ -208,16 +207,10 @@ NO_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the c
 UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
 
 
-def check_loaded(settings: Settings, policy: Policy) -> None:
-    """Raise `OipError` where the bundle on disk is not the one that is served: it is loaded by a restart only."""
-    try:
-        found = bundle.read(settings.bundle).digest
-    except BundleError as error:
-        raise OipError(HTTPStatus.INTERNAL_SERVER_ERROR, f"the bundle on disk cannot be loaded, the served one stays: {error}") from error
-    if found != policy.bundle.digest:
-        raise OipError(
-            HTTPStatus.NOT_IMPLEMENTED, f"the bundle on disk is {found}, {policy.bundle.digest} is served; restart the service to load it"
-        )
+def check_loaded(reload: Reload) -> None:
+    """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
+    if reload.outcome == "refused":
+        raise OipError(HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}")
 
 
 def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Response:

@@ -1,10 +1,13 @@
-"""What is served: the policy that answers, and what follows from its answers. Every door reads the policy here, once a request."""
+"""What is served: the policy that answers, whom it answers, and what follows. Every door reads the policy here, once a request."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from service.keys import Keys
 from service.metrics import Metrics
 from service.policy import Policy, State
+from service.shelf import Shelf
+from service.tls import Tls
 
 
 class Inference(NamedTuple):
@@ -25,12 +28,30 @@ Watcher = Callable[[Inference, str], None]
 class Served:
     """The policy that is served now. Replacing it is one assignment: a request finishes on the policy that it began with."""
 
-    def __init__(self, policy: Policy, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        metrics: Metrics | None = None,
+        shadow: Policy | None = None,
+        shelf: Shelf | None = None,
+        keys: Keys | None = None,
+        tls: Tls | None = None,
+    ) -> None:
         self.policy = policy
+        self.shadow = shadow  # what is to be compared with it, if anything
+        self.shelf = shelf  # where the processes of the service agree on what they serve, if there are several
         self.metrics = metrics or Metrics(policy.bundle.manifest.actions)
+        self.keys = keys  # that open doors; none where every door is open
+        self.tls = tls
         self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
+
+    def renew(self) -> None:
+        """Read keys and certificate again, where there are any. It takes a millisecond, and belongs into the event loop's own thread."""
+        for part in (self.keys, self.tls):
+            if part is not None:
+                part.reload()
 
     def answered(self, inference: Inference, request_id: bytes) -> None:
         """Count an inference whose answer has been handed to the server, and tell the watchers."""

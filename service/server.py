@@ -42,6 +42,7 @@ def serve(settings: Settings, served: Served, listeners: list[socket.socket]) ->
         server_header=False,
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.shutdown,
+        ssl_context_factory=served.tls,
     )
     server = Server(config, settings, served)
     warm_up(served.policy)

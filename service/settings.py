@@ -1,10 +1,12 @@
 """Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
+
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/*?#@]+$")]  # as a browser sends it: no path, and never all
 
 
 class Settings(BaseSettings):
@@ -24,6 +26,12 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65_535, description="TCP port to listen on; 0 for any that is free")
     bundle: Path = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
     backend: Literal["onnx", "torchscript"] = Field("onnx", description="what runs the policy; torchscript needs torch")
+    min_score: float = Field(
+        0, ge=0, description="mean score, in steps, that the manifest's evaluation must reach for a bundle to be served"
+    )
+    watch: float | None = Field(None, ge=0.1, description="seconds between two looks whether another bundle lies in the folder")
+    shadow: Path | None = Field(None, description="folder of a second bundle that answers the same states unseen, to be compared")
+    shadow_margin: float = Field(1, ge=0, description="gap between the live Q-values from which on a disagreement counts as wide")
     max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
     max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
     max_batch_body: int = Field(2_097_152, gt=0, description="bytes that the body of /act/batch may have")
@@ -48,10 +56,31 @@ class Settings(BaseSettings):
     record_keep: int = Field(10, ge=0, description="files set aside that are kept, for each process")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
+    keys: Path | None = Field(None, description="file of keys; without one, whoever reaches the service is answered")
+    cors_origin: list[Origin] = Field([], description="origin whose pages may call the service; may be given more than once")
+    tls_cert: Path | None = Field(None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only")
+    tls_key: Path | None = Field(None, description="private key of the certificate, in PEM")
+    tls_key_password: CliSuppress[SecretStr | None] = Field(None, description="password of the private key, from the environment only")
+    tls_client_ca: Path | None = Field(None, description="authority in PEM: only clients with a certificate of it are answered")
+
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Self:
         if self.uds_only and self.uds is None:
             raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
         if self.grpc_port is not None and self.workers > 1:
             raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_fits_together(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: a certificate is no use without its key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key: only over TLS does a client show a certificate")
+        if self.tls_cert is not None and self.uds is not None:
+            raise ValueError(
+                "uds and tls_cert do not go together: TLS is on all that a service listens on; let a second one have the socket"
+            )
+        if self.tls_key_password is not None and self.grpc_port is not None:
+            raise ValueError("grpc_port needs a tls_key that is not encrypted: gRPC takes no password")
         return self

@@ -7,12 +7,14 @@ from time import perf_counter
 from starlette.types import Receive, Scope, Send
 
 from service import answers, problems
+from service.keys import scope_of
 from service.problems import ProblemError, RawHeader
 from service.request_ids import RequestIds
 from service.served import Served
 from service.settings import Settings
 
 PATH = "/act/stream"
+SCOPE = scope_of(PATH)
 
 Write = Callable[[bytes], None]
 
@@ -30,6 +32,12 @@ class Channel:
         if_match = head.get(b"if-match")
         self._if_match = None if if_match is None else if_match.decode("latin-1")
         self._request_id = ids.of(head.get(b"x-request-id"))
+        self._authorization = head.get(b"authorization")
+
+    def is_allowed(self) -> bool:
+        """Return whether the key that opened the stream still does: it may have been taken away since."""
+        keys = self._served.keys
+        return keys is None or keys.allows(self._authorization, SCOPE)
 
     def answer(self, body: bytes, write: Write) -> None:
         """Write the answer to one message."""

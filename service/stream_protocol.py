@@ -7,6 +7,7 @@ answered at once, since the client does not read or wrote before it was let in, 
 import asyncio
 from typing import Any
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
@@ -31,10 +32,21 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._channel: Channel | None = None
         self._patience: asyncio.TimerHandle | None = None
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send, and know that a handshake is over when it was answered with a refusal: uvicorn logs an error of the application there."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+
     def send_receive_event_to_app(self) -> None:
         """Answer a message at once if it can be."""
         if not self.handshake_complete or self.close_sent or not self.writable.is_set() or self.scope["path"] != PATH:
             super().send_receive_event_to_app()
+            return
+        if self._channel is None:
+            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
+        if not self._channel.is_allowed():
+            super().send_receive_event_to_app()  # the guard closes the stream
             return
         message = b"".join(self.frames)
         if self.curr_msg_data_type == "text":
@@ -44,8 +56,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
                 super().send_receive_event_to_app()  # which closes the connection, as its protocol wants
                 return
         self.frames = []
-        if self._channel is None:
-            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
         self._channel.answer(message, self._write)
 
     def _write(self, answer: bytes) -> None:

@@ -1,7 +1,8 @@
 """Workers: settings in, several serving processes behind one port. Knows nothing of routes.
 
-Each process reads the bundle for itself and answers the connections that it accepts. Signals are passed on to all, and one that dies is
-replaced. uvicorn has a manager too, but it closes connections to reload, and cannot be given a server that drains.
+Each process reads the bundle from a shelf that all share, and answers the connections that it accepts. What one of them loads later is
+followed by all. Signals are passed on to all, and one that dies is replaced. uvicorn has a manager too, but it closes connections to
+reload, and cannot be given a server that drains.
 """
 
 import logging
@@ -16,13 +17,14 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from types import FrameType
 
-from models import bundle
-from models.bundle import BundleError
-from service import server
+from models.bundle import Bundle
+from service import admission, keys, server, tls
+from service.keys import KeysError
 from service.metrics import Metrics
-from service.policy import PolicyError, load
 from service.served import Served
 from service.settings import Settings
+from service.shelf import Shelf, Shelved
+from service.tls import TlsError
 
 CANNOT_START = 3  # exit status of a process that could not begin to serve
 AGAIN_SECONDS = 1.0  # between two attempts to replace a process
@@ -31,19 +33,22 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger("uvicorn.error")
 
 
-def serve(settings: Settings, listeners: list[socket.socket]) -> int:
-    """Serve on `listeners` by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
-    with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts:
-        return Manager(settings, listeners, Path(counts.name)).run()
+def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> int:
+    """Serve a bundle on `listeners` by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
+    with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts, tempfile.TemporaryDirectory(prefix="upright-shelf-") as folder:
+        shelf = Shelf(Path(folder))
+        shelf.put(Shelved(live=live.digest), live)
+        return Manager(settings, listeners, Path(counts.name), shelf).run()
 
 
 class Manager:
     """Starts the processes, watches them, and passes on what it is told."""
 
-    def __init__(self, settings: Settings, listeners: list[socket.socket], counts: Path) -> None:
+    def __init__(self, settings: Settings, listeners: list[socket.socket], counts: Path, shelf: Shelf) -> None:
         self._settings = settings
         self._listeners = listeners
         self._counts = counts
+        self._shelf = shelf
         self._processes: list[SpawnProcess] = []
         self._stopping = False
 
@@ -52,6 +57,7 @@ class Manager:
         log.info("Started parent process [%d]", os.getpid())
         for number in (*STOPPING, signal.SIGHUP):
             signal.signal(number, self._pass_on)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         self._processes = [self._start() for _ in range(self._settings.workers)]
         first = set(self._processes)
         failed = False
@@ -71,8 +77,10 @@ class Manager:
 
     def _start(self) -> SpawnProcess:
         # A fresh process, not a fork: this one may hold threads and locks of onnxruntime.
-        process = get_context("spawn").Process(target=_serve, args=(self._settings, self._listeners, self._counts))
+        process = get_context("spawn").Process(target=_serve, args=(self._settings, self._listeners, self._counts, self._shelf))
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # as the new process has it from the beginning, until it can reload
         process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         if self._stopping:  # told while it was started
             process.terminate()
         return process
@@ -84,16 +92,18 @@ class Manager:
                 os.kill(process.pid, number)
 
 
-def _serve(settings: Settings, listeners: list[socket.socket], counts: Path) -> None:
+def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, shelf: Shelf) -> None:
     """Serve as one process of several. It ends where the bundle cannot be served (any more), and when the manager is gone."""
     os.setpgid(0, 0)  # Ctrl-C on a terminal is the manager's, and is passed on: it must not come twice
     threading.Thread(target=_end_with_the_manager, daemon=True).start()
     try:
-        policy = load(bundle.read(settings.bundle), settings.backend)
-    except (BundleError, PolicyError) as error:
+        with shelf.locked():
+            policy, shadow = admission.at_start(settings, shelf.place(shelf.read().live))
+        known, certificate = keys.keys_of(settings), tls.tls_of(settings)
+    except (*admission.REFUSALS, KeysError, TlsError) as error:
         sys.stderr.write(f"upright: {error}\n")
         sys.exit(CANNOT_START)
-    served = Served(policy, Metrics(policy.bundle.manifest.actions, counts))
+    served = Served(policy, Metrics(policy.bundle.manifest.actions, counts), shadow, shelf, known, certificate)
     if not server.serve(settings, served, listeners):
         sys.exit(CANNOT_START)
 

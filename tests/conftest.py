@@ -96,7 +96,7 @@ def clean_environment() -> dict[str, str]:
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     for _ in range(600):
-        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
+        if found := re.search(r"https?://127\.0\.0\.1:\d+", log.read_text()):
             return found[0]
         try:
             process.wait(0.05)

@@ -43,7 +43,7 @@ def examples(text: str) -> list[Example]:
 @pytest.fixture(scope="module")
 def replaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     http, grpc, path = free_port(), free_port(), tmp_path_factory.mktemp("docs") / "act.sock"
-    with service(http, "--grpc-port", str(grpc), "--uds", str(path)):
+    with service(http, "--grpc-port", str(grpc), "--uds", str(path), "--shadow", "models/cartpole-dqn"):
         wait_for(lambda: reachable(grpc))
         yield {
             "127.0.0.1:8000": f"127.0.0.1:{http}",

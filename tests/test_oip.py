@@ -270,7 +270,7 @@ def test_if_match_of_another_bundle_gets_no_action(client: TestClient, committed
     assert list(answer.json()) == ["error"]
 
 
-def test_the_repository_lists_the_model_and_loads_only_what_is_served(tmp_path: Path, committed: Bundle) -> None:
+def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(tmp_path: Path, committed: Bundle) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
     with TestClient(create_app(settings(bundle=folder), Served(load(committed, "onnx")))) as client:
@@ -283,11 +283,13 @@ def test_the_repository_lists_the_model_and_loads_only_what_is_served(tmp_path: 
         assert client.post(load_path, json={"parameters": {"config": "{}"}}).status_code == 400
         manifest = folder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"', 1))
-        answer = client.post(load_path, json={})
-        assert answer.status_code == 501
-        assert "restart" in answer.json()["error"]
+        assert client.post(load_path, json={}).status_code == 200
+        assert client.post("/v2/repository/index").json()[0]["version"] == "2"
         (folder / "policy.onnx").write_bytes(b"torn")
-        assert client.post(load_path, json={}).status_code == 500
+        answer = client.post(load_path, json={})
+        assert answer.status_code == 409
+        assert "policy.onnx: size differs" in answer.json()["error"]
+        assert client.post("/v2/repository/index").json()[0]["version"] == "2"
 
 
 def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) -> None:

@@ -78,15 +78,16 @@ class Server:
             raise PeerError(f"{self.peer.name}: {seen['failed']} of {seen['requests']} requests failed at {connections} connections")
         return Load(seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"], cpu / seen["requests"] * 1e6, seen["requests"])
 
-    def memory_mb(self) -> float:
-        """Return the proportional memory of all its processes, in MB (a million bytes)."""
+    def memory_mb(self, *, private: bool = False) -> float:
+        """Return the proportional memory of all its processes, or what is theirs alone, in MB (a million bytes)."""
+        kinds = ("Private_Clean:", "Private_Dirty:") if private else ("Pss:",)
         total = 0
         for pid in self._processes():
             try:
                 lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(kinds))
         return total / 1e6
 
     def _processes(self) -> list[int]:
