@@ -131,7 +131,7 @@ async def _living(settings: Settings, served: Served, reloader: Reloader, log: R
 
             await stack.enter_async_context(tracing.traced(served, log))
         if settings.record is not None:
-            from service.recorder import recording  # needs sqlite3, which takes time to import
+            from service.recorder import recording  # needs SQLite, which takes time to import
 
             stack.enter_context(recording(settings.record, settings, served))
         await stack.enter_async_context(reloader.running())
