@@ -189,11 +189,13 @@ def rows(scratch: Path) -> dict[str, float]:
         (f"apsw, SQLite {apsw.sqlite_lib_version()}", apsw.Connection),
     )
     table = "CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)"
-    found = {}
+    found: dict[str, float] = {}
     print("\n| way | library | µs a row |\n| --- | --- | --- |")
     for (way, make, insert), (library, connect) in itertools.product(ways, libraries):
-        with closing(connect(str(scratch / f"rows-{len(found)}.sqlite"))) as connection:
-            for statement in f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {record.SCHEMA}; {table}".split(";"):
+        file = scratch / f"rows-{len(found)}.sqlite"
+        record.Writer(file, record.Limits(size=1, age=1, keep=1)).close()
+        with closing(connect(str(file))) as connection:
+            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", table):
                 connection.execute(statement)
             before = time.process_time()
             made = make()
