@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.record is not None:
-                from service import record  # needs sqlite3, which takes time to import
+                from service import record  # needs SQLite, which takes time to import
 
                 try:
                     record.check(settings.record, policy.bundle.manifest)

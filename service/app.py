@@ -129,9 +129,9 @@ async def _living(settings: Settings, served: Served, reloader: Reloader, log: R
         if settings.tracing:
             from service import tracing  # needs the extra, which most have not installed
 
-            await stack.enter_async_context(tracing.traced(served, log))
+            await stack.enter_async_context(tracing.traced(served, log, "http" if settings.tls_cert is None else "https"))
         if settings.record is not None:
-            from service.recorder import recording  # needs sqlite3, which takes time to import
+            from service.recorder import recording  # needs SQLite, which takes time to import
 
             stack.enter_context(recording(settings.record, settings, served))
         await stack.enter_async_context(reloader.running())

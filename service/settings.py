@@ -62,7 +62,9 @@ class Settings(BaseSettings):
     keys: Path | None = Field(None, description="file of keys; without one, whoever reaches the service is answered")
     cors_origin: list[Origin] = Field([], description="origin whose pages may call the service; may be given more than once")
     tls_cert: Path | None = Field(None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only")
-    tls_key: Path | None = Field(None, description="private key of the certificate, in PEM; its password, if it has one, in UPRIGHT_TLS_KEY_PASSWORD")
+    tls_key: Path | None = Field(
+        None, description="private key of the certificate, in PEM; its password, if it has one, in UPRIGHT_TLS_KEY_PASSWORD"
+    )
     tls_key_password: CliSuppress[SecretStr | None] = Field(None, description="password of the private key, from the environment only")
     tls_client_ca: Path | None = Field(None, description="authority in PEM: only clients with a certificate of it are answered")
     log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")

@@ -28,12 +28,12 @@ PATIENCE = 2.0  # seconds that the last spans get when the service ends, whether
 
 
 @asynccontextmanager
-async def traced(served: Served, log: RequestLog) -> AsyncIterator[None]:
-    """Make a span of each request until the end of the block, then hand the request to `log` with the trace's id."""
+async def traced(served: Served, log: RequestLog, scheme: str) -> AsyncIterator[None]:
+    """Make a span of each request, which came by `scheme`, until the end of the block; hand the request to `log` with its trace's id."""
     given = OTELResourceDetector().detect().attributes  # the variables may name the service otherwise
     provider = TracerProvider(resource=Resource.create({"service.name": "upright", **given}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    served.ended, served.every = _Tracing(provider.get_tracer("upright"), log), True
+    served.ended, served.every = _Tracing(provider.get_tracer("upright"), log, scheme), True
     try:
         yield
     finally:
@@ -47,9 +47,10 @@ async def traced(served: Served, log: RequestLog) -> AsyncIterator[None]:
 class _Tracing:
     """Makes the spans."""
 
-    def __init__(self, tracer: Tracer, log: RequestLog) -> None:
+    def __init__(self, tracer: Tracer, log: RequestLog, scheme: str) -> None:
         self._tracer = tracer
         self._log = log
+        self._scheme = scheme
         self._propagator = TraceContextTextMapPropagator()
 
     def __call__(self, request: Request) -> None:
@@ -59,7 +60,7 @@ class _Tracing:
         parent = self._propagator.extract(carrier, Context()) if carrier else Context()
         span = self._tracer.start_span(_name(request), parent, SpanKind.SERVER, start_time=ended - int(request.seconds * 1e9))
         if span.is_recording():  # most are not, where only a part is sampled
-            span.set_attributes(_attributes(request))
+            span.set_attributes(_attributes(request, self._scheme))
             if request.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 span.set_status(Status(StatusCode.ERROR))
             span.end(ended)
@@ -75,13 +76,13 @@ def _name(request: Request) -> str:
     return request.method if request.door == OTHER else f"{request.method} {request.door}"
 
 
-def _attributes(request: Request) -> dict[str, AttributeValue]:
+def _attributes(request: Request, scheme: str) -> dict[str, AttributeValue]:
     """Return the attributes, named by the semantic conventions for HTTP and for RPC, and our own."""
     found: dict[str, AttributeValue] = {"upright.request_id": request.request_id.decode()}
     if request.door == GRPC:
         found |= {"rpc.system.name": "grpc", "rpc.method": request.path.removeprefix("/")}
     else:
-        found |= {"http.request.method": request.method, "url.path": request.path, "url.scheme": "http"}
+        found |= {"http.request.method": request.method, "url.path": request.path, "url.scheme": scheme}
         if request.door != OTHER:
             found["http.route"] = request.door
     if request.status != GONE:

@@ -112,7 +112,7 @@ def test_messages_of_a_stream_and_grpc_calls_have_spans_too(start: Start, collec
             for _ in range(2):
                 stream.send(json.dumps({"state": STATE}))
                 stream.recv()
-        ask_by_grpc(port, metadata=[("traceparent", TRACEPARENT)])
+        ask_by_grpc(port, headers={"traceparent": TRACEPARENT})
         wait_for(lambda: len(collector.spans) == 3)
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
     assert sorted(span.name for span in collector.spans) == [
