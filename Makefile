@@ -25,7 +25,7 @@ serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND
 	$(BIN)/python -m service $(SERVE_FLAGS)
 
 test: setup ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
 	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
@@ -35,7 +35,7 @@ check: setup ## what CI runs: format, lint, types, Dockerfile, tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
