@@ -5,23 +5,28 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import Header, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
+from starlette.types import ASGIApp
 
 from models.bundle import Manifest
-from service import answers, bodies, operations, problems
+from service import answers, bodies, operations, pages, problems
 from service.answers import Answer
 from service.bodies import ClientGoneError
+from service.guard import Guard
 from service.lanes import Lanes
 from service.metrics import EXPOSITION_TYPE
-from service.oip import OpenInference
+from service.oip import HEADER_LENGTH, OpenInference
+from service.pages import Described
 from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
 from service.reload import Reloader
 from service.request_ids import RequestIds
+from service.request_log import RequestLog
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
@@ -43,14 +48,20 @@ IfMatch = Annotated[str | None, Header(description='answer only if the bundle se
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
+    log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
+    served.ended, served.every = log, settings.log_requests
     reloader = Reloader(settings, served)
-    app = FastAPI(
+    app = Described(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
+        docs_url=None,  # its own page loads its scripts from another host
+        redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: _living(settings, served, reloader),
+        # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        lifespan=lambda _: _living(settings, served, reloader, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -93,9 +104,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
-        bundle = served.policy.bundle
-        content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
-        return Response(content, media_type=EXPOSITION_TYPE)
+        return Response(served.exposition(), media_type=EXPOSITION_TYPE)
 
     @app.get(PATH, include_in_schema=False)
     async def not_a_stream() -> None:
@@ -106,15 +115,29 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     app.include_router(operations.doors(served, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, served, reloader).routes())
-    return Lanes(app, settings, served, ids, channels)
+    app.router.routes.extend(pages.routes(app))
+    guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
+    if settings.cors_origin:  # around the guard: a browser sends no key with its question whether it may
+        guarded = CORSMiddleware(
+            guarded,
+            allow_origins=settings.cors_origin,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "If-Match", "X-Request-ID", HEADER_LENGTH],
+            expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
+        )
+    return Lanes(guarded, settings, served, ids, channels)
 
 
 @asynccontextmanager
-async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+async def _living(settings: Settings, served: Served, reloader: Reloader, log: RequestLog) -> AsyncIterator[None]:
     """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
+        if settings.tracing:
+            from service import tracing  # needs the extra, which most have not installed
+
+            await stack.enter_async_context(tracing.traced(served, log, "http" if settings.tls_cert is None else "https"))
         if settings.record is not None:
-            from service.recorder import recording  # needs sqlite3, which takes time to import
+            from service.recorder import recording  # needs SQLite, which takes time to import
 
             stack.enter_context(recording(settings.record, settings, served))
         await stack.enter_async_context(reloader.running())

@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
+from time import perf_counter
 from typing import TypeAlias
 
 import grpc
@@ -13,15 +15,18 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service import answers, oip, tensors
+from service import answers, keys, oip, tensors
 from service import inference_pb2 as pb
+from service.keys import Keys
+from service.metrics import GONE, GRPC, Metrics
 from service.policy import Float32Array
 from service.problems import ProblemError
 from service.reload import Reloader
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.tensors import OipError, bad_request
+from service.tls import Tls
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 GRACE = 0.5  # seconds that calls under way get when the service ends; the longest takes some milliseconds
@@ -42,17 +47,20 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)])
-    server.add_generic_rpc_handlers((_handlers(Calls(settings, served, reloader)),))
+    options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
+    guards = [] if served.keys is None else [Guard(served.keys, served.metrics)]
+    server = grpc.aio.server(interceptors=guards, options=options)
+    server.add_generic_rpc_handlers((_handlers(settings, served, reloader),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    port: int = server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    place = f"{host}:{settings.grpc_port}"
+    port: int = server.add_insecure_port(place) if served.tls is None else server.add_secure_port(place, _credentials(served.tls))
     for name in ("", SERVICE.full_name):
         await status.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
-    logging.getLogger("uvicorn.error").info("Listening on grpc://%s:%d", host, port)
+    logging.getLogger("uvicorn.error").info("Listening on %s://%s:%d", "grpc" if served.tls is None else "grpcs", host, port)
     try:
         yield port
     finally:
@@ -60,45 +68,106 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
         await server.stop(GRACE)
 
 
-def _handlers(calls: "Calls") -> grpc.GenericRpcHandler:
+def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.GenericRpcHandler:
     """Return what answers each method of the service's description by the method of `Calls` with the same name."""
+    ids = RequestIds()
+    calls = Calls(settings, served, reloader, ids)
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type)),
+            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type), served, ids),
             response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awaitable[Message]]:
-    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes."""
+def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) -> Callable[[bytes, Context], Awaitable[Message]]:
+    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes, and counts it."""
+    name = call.__name__
+    path = f"/{SERVICE.full_name}/{name}"
 
     async def answered(body: bytes, context: Context) -> Message:
+        started = perf_counter()
+        status = GONE
+        failure: Exception | None = None
         try:
-            return await call(kind.FromString(body), context)
+            answer = await call(kind.FromString(body), context)
+            status = HTTPStatus.OK
+            return answer
         except DecodeError:
+            status = HTTPStatus.BAD_REQUEST
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
         except (OipError, ProblemError) as error:
+            status, failure = error.status, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+        except grpc.aio.AbortError:  # the call's own, whose deadline had passed
+            status = HTTPStatus.GATEWAY_TIMEOUT
             raise
-        except Exception:
-            logging.getLogger("uvicorn.error").exception("gRPC %s failed", call.__name__)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            status, failure = HTTPStatus.INTERNAL_SERVER_ERROR, error
             await context.abort(grpc.StatusCode.INTERNAL, "the service failed to answer; its log says why")
+        finally:
+            seconds = perf_counter() - started
+            served.metrics.answered(GRPC, status, seconds)
+            if served.every or failure is not None:
+                given, inference = _told.get()
+                headers = [(key.encode(), value.encode()) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+                served.ended(Request(GRPC, name, path, status, seconds, given or ids.of(None), headers, inference, failure))
         raise AssertionError("abort raises")
 
     return answered
 
 
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types
+    """Refuses calls without the right key, which is sent as the metadata `authorization`."""
+
+    def __init__(self, known: Keys, metrics: Metrics) -> None:
+        self._keys = known
+        self._metrics = metrics
+
+    async def intercept_service(
+        self, go_on: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]], call: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
+        """Return what answers the call."""
+        needed = keys.scope_of(call.method)
+        header = next((value for name, value in call.invocation_metadata if name == "authorization"), None)
+        refusal = self._keys.refusal(None if header is None else header.encode(), needed)
+        if needed is None or refusal is None:
+            return await go_on(call)
+        self._metrics.happened(keys.EVENT, refusal)
+        code = grpc.StatusCode.PERMISSION_DENIED if refusal == "scope" else grpc.StatusCode.UNAUTHENTICATED
+        detail = keys.describe(refusal, call.method, needed)
+
+        async def refuse(_: object, context: Context) -> None:
+            await context.abort(code, detail)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Return what a port with TLS needs; a renewed certificate is for connections from then on."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        pem = tls.pem
+        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, tls.pem.authority is not None)
+
+
+# What a call says of its request, its id and the inference; each call runs in a context of its own.
+_told: ContextVar[tuple[bytes, Inference | None]] = ContextVar("told", default=(b"", None))
+
+
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds) -> None:
         self._settings = settings
         self._reloader = reloader
         self._served = served
-        self._ids = RequestIds()
+        self._ids = ids
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:  # noqa: N802 - the protocol's name
         """Answer while the process is alive."""
@@ -133,6 +202,8 @@ class Calls:
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
         """Answer some states."""
+        request_id = self._ids.of(request.id.encode())
+        _told.set((request_id, None))
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call was begun")
@@ -143,7 +214,8 @@ class Calls:
         given = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
         found, inference = tensors.infer(policy, _states(request, given, count), [output.name for output in request.outputs])
-        self._served.answered(inference, self._ids.of(request.id.encode()))
+        _told.set((request_id, inference))
+        self._served.answered(inference, request_id)
         manifest = policy.bundle.manifest
         return pb.ModelInferResponse(
             model_name=manifest.name,

@@ -5,7 +5,6 @@ the routes of the FastAPI application call. Whatever it cannot answer with a 200
 what is wrong with a request, and tests hold the lanes to the same answer, byte for byte.
 """
 
-import logging
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
@@ -14,20 +13,18 @@ from time import perf_counter
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import answers, problems
+from service import answers, keys, problems
 from service.answers import Answer
 from service.metrics import GONE, door_of
 from service.outbox import Outbox
 from service.policy import Policy
 from service.problems import ProblemError
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.stream import Stream
 
 Write = Callable[[bytes], None]
-
-log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
 
 EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
@@ -78,6 +75,10 @@ class FastLane:
             b"/act": answers.act,
             b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
         }
+        self._keys = served.keys
+        self._scopes = {door: keys.scope_of(door.decode()) for door in self._doors}
+        # Where pages of other origins may call, every answer says that it could differ, and what differs is the general lane's.
+        self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
         self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
 
     def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> float | None:
@@ -86,6 +87,10 @@ class FastLane:
         Times are `perf_counter`'s; `started` is when the request's first byte had come. `first` are header lines that come first.
         """
         served = self._served
+        if self._keys is not None and not self._keys.allows(head.get(b"authorization"), self._scopes[door]):
+            return None
+        if self._vary and b"origin" in head:
+            return None
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
@@ -94,11 +99,13 @@ class FastLane:
         request_id = self._ids.of(head.get(b"x-request-id"))
         (tag, digest), (timing, took) = own
         write(
-            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\nx-request-id: %b\r\n\r\n%b"
-            % (first, tag, digest, timing, took, len(content), request_id, content)
+            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n\r\n%b"
+            % (first, tag, digest, timing, took, len(content), self._vary, request_id, content)
         )
         done = perf_counter()
         served.metrics.answered(door.decode(), 200, done - started)
+        if served.every:
+            served.ended(Request(door.decode(), "POST", door.decode(), 200, done - started, request_id, head.items(), inference))
         served.answered(inference, request_id)
         return done
 
@@ -133,6 +140,7 @@ class GeneralLane:
         request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         state = scope.setdefault("state", {})
         status = GONE
+        failure = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -144,7 +152,7 @@ class GeneralLane:
         limited = scope["path"] not in EXEMPT
         if limited and not self._under_way.enter():
             await _refuse(problems.too_busy(), scope["path"], send_with_id)
-            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
+            self._ended(scope, status, started, request_id, None, None)
             return
         try:
             # HEAD is answered as GET is, but for the body, which the server leaves away (RFC 9110, section 9.3.2).
@@ -154,15 +162,22 @@ class GeneralLane:
                 raise
             await _refuse(problems.ending(), scope["path"], send_with_id)
         except Exception as error:
-            log_failure(request_id, error)
+            failure = error
         finally:
             if limited:
                 self._under_way.leave()
-            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
-            if "failure" in state:
-                log_failure(request_id, state["failure"])
-            if "inference" in state:
-                self._served.answered(state["inference"], request_id)
+            self._ended(scope, status, started, request_id, failure or state.get("failure"), state.get("inference"))
+
+    def _ended(
+        self, scope: Scope, status: int, started: float, request_id: bytes, failure: Exception | None, inference: Inference | None
+    ) -> None:
+        door, seconds = door_of(scope["path"]), perf_counter() - started
+        self._served.metrics.answered(door, status, seconds)
+        if self._served.every or failure is not None:
+            headers = scope["headers"]
+            self._served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, headers, inference, failure))
+        if inference is not None:
+            self._served.answered(inference, request_id)
 
 
 async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
@@ -172,8 +187,3 @@ async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
     headers = [*problem.headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind.encode())]
     await send({"type": "http.response.start", "status": problem.status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def log_failure(request_id: bytes, error: Exception) -> None:
-    """Log why a request was answered with a 5xx, under the id that its caller was told."""
-    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)

@@ -14,7 +14,6 @@ import fcntl
 import heapq
 import os
 import re
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote
+from typing import Any, NamedTuple, cast
+
+import apsw
 
 from models.bundle import Manifest
 from service.policy import Policy
@@ -57,7 +57,7 @@ CREATE TABLE decisions (
 PRAGMA application_id = {APPLICATION};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
-# Rows are inserted by as few statements as possible: with each, sqlite3 lets go of the GIL, and gets it back when the event loop pleases.
+# Rows are inserted by as few statements as possible: with each the GIL is let go, and comes back when the event loop pleases.
 AT_ONCE = (128, 16, 1)
 
 
@@ -73,7 +73,7 @@ SELECT decisions.id, {", ".join(COLUMNS)}, digest, backend FROM decisions JOIN p
 WHERE decisions.id > ? ORDER BY decisions.id LIMIT ?
 """  # noqa: S608 - our own names
 PROCESSES = 256  # that can write one record at the same time
-BUSY_SECONDS = 5.0  # that a writer waits for another program's lock
+BUSY_MILLISECONDS = 5_000  # that a writer waits for another program's lock
 ROTATION_PAUSE = 10.0  # seconds until a rotation is tried again that a reader prevented
 BLOCK = 10_000  # rows that are read at a time, so that no reader holds an old state of the file for long
 STAMP = "%Y%m%dT%H%M%S.%fZ"
@@ -132,7 +132,7 @@ class Writer:
         """
         try:
             self._right_file(now).insert(decisions)
-        except (sqlite3.Error, OSError) as error:
+        except (apsw.Error, OSError) as error:
             self._close_file()
             raise RecordError(f"{self._path}: cannot be written ({error})") from error
 
@@ -169,13 +169,13 @@ class _File:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
+            self._connection = apsw.Connection(str(path))
+        except apsw.Error as error:
             raise RecordError(f"{path}: cannot be opened ({error})") from error
         try:
             self._prepare()
             found = path.stat()
-        except (sqlite3.Error, OSError) as error:
+        except (apsw.Error, OSError) as error:
             self._connection.close()
             raise RecordError(f"{path}: cannot be written ({error})") from error
         except RecordError:
@@ -185,19 +185,20 @@ class _File:
         self._not_before = 0.0  # when a rotation may be tried
 
     def _prepare(self) -> None:
-        empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        self._connection.set_busy_timeout(BUSY_MILLISECONDS)
+        empty = not self._connection.execute("SELECT count(*) FROM sqlite_schema").get
         if not empty:
             _check(self._connection, self._path)
         # With NORMAL a dying machine may take the last commits with it, a dying process nothing; a commit waits for no disk.
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
         if empty:
-            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
+            self._connection.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
         self._began = self._first_time()
 
     def _first_time(self) -> float | None:
-        first = self._connection.execute("SELECT time FROM decisions ORDER BY id LIMIT 1").fetchone()
-        return None if first is None else float(first[0])
+        first: float | None = self._connection.execute("SELECT time FROM decisions ORDER BY id LIMIT 1").get
+        return first
 
     def in_place(self) -> bool:
         """Return whether the file still has its name: what is written to one that was moved or removed, nobody finds."""
@@ -218,13 +219,13 @@ class _File:
         """Give the file its sortable name; False where a reader that has it open prevents that for now."""
         connection = self._connection
         # The journal is part of the file until it is written back, and that needs the file for itself.
-        connection.execute("PRAGMA busy_timeout = 0")
+        connection.set_busy_timeout(0)
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode = DELETE").fetchone()
-        except sqlite3.OperationalError:
+            mode = connection.execute("PRAGMA journal_mode = DELETE").get
+        except apsw.Error:
             mode = "wal"
         finally:
-            connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1e3)}")
+            connection.set_busy_timeout(BUSY_MILLISECONDS)
         if mode != "delete":
             self._not_before = now + ROTATION_PAUSE
             return False
@@ -259,8 +260,7 @@ class _File:
         check_columns(manifest)
         new = (digest, manifest.name, backend)
         self._connection.execute("INSERT OR IGNORE INTO policies (digest, model, backend) VALUES (?, ?, ?)", new)
-        found = self._connection.execute("SELECT id FROM policies WHERE digest = ? AND backend = ?", (digest, backend))
-        number: int = found.fetchone()[0]
+        number: int = self._connection.execute("SELECT id FROM policies WHERE digest = ? AND backend = ?", (digest, backend)).get
         return number
 
     def close(self) -> None:
@@ -303,23 +303,23 @@ def read(path: Path) -> Iterator[Row]:
 def _rows_of(files: Iterable[Path]) -> Iterator[Row]:
     for file in files:
         try:
-            with closing(sqlite3.connect(f"file:{quote(str(file.absolute()))}?mode=ro", uri=True)) as connection:
+            with closing(apsw.Connection(str(file), apsw.SQLITE_OPEN_READONLY)) as connection:
                 _check(connection, file)
                 last = 0
-                while rows := connection.execute(SELECT, (last, BLOCK)).fetchall():
+                while rows := cast(list[Any], connection.execute(SELECT, (last, BLOCK)).fetchall()):
                     last = rows[-1][0]
                     for _, moment, request_id, seq, row, x, v, θ, ω, left, right, *rest in rows:
                         yield Row(moment, request_id, seq, row, (x, v, θ, ω), (left, right), *rest)
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             raise RecordError(f"{file}: cannot be read ({error})") from error
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
+def _check(connection: apsw.Connection, path: Path) -> None:
     """Check that an open file is a record of this schema. Raises `RecordError`."""
     try:
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.DatabaseError as error:
+        application = connection.execute("PRAGMA application_id").get
+        version = connection.execute("PRAGMA user_version").get
+    except apsw.Error as error:
         raise RecordError(f"{path}: cannot be read as a decision record ({error}); choose another path") from error
     if application != APPLICATION:
         raise RecordError(f"{path}: is another program's, no decision record; choose another path")

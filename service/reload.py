@@ -101,6 +101,7 @@ class Reloader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._alone, work)
 
     def _at_signal(self) -> None:
+        self._served.renew()
         if not self._asked:  # a reload that has not begun will read what this one would
             self._asked = True
             self._thread.submit(self._alone, lambda: self._load(None))
@@ -184,7 +185,7 @@ class Reloader:
                 exercise(policy)
         except Exception as error:
             known = isinstance(error, admission.REFUSALS)
-            log.error("kept %s: %s", served.bundle.digest, error, exc_info=None if known else error)
+            log.error("kept %s: %s", served.bundle.digest, error, exc_info=None if known else error, extra={"digest": served.bundle.digest})
             return self._told("refused", str(error) if known else "the service failed to load it; its log says why")
         if policy is served:
             return self._told("unchanged")

@@ -1,10 +1,14 @@
 """Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
+
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/*?#@]+$")]  # as a browser sends it: no path, and never all
+
+LogFormat = Literal["people", "json"]
 
 
 class Settings(BaseSettings):
@@ -17,6 +21,7 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_show_env_vars=True,
         env_ignore_empty=True,  # an empty line in a file of variables asks for nothing
     )
 
@@ -54,10 +59,39 @@ class Settings(BaseSettings):
     record_keep: int = Field(10, ge=0, description="files set aside that are kept, for each process")
     workers: int = Field(1, ge=1, le=64, description="processes that share the port, to use more cores; their metrics add up")
 
+    keys: Path | None = Field(None, description="file of keys; without one, whoever reaches the service is answered")
+    cors_origin: list[Origin] = Field([], description="origin whose pages may call the service; may be given more than once")
+    tls_cert: Path | None = Field(None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only")
+    tls_key: Path | None = Field(
+        None, description="private key of the certificate, in PEM; its password, if it has one, in UPRIGHT_TLS_KEY_PASSWORD"
+    )
+    tls_key_password: CliSuppress[SecretStr | None] = Field(None, description="password of the private key, from the environment only")
+    tls_client_ca: Path | None = Field(None, description="authority in PEM: only clients with a certificate of it are answered")
+    log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")
+    log_requests: bool = Field(False, description="true: log a line for each request, not only for those that failed")
+    log_states: bool = Field(False, description="true: those lines hold the states too")
+    tracing: bool = Field(False, description="true: an OpenTelemetry span for each request; needs the extra tracing")
+
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Self:
         if self.uds_only and self.uds is None:
             raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
         if self.grpc_port is not None and self.workers > 1:
             raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+        if self.log_states and not self.log_requests:
+            raise ValueError("log_states needs log_requests: its lines are what would hold the states")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_fits_together(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together: a certificate is no use without its key")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_client_ca needs tls_cert and tls_key: only over TLS does a client show a certificate")
+        if self.tls_cert is not None and self.uds is not None:
+            raise ValueError(
+                "uds and tls_cert do not go together: TLS is on all that a service listens on; let a second one have the socket"
+            )
+        if self.tls_key_password is not None and self.grpc_port is not None:
+            raise ValueError("grpc_port needs a tls_key that is not encrypted: gRPC takes no password")
         return self

@@ -30,12 +30,13 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
         yield sockets
 
 
-def address(listener: socket.socket) -> str:
+def address(listener: socket.socket, *, tls: bool = False) -> str:
     """Return how to reach the socket, as a person writes it."""
     if listener.family == socket.AF_UNIX:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    scheme = "https" if tls else "http"
+    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
 
 
 def check_free(host: str, port: int) -> None:
@@ -48,10 +49,10 @@ def check_free(host: str, port: int) -> None:
             raise SocketError(str(error).replace("--port", "--grpc-port")) from error
 
 
-def announce(listeners: list[socket.socket]) -> None:
+def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
     for listener in listeners:
-        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener))
+        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener, tls=tls))
 
 
 def _tcp(host: str, port: int) -> socket.socket:

@@ -78,12 +78,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.transport.write(words or self.conn.reject(HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n").serialize())
         self.transport.close()
 
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send what the application says, and read on once it has let the client in."""
-        await super().send(message)
-        if self._rest:
-            self._go_on()
-
     async def receive(self) -> ASGIReceiveEvent:
         """Give what came to the application, and read on."""
         event = await super().receive()
@@ -106,10 +100,23 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._lanes.outbox.flush()
         super().handle_parser_exception()
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send, and know that a handshake is over when it was answered with a refusal: uvicorn logs an error of the application there."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True
+        if self._rest:
+            self._go_on()  # what came with the handshake
+
     def send_receive_event_to_app(self) -> None:
         """Answer a message at once if it can be."""
         if not self.handshake_complete or self.close_sent or not self.writable.is_set() or self.scope["path"] != PATH:
             super().send_receive_event_to_app()
+            return
+        if self._channel is None:
+            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
+        if not self._channel.is_allowed():
+            super().send_receive_event_to_app()  # the guard closes the stream
             return
         message = b"".join(self.frames)
         if self.curr_msg_data_type == "text":
@@ -121,8 +128,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
                 self.handle_parser_exception()
                 return
         self.frames = []
-        if self._channel is None:
-            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
         self._channel.answer(message, self._write)
 
     def _write(self, answer: bytes) -> None:

@@ -18,11 +18,13 @@ from pathlib import Path
 from types import FrameType
 
 from models.bundle import Bundle
-from service import admission, server
+from service import admission, keys, logs, server, tls
+from service.keys import KeysError
 from service.metrics import Metrics
 from service.served import Served
 from service.settings import Settings
 from service.shelf import Shelf, Shelved
+from service.tls import TlsError
 
 CANNOT_START = 3  # exit status of a process that could not begin to serve
 AGAIN_SECONDS = 1.0  # between two attempts to replace a process
@@ -97,10 +99,13 @@ def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, she
     try:
         with shelf.locked():
             policy, shadow = admission.at_start(settings, shelf.place(shelf.read().live))
-    except admission.REFUSALS as error:
-        sys.stderr.write(f"upright: {error}\n")
+        known, certificate = keys.keys_of(settings), tls.tls_of(settings)
+    except (*admission.REFUSALS, KeysError, TlsError) as error:
+        logs.complain(str(error), settings.log_format)
         sys.exit(CANNOT_START)
-    served = Served(policy, Metrics(policy.bundle.manifest.actions, counts), shadow, shelf)
+    manifest = policy.bundle.manifest
+    counting = Metrics(manifest.actions, [value.name for value in manifest.state], counts)
+    served = Served(policy, counting, shadow, shelf, known, certificate)
     if not server.serve(settings, served, listeners):
         sys.exit(CANNOT_START)
 

@@ -31,12 +31,18 @@ class FaultyProxy:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        for end in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+        self._end(self._listener)
+        self._threads[0].join(2)  # it may just have accepted one more
+        for end in self._sockets:
+            self._end(end)
         for thread in self._threads:
             thread.join(2)
+
+    @staticmethod
+    def _end(end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
 
     def _accept(self) -> None:
         while not self._ended.is_set():

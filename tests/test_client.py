@@ -242,7 +242,7 @@ def test_a_wrong_option_is_refused_when_the_client_is_made(make: Make, options: 
         make("http://127.0.0.1:1", **({"fallback": 0} | options))
 
 
-@pytest.mark.parametrize("address", ["https://a", "http://", "http://a/path", "a:80", "http://u@a", "", "http://a?x=1"])
+@pytest.mark.parametrize("address", ["http://", "https://", "http://a/path", "a:80", "http://u@a", "", "http://a?x=1"])
 def test_an_address_that_is_not_understood_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected http"):
         place(address)

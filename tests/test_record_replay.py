@@ -32,11 +32,13 @@ def run(*arguments: str | Path, program: tuple[str, ...] = ("-m", "service")) ->
 
 @pytest.fixture
 def record(start: Start, tmp_path: Path) -> Path:
-    """A record of 40 decisions in two files."""
+    """A record of 40 decisions, the first half of them in an older file."""
     file = tmp_path / "decisions.sqlite"
-    for first in (0, 20):
-        with start("--record", str(file), "--record-size", "1") as address:
-            ask(address, range(first, first + 20))
+    with start("--record", str(file)) as address:
+        ask(address, range(20))
+    file.rename(tmp_path / "decisions.20261123T120000.000000Z.sqlite")
+    with start("--record", str(file)) as address:
+        ask(address, range(20, 40))
     return file
 
 

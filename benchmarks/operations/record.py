@@ -24,11 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import uvloop
 
 from benchmarks.calling.served import free_port, ready, write
@@ -42,6 +43,7 @@ CONNECTIONS = 16
 RATE, CLIENTS = 5_000, 64  # requests a second, and over how many connections, in the part that ends with a kill
 AT_ONCE = record.AT_ONCE[0]
 ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
+Connection = sqlite3.Connection | apsw.Connection
 SEQ = re.compile(rb'"seq":(\d+)}$')
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="of load before a kill")
     options = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}")
+    print(f"Python {platform.python_version()}, apsw {apsw.apsw_version()}")
     figures: dict[str, object] = {}
     with tempfile.TemporaryDirectory(prefix="upright-record-") as folder:
         if "cost" in options.parts:
@@ -168,25 +170,33 @@ def rows(scratch: Path) -> dict[str, float]:
             for now, name, seq, row, state, q, action, names in decisions
         ]
 
-    def by_one(connection: sqlite3.Connection, some: list[Any]) -> None:
+    def by_one(connection: Connection, some: list[Any]) -> None:
         connection.executemany(record.INSERT[-1][1], [(1, *row) for row in some])
 
-    def by_many(connection: sqlite3.Connection, some: list[Any]) -> None:
+    def by_many(connection: Connection, some: list[Any]) -> None:
         connection.execute(record.INSERT[0][1], [1, *itertools.chain.from_iterable(some)])
 
-    def as_blobs(connection: sqlite3.Connection, some: list[Any]) -> None:
+    def as_blobs(connection: Connection, some: list[Any]) -> None:
         connection.executemany("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", some)
 
-    found = {}
-    print("\n| way | µs a row |\n| --- | --- |")
-    for name, make, insert in (
+    ways = (
         ("in columns, row by row", columns, by_one),
         (f"in columns, {AT_ONCE} rows at once", columns, by_many),
         ("state and Q-values packed, row by row", packed, as_blobs),
-    ):
-        with closing(sqlite3.connect(scratch / f"{insert.__name__}.sqlite", isolation_level=None)) as connection:
-            connection.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {record.SCHEMA}")
-            connection.execute("CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)")
+    )
+    libraries: tuple[tuple[str, Callable[[str], Connection]], ...] = (
+        (f"sqlite3, SQLite {sqlite3.sqlite_version}", lambda file: sqlite3.connect(file, isolation_level=None)),
+        (f"apsw, SQLite {apsw.sqlite_lib_version()}", apsw.Connection),
+    )
+    table = "CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)"
+    found: dict[str, float] = {}
+    print("\n| way | library | µs a row |\n| --- | --- | --- |")
+    for (way, make, insert), (library, connect) in itertools.product(ways, libraries):
+        file = scratch / f"rows-{len(found)}.sqlite"
+        record.Writer(file, record.Limits(size=1, age=1, keep=1)).close()
+        with closing(connect(str(file))) as connection:
+            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", table):
+                connection.execute(statement)
             before = time.process_time()
             made = make()
             for first in range(0, ROWS, AT_ONCE * 4):
@@ -194,8 +204,8 @@ def rows(scratch: Path) -> dict[str, float]:
                 for place in range(first, first + AT_ONCE * 4, AT_ONCE):
                     insert(connection, made[place : place + AT_ONCE])
                 connection.execute("COMMIT")
-            found[name] = (time.process_time() - before) / ROWS * 1e6
-        print(f"| {name} | {found[name]:.2f} |", flush=True)
+            found[f"{way}, {library}"] = (time.process_time() - before) / ROWS * 1e6
+        print(f"| {way} | {library} | {found[f'{way}, {library}']:.2f} |", flush=True)
     return found
 
 

@@ -7,12 +7,15 @@ from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from upright_client.core import Core, Link, Place
 from upright_client.decision import Counters, Decision, Fallback, Model, Reason
 from upright_client.state import State
 from upright_client.wire import Transport, Wire, WireError
+
+if TYPE_CHECKING:
+    import ssl
 
 CHUNK = 65_536  # bytes that are looked at at once, so that the deadline is looked at in between
 TENDING = 5.0  # seconds after which an idle connection is looked after
@@ -33,11 +36,12 @@ class AsyncPolicyClient:
         fallback: Fallback,
         pin_digest: str | None = None,
         key: str | None = None,
+        ssl_context: "ssl.SSLContext | None" = None,
         connections: int = 1,
     ) -> None:
         if connections < 1:
             raise ValueError(f"connections is a whole number from 1, not {connections!r}")
-        self._core = Core(address, transport, deadline, fallback, pin_digest, key)
+        self._core = Core(address, transport, deadline, fallback, pin_digest, key, ssl_context)
         self._ground = _Ground(self._core, transport, connections)
         self._other = self._ground if transport == "http" else _Ground(self._core, "http", 1)
 
@@ -189,7 +193,7 @@ class _Ground:
     def post(self, link: _Link, data: bytes) -> None:
         link.write(data)
 
-    async def open(self, wire: Wire, until: float) -> _Link | None:
+    async def open(self, wire: Wire, until: float) -> _Link:
         link: _Link | None = None
         try:
             async with asyncio.timeout(max(0.01, until - monotonic())):
@@ -199,10 +203,7 @@ class _Ground:
                     received = await link.read(until)
                     if not received:
                         raise OSError("the connection ended before the channel was open")
-                    wire.receive(received)
-        except (OSError, WireError):  # TimeoutError is an OSError
-            return None
-        else:
+                    link.write(wire.receive(received))
             return link
         finally:
             if link is not None and not wire.opened:

@@ -9,16 +9,21 @@ import json
 import os
 import random
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from time import monotonic
-from typing import NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from upright_client.decision import Counters, Decision, Fallback, LastAction, Model, NoAnswerError, Reason
 from upright_client.state import State, check, check_action
-from upright_client.wire import HttpWire, Reply, StreamWire, Transport, Wire, WireError
+from upright_client.wire import DeniedError, HttpWire, Reply, StreamWire, Transport, Wire, WireError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from upright_client.tls import TlsWire
 
 Document = dict[str, object]
 _DECODE = json.JSONDecoder().decode  # json.loads() looks for the encoding first, at every answer
@@ -37,6 +42,7 @@ class Place:
     host: str
     port: int
     path: str | None  # of a Unix socket
+    secure: bool = False  # whether TLS is spoken
 
     @property
     def authority(self) -> str:
@@ -48,14 +54,21 @@ class Place:
 
 
 def place(address: str | os.PathLike[str]) -> Place:
-    """Return the place of `http://host:port`, of `unix:/path` or of a path. Raises `ValueError`."""
+    """Return the place of `http://host:port`, of `https://host:port`, of `unix:/path` or of a path. Raises `ValueError`."""
     text = os.fspath(address)
     if text.startswith(("unix:", "/", ".")):
         return Place("", 0, text.removeprefix("unix:").removeprefix("//"))
     parts = urlsplit(text)
-    if parts.scheme not in ("http", "ws") or not parts.hostname or parts.path.strip("/") or parts.query or parts.username is not None:
-        raise ValueError(f"expected http://host:port or the path of a Unix socket, not {text!r}")
-    return Place(parts.hostname, parts.port or 80, None)
+    if (
+        parts.scheme not in ("http", "ws", "https", "wss")
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or parts.username is not None
+    ):
+        raise ValueError(f"expected http://host:port, https://host:port or the path of a Unix socket, not {text!r}")
+    secure = parts.scheme in ("https", "wss")
+    return Place(parts.hostname, parts.port or (443 if secure else 80), None, secure)
 
 
 class Link:
@@ -93,8 +106,8 @@ class Ground(Protocol[L]):
         """Send a few bytes without waiting."""
         ...
 
-    async def open(self, wire: Wire, until: float) -> L | None:
-        """Connect and greet; `None` where that failed."""
+    async def open(self, wire: Wire, until: float) -> L:
+        """Connect and greet. Raises `OSError` or `WireError`."""
         ...
 
     async def lend(self, link: L) -> bool:
@@ -125,6 +138,7 @@ class Core:
         fallback: Fallback,
         pin_digest: str | None,
         key: str | None,
+        ssl_context: "ssl.SSLContext | None",
     ) -> None:
         if transport not in ("http", "stream"):
             raise ValueError(f"transport is 'http' or 'stream', not {transport!r}")
@@ -137,6 +151,9 @@ class Core:
         if key is not None and not (key.isascii() and key.isprintable()):
             raise ValueError("key holds characters that no header may have")
         self.place = place(address)
+        if ssl_context is not None and not self.place.secure:
+            raise ValueError(f"ssl_context is for https://, not for {os.fspath(address)!r}")
+        self._tls = _tls(self.place.host, ssl_context) if self.place.secure else None
         self.transport = transport
         self.deadline = deadline
         self.trouble = ""  # what the last fallback was about, for people
@@ -144,6 +161,7 @@ class Core:
         self._pin = pin_digest
         self._key = key
         self._patience = max(PATIENCE, 2 * deadline)
+        self._absence: Reason = "disconnected"  # why there is no connection, where there is none
         self._connecting = max(CONNECTING, 2 * deadline)
         # A first number of its own, so that no answer to an earlier program can be taken for one to this.
         self._seqs = itertools.count(int.from_bytes(os.urandom(4)) << 20)
@@ -156,7 +174,8 @@ class Core:
 
     def wire(self, transport: Transport) -> Wire:
         """Return a new connection's protocol."""
-        return (HttpWire if transport == "http" else StreamWire)(self.place.authority, self._key)
+        wire = (HttpWire if transport == "http" else StreamWire)(self.place.authority, self._key)
+        return wire if self._tls is None else self._tls(wire)
 
     def counters(self) -> Counters:
         """Return what happened so far."""
@@ -208,16 +227,20 @@ class Core:
         """Hold one connection open until the client is closed, with a pause before each attempt that follows a vain one."""
         vain, again = 0, False
         while True:
-            link = await ground.open(self.wire(transport), monotonic() + self._connecting)
-            if link is not None:
+            try:
+                link = await ground.open(self.wire(transport), monotonic() + self._connecting)
+            except (OSError, WireError) as error:
+                self.trouble = f"no connection: {error or type(error).__name__}"[:300]
+                self._absence = "denied" if isinstance(error, DeniedError) else "disconnected"
+                vain += 1
+            else:
+                self._absence = "disconnected"
                 with self._lock:
                     self._reconnects += again
                 again = True
                 if not await ground.lend(link):
                     return
                 vain = 0 if link.proven else vain + 1  # a connection that brought no answer was no better than none
-            else:
-                vain += 1
             if vain:
                 first, longest = PAUSES
                 # Spread out, so that many clients of one service do not come back all at once.
@@ -231,7 +254,7 @@ class Core:
         for _ in range(ATTEMPTS):
             link = await ground.take(until)
             if isinstance(link, str):
-                return link
+                return self._absence if link == "disconnected" else link
             finished = False
             try:
                 outcome = await self._exchange(ground, link, request, until)
@@ -294,7 +317,6 @@ class Core:
     def _bytes(self, wire: Wire, request: Request) -> bytes:
         if request.door is None:
             return wire.request(request.body)
-        assert isinstance(wire, HttpWire)  # noqa: S101 - our own invariant: a client with streams has a ground of its own for other doors
         return wire.other(*request.door, request.body)
 
     def _status(self, document: Document) -> Reason | None:
@@ -303,6 +325,8 @@ class Core:
         if type(status) is not int:
             return None
         self.trouble = f"status {status}: {document.get('detail', '')}"[:300]
+        if status in (401, 403):
+            return "denied"
         if status == 412:
             return "other-bundle"
         return "failed" if status >= 500 else "refused"
@@ -362,6 +386,20 @@ class Core:
         with self._lock:
             self._fallbacks[reason] = self._fallbacks.get(reason, 0) + 1
         return Decision(action, (), None, (), "fallback", reason, monotonic() - started)
+
+
+def _tls(host: str, context: "ssl.SSLContext | None") -> "Callable[[HttpWire | StreamWire], TlsWire]":
+    """Return what puts TLS around a wire. Without a context the system's authorities are trusted."""
+    import ssl
+
+    from upright_client.tls import TlsWire
+
+    if context is None:
+        context = ssl.create_default_context()
+    elif not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"ssl_context is an ssl.SSLContext, not {context!r}")
+    TlsWire(HttpWire("", None), context, host)  # a name that no certificate can have is misuse, and raised at once
+    return lambda inner: TlsWire(inner, context, host)
 
 
 def _read(reply: Reply, seq: int | None) -> Document | None:

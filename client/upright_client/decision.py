@@ -10,7 +10,8 @@ Reason = Literal[
     "busy",  # other calls of this client used every connection until the deadline
     "garbage",  # what came was no answer of this service
     "other-bundle",  # the answer came from another bundle than the pinned one
-    "refused",  # the service refused the request: a problem with a status from 400 to 499
+    "denied",  # the service does not answer to this client's key: 401 or 403
+    "refused",  # the service refused the request: a problem with another status from 400 to 499
     "failed",  # the service failed: a problem with a status of 500 or above
     "closed",  # the client was closed
 ]

@@ -9,12 +9,15 @@ from collections import deque
 from collections.abc import Coroutine, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from upright_client.core import Core, Link, Place
 from upright_client.decision import Counters, Decision, Fallback, Model, Reason
 from upright_client.state import State
 from upright_client.wire import Transport, Wire, WireError
+
+if TYPE_CHECKING:
+    import ssl
 
 CHUNK = 16_384
 TENDING = 5.0  # seconds after which an idle connection is looked after: pings answered, its end noticed
@@ -26,12 +29,13 @@ T = TypeVar("T")
 class PolicyClient:
     """Asks an Upright service for actions, and gives one within the deadline whatever the network does.
 
-    `address`: `http://host:port`, `unix:/path`, or a path of a Unix socket.
+    `address`: `http://host:port`, `https://host:port`, `unix:/path`, or a path of a Unix socket.
     `transport`: "http" asks by `POST /act`, "stream" over `WS /act/stream`.
     `deadline`: seconds that one `act` may take.
     `fallback`: the action where there is no answer in time: a constant, `LastAction(first)`, or a function of the state.
     `pin_digest`: the bundle that may decide; an answer of any other is a fallback.
     `key`: sent as `Authorization: Bearer …`.
+    `ssl_context`: whom `https://` trusts, and this client's certificate if it has one; by default the system's authorities, and none.
     `connections`: how many calls can be under way at once.
 
     Safe to use from several threads. A connection belongs to one call at a time; calls beyond `connections` wait for their turn within
@@ -47,11 +51,12 @@ class PolicyClient:
         fallback: Fallback,
         pin_digest: str | None = None,
         key: str | None = None,
+        ssl_context: "ssl.SSLContext | None" = None,
         connections: int = 1,
     ) -> None:
         if connections < 1:
             raise ValueError(f"connections is a whole number from 1, not {connections!r}")
-        self._core = Core(address, transport, deadline, fallback, pin_digest, key)
+        self._core = Core(address, transport, deadline, fallback, pin_digest, key, ssl_context)
         self._ground = _Ground(self._core, transport, connections)
         self._other = self._ground if transport == "http" else None
         self._making = threading.Lock()
@@ -207,16 +212,13 @@ class _Ground:
             sent = 0
         link.broken = link.broken or sent < len(data)
 
-    async def open(self, wire: Wire, until: float) -> _Link | None:
-        try:
-            connection = _connect(self._place, until)
-        except OSError:
-            return None
+    async def open(self, wire: Wire, until: float) -> _Link:
+        connection = _connect(self._place, until)
         try:
             _greet(connection, wire, until)
-        except (OSError, WireError):
+        except BaseException:
             connection.close()
-            return None
+            raise
         connection.setblocking(False)
         return _Link(wire, connection)
 
@@ -322,4 +324,4 @@ def _greet(connection: socket.socket, wire: Wire, until: float) -> None:
         received = connection.recv(CHUNK)
         if not received:
             raise OSError("the connection ended before the channel was open")
-        wire.receive(received)
+        connection.sendall(wire.receive(received))

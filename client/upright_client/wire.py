@@ -21,6 +21,10 @@ class WireError(Exception):
     """Raised when what came is not of the protocol: nothing that follows it on the connection can be trusted."""
 
 
+class DeniedError(WireError):
+    """Raised when the service does not open a channel to this client's key."""
+
+
 class Reply(NamedTuple):
     """One message of the service."""
 
@@ -41,6 +45,10 @@ class Wire(Protocol):
 
     def request(self, body: bytes) -> bytes:
         """Return the bytes that ask about one state."""
+        ...
+
+    def other(self, method: str, path: str, body: bytes = b"") -> bytes:
+        """Return the bytes of a request to another door, where the protocol has others."""
         ...
 
     def receive(self, data: bytes) -> bytes:
@@ -143,6 +151,10 @@ class StreamWire:
         """Return a text message."""
         return _masked(TEXT, body)
 
+    def other(self, method: str, path: str, body: bytes = b"") -> bytes:  # noqa: ARG002 - the protocol's signature
+        """Raise: a client with streams has connections of their own for other doors."""
+        raise AssertionError("a stream has no other doors")
+
     def receive(self, data: bytes) -> bytes:
         """Take in bytes; return the pongs that are due. Raises `WireError` for what is no WebSocket of this service."""
         self._buffer += data
@@ -172,7 +184,8 @@ class StreamWire:
             return False
         first, *lines = self._buffer[:end].split(b"\r\n")
         if not first.startswith(b"HTTP/1.1 101"):
-            raise WireError(f"the stream was not opened: {first[:60].decode('latin-1')}")
+            denied = first[9:12] in (b"401", b"403")
+            raise (DeniedError if denied else WireError)(f"the stream was not opened: {first[9:60].decode('latin-1')}")
         fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
         # SHA-1 is what RFC 6455 asks for: it proves that a WebSocket server answered, and protects nothing.
         proof = base64.b64encode(hashlib.sha1(self._nonce + GREETING, usedforsecurity=False).digest())
