@@ -41,6 +41,7 @@ class ModelResponse(BaseModel):
     manifest: Manifest
 
 
+PATH_SHOWN = 200  # characters
 IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
 
 
@@ -104,6 +105,11 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
         return Response(served.exposition(), media_type=EXPOSITION_TYPE)
+
+    @app.get(PATH, include_in_schema=False)
+    async def not_a_stream() -> None:
+        """Tell a caller that did not ask for a WebSocket."""
+        raise problems.upgrade_required(PATH)
 
     channels = Stream(settings, served, ids)
     app.include_router(operations.doors(served, reloader))
@@ -191,7 +197,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     status = HTTPStatus(error.status_code)
-    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    detail = f"{request.method} {request.url.path[:PATH_SHOWN]}: {status.description or status.phrase}"
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()]
     return await _answer_problem(request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers))
 

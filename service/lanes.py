@@ -117,6 +117,10 @@ class FastLane:
         """Count a request that was given up because its `part`, head or body, did not come in time."""
         self._served.metrics.happened("upright_slow_requests", part)
 
+    def refused(self, why: str) -> None:
+        """Count a request that was refused before it had a door."""
+        self._served.metrics.happened("upright_refused_requests", why)
+
 
 class GeneralLane:
     """Pure ASGI middleware around the FastAPI application: limits, counts and names its requests, and answers when it fails."""
@@ -151,7 +155,8 @@ class GeneralLane:
             self._ended(scope, status, started, request_id, None, None)
             return
         try:
-            await self._app(scope, receive, send_with_id)
+            # HEAD is answered as GET is, but for the body, which the server leaves away (RFC 9110, section 9.3.2).
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send_with_id)
         except CancelledError:
             if status != GONE:
                 raise

@@ -48,6 +48,7 @@ REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 35
 INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
+    "upright_refused_requests": ("requests refused before they had a door", "why", ("not-http", "head-too-large")),
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
     "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
     "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
