@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from service import problems
 from service.lanes import Lanes
+from service.outbox import After
 from service.problems import ProblemError
 from service.settings import Settings
 
@@ -190,10 +191,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Answer, if the request is the fast lane's and a good one."""
         if self._door is not None:
-            done = self._lane.answer(self._door, self._head, self._body, self._since, self._first_lines(), self._write)
-            if done is not None:
+            if self._lane.answer(self._door, self._head, self._body, self._since, self._first_lines(), self._write):
                 self._forget()
-                self._stage, self._since = "request", done
+                self._stage, self._since = "request", perf_counter()
                 return
             self._leave_fast_lane()
         elif self.parser.should_upgrade() and not self._should_upgrade():
@@ -210,8 +210,8 @@ class Protocol(HttpToolsProtocol):
         if self._stage == "answer" and self._answered():
             self._stage, self._since = "request", perf_counter()
 
-    def _write(self, answer: bytes) -> None:
-        self._outbox.put(self.loop, self.transport, answer)
+    def _write(self, answer: bytes, after: After) -> None:
+        self._outbox.put(self.loop, self.transport, answer, after)
 
     def pause_writing(self) -> None:
         """Read no further: a client that does not read its answers is not read either."""

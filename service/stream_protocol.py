@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from service.lanes import Lanes
+from service.outbox import After
 from service.protocol import SLICE
 from service.stream import PATH, Channel
 
@@ -130,7 +131,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         self._channel.answer(message, self._write)
 
-    def _write(self, answer: bytes) -> None:
+    def _write(self, answer: bytes, after: After) -> None:
         size = len(answer)
         if size < 126:
             head = b"%c%c" % (TEXT, size)
@@ -138,7 +139,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             head = b"%c\x7e%b" % (TEXT, size.to_bytes(2))
         else:
             head = b"%c\x7f%b" % (TEXT, size.to_bytes(8))
-        self._lanes.outbox.put(self.loop, self.transport, head + answer)
+        self._lanes.outbox.put(self.loop, self.transport, head + answer, after)
 
     def pause_writing(self) -> None:
         """Read no further, and start to count, when more answers wait than the transport holds."""
