@@ -16,16 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import answers, keys, problems
 from service.answers import Answer
 from service.metrics import GONE, door_of
-from service.outbox import Outbox
+from service.outbox import Outbox, Write
 from service.policy import Policy
 from service.problems import ProblemError
 from service.request_ids import RequestIds
 from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.stream import Stream
-
-Write = Callable[[bytes], None]
-
 
 EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
 
@@ -81,33 +78,36 @@ class FastLane:
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
         self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
 
-    def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> float | None:
-        """Write the answer to a POST to `door` and return when that was; None if the general lane has to give it.
+    def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> bool:
+        """Write the answer to a POST to `door`; returns False if the general lane has to give it.
 
-        Times are `perf_counter`'s; `started` is when the request's first byte had come. `first` are header lines that come first.
+        `started` is when the request's first byte had come, by `perf_counter`. `first` are header lines that come first.
         """
         served = self._served
         if self._keys is not None and not self._keys.allows(head.get(b"authorization"), self._scopes[door]):
-            return None
+            return False
         if self._vary and b"origin" in head:
-            return None
+            return False
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
         except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
-            return None
+            return False
         request_id = self._ids.of(head.get(b"x-request-id"))
         (tag, digest), (timing, took) = own
         write(
             b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\ncontent-type: application/json\r\n%bx-request-id: %b\r\n\r\n%b"
-            % (first, tag, digest, timing, took, len(content), self._vary, request_id, content)
+            % (first, tag, digest, timing, took, len(content), self._vary, request_id, content),
+            partial(self._ended, door.decode(), head, started, request_id, inference),
         )
-        done = perf_counter()
-        served.metrics.answered(door.decode(), 200, done - started)
+        return True
+
+    def _ended(self, door: str, head: dict[bytes, bytes], started: float, request_id: bytes, inference: Inference) -> None:
+        served, seconds = self._served, perf_counter() - started
+        served.metrics.answered(door, 200, seconds)
         if served.every:
-            served.ended(Request(door.decode(), "POST", door.decode(), 200, done - started, request_id, head.items(), inference))
+            served.ended(Request(door, "POST", door, 200, seconds, request_id, head.items(), inference))
         served.answered(inference, request_id)
-        return done
 
     def gone(self, door: bytes, started: float) -> None:
         """Count a request whose client went away before its body had come."""

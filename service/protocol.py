@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from service import problems
 from service.lanes import Lanes
+from service.outbox import After
 from service.problems import ProblemError
 from service.settings import Settings
 
@@ -190,10 +191,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Answer, if the request is the fast lane's and a good one."""
         if self._door is not None:
-            done = self._lane.answer(self._door, self._head, self._body, self._since, self._first_lines(), self._write)
-            if done is not None:
+            if self._lane.answer(self._door, self._head, self._body, self._since, self._first_lines(), self._write):
                 self._forget()
-                self._stage, self._since = "request", done
+                self._stage, self._since = "request", perf_counter()
                 return
             self._leave_fast_lane()
         elif self.parser.should_upgrade() and not self._should_upgrade():
@@ -210,8 +210,8 @@ class Protocol(HttpToolsProtocol):
         if self._stage == "answer" and self._answered():
             self._stage, self._since = "request", perf_counter()
 
-    def _write(self, answer: bytes) -> None:
-        self._outbox.put(self.loop, self.transport, answer)
+    def _write(self, answer: bytes, after: After) -> None:
+        self._outbox.put(self.loop, self.transport, answer, after)
 
     def pause_writing(self) -> None:
         """Read no further: a client that does not read its answers is not read either."""
@@ -227,7 +227,7 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's closes always
         """Say whether to stay: until all answers have gone to a client that has said all it wants to say."""
         self._outbox.flush()
-        if self._stage != "answer":
+        if self._stage != "answer" or not self.transport.can_write_eof():
             return False
         self.cycle.keep_alive = False
         return True
@@ -356,7 +356,10 @@ class Protocol(HttpToolsProtocol):
         self._last_words = None
         self.pipeline.clear()
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS has no half of a connection
 
     def _answered(self) -> bool:
         """Return whether no request waits for the general lane's answer."""

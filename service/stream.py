@@ -1,7 +1,7 @@
 """The stream: one JSON message a state in, one answer out, over a WebSocket that stays. Knows nothing of what an answer holds."""
 
 import json
-from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 
@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import answers, problems
 from service.keys import scope_of
+from service.outbox import After, Write
 from service.problems import ProblemError, RawHeader
 from service.request_ids import RequestIds
 from service.served import Inference, Request, Served
@@ -16,8 +17,6 @@ from service.settings import Settings
 
 PATH = "/act/stream"
 SCOPE = scope_of(PATH)
-
-Write = Callable[[bytes], None]
 
 
 class Channel:
@@ -49,17 +48,18 @@ class Channel:
             if self._rate:
                 self._check_rate(int(started))
             content, _, inference = answers.act(served.policy, body, self._if_match)
-        except ProblemError as error:
-            write(with_seq(error, body))
-            self._ended(error.status, started, None, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None)
+        except Exception as error:  # an unforeseen one is answered, and logged
+            problem = error if isinstance(error, ProblemError) else problems.internal_error()
+            failure = error if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
+            write(with_seq(problem, body), partial(self._ended, problem.status, started, None, failure))
             return
-        write(content)
-        self._ended(200, started, inference, None)
-        served.answered(inference, self._request_id)
+        write(content, partial(self._ended, 200, started, inference, None))
 
     def _ended(self, status: int, started: float, inference: Inference | None, failure: Exception | None) -> None:
         seconds = perf_counter() - started
         self._served.metrics.answered(PATH, status, seconds)
+        if inference is not None:
+            self._served.answered(inference, self._request_id)
         if self._served.every or failure is not None:
             self._served.ended(Request(PATH, "GET", PATH, status, seconds, self._request_id, self._headers, inference, failure))
 
@@ -86,14 +86,20 @@ class Stream:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept, then answer message by message until the other side leaves."""
         channel = self.channel(scope["headers"])
+        answered: list[tuple[bytes, After]] = []
+
+        def write(answer: bytes, after: After) -> None:
+            answered.append((answer, after))
+
         await receive()
         await send({"type": "websocket.accept"})
         try:
             while (message := await receive())["type"] == "websocket.receive":
                 text = message.get("text")
-                answered: list[bytes] = []
-                channel.answer(text.encode() if text is not None else message["bytes"], answered.append)
-                await send({"type": "websocket.send", "text": answered[0].decode()})
+                channel.answer(text.encode() if text is not None else message["bytes"], write)
+                answer, after = answered.pop()
+                await send({"type": "websocket.send", "text": answer.decode()})
+                after()
         except OSError:  # the server's word for a client that left while its answer was on the way
             return
 

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 from service.lanes import Lanes
+from service.outbox import After
 from service.protocol import SLICE
 from service.stream import PATH, Channel
 
@@ -78,6 +79,14 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.transport.write(words or self.conn.reject(HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n").serialize())
         self.transport.close()
 
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send what the application says, and read on once it has let the client in."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # it was answered with a refusal: uvicorn logs an error of the application there
+        if self._rest:
+            self._go_on()
+
     async def receive(self) -> ASGIReceiveEvent:
         """Give what came to the application, and read on."""
         event = await super().receive()
@@ -99,14 +108,6 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """Close for what came, after the answers to what came before it."""
         self._lanes.outbox.flush()
         super().handle_parser_exception()
-
-    async def send(self, message: ASGISendEvent) -> None:
-        """Send, and know that a handshake is over when it was answered with a refusal: uvicorn logs an error of the application there."""
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
-        if self._rest:
-            self._go_on()  # what came with the handshake
 
     def send_receive_event_to_app(self) -> None:
         """Answer a message at once if it can be."""
@@ -130,7 +131,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         self._channel.answer(message, self._write)
 
-    def _write(self, answer: bytes) -> None:
+    def _write(self, answer: bytes, after: After) -> None:
         size = len(answer)
         if size < 126:
             head = b"%c%c" % (TEXT, size)
@@ -138,7 +139,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             head = b"%c\x7e%b" % (TEXT, size.to_bytes(2))
         else:
             head = b"%c\x7f%b" % (TEXT, size.to_bytes(8))
-        self._lanes.outbox.put(self.loop, self.transport, head + answer)
+        self._lanes.outbox.put(self.loop, self.transport, head + answer, after)
 
     def pause_writing(self) -> None:
         """Read no further, and start to count, when more answers wait than the transport holds."""

@@ -151,7 +151,7 @@ def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_
     written: list[bytes] = []
 
     def answered(head: dict[bytes, bytes]) -> bool:
-        return lane.answer(path.encode(), head, body, 0.0, b"", written.append) is not None
+        return lane.answer(path.encode(), head, body, 0.0, b"", lambda answer, _: written.append(answer))
 
     right, wrong = f"Bearer {MADE['act']}".encode(), f"Bearer {MADE['admin']}".encode()
     assert answered({b"authorization": right})

@@ -58,6 +58,8 @@ class Process:
         arguments = [sys.executable, "-m", "service", "--port", str(self.port), "--drain", "1"]
         self._process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not ready(self.port):
+            if self._process.poll() is not None:
+                sys.exit(f"the service did not start: exit code {self._process.returncode}")
             time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
