@@ -12,9 +12,12 @@ SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) $(call given,B
 RECIPE := robust
 SEED := 0
 OUT := models/cartpole-dqn
+BODIES := 1000000
+CONNECTIONS := 20000
+FUZZ_SEED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test train check format bench bench-training bench-cuda proto openapi settings image
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda proto openapi settings image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -36,6 +39,9 @@ check: setup ## what CI runs: format, lint, types, Dockerfile, tests
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -n 2
+
+fuzz: setup ## mutated bodies and HTTP at every lane (BODIES, CONNECTIONS, FUZZ_SEED)
+	$(BIN)/python -m tests.fuzz --bodies $(BODIES) --connections $(CONNECTIONS) --seed $(FUZZ_SEED)
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
