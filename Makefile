@@ -14,7 +14,7 @@ SEED := 0
 OUT := models/cartpole-dqn
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test train check format bench bench-training bench-cuda proto openapi image
+.PHONY: help setup serve test train check format bench bench-training bench-cuda proto openapi settings image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -25,7 +25,7 @@ serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND
 	$(BIN)/python -m service $(SERVE_FLAGS)
 
 test: setup ## run the tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
 	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
@@ -35,7 +35,7 @@ check: setup ## what CI runs: format, lint, types, Dockerfile, tests
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)
@@ -57,6 +57,9 @@ proto: setup ## make the gRPC messages from service/inference.proto
 
 openapi: setup ## write docs/openapi.json from the application
 	$(BIN)/python -m tests.openapi
+
+settings: setup ## write the tables of settings in docs/operations.md
+	$(BIN)/python -m tests.settings_page
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)

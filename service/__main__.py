@@ -3,13 +3,13 @@
 import logging.config
 import signal
 import sys
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 
-import uvicorn.config
 from pydantic import ValidationError
 
-from service import admission, keys, server, sockets, tls, workers
+from service import admission, keys, logs, server, sockets, tls, workers
 from service.keys import KeysError
 from service.served import Served
 from service.settings import Settings
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given and given[0] in COMMANDS:
         return int(import_module(COMMANDS[given[0]]).main(given[1:]))
     if any(argument.startswith("--tls-key-password") for argument in given):
-        _complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
+        logs.complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
         return 2
     try:
         settings = Settings(_cli_parse_args=given)
@@ -36,19 +36,23 @@ def main(arguments: list[str] | None = None) -> int:
         for detail in error.errors(include_url=False):
             name = ".".join(str(part) for part in detail["loc"])
             if not name:  # several settings that do not fit together: the message names them
-                _complain(detail["msg"])
+                logs.complain(detail["msg"])
                 continue
-            _complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
+            logs.complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
         return 2
+    complain = partial(logs.complain, form=settings.log_format)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
         served = Served(policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
     except (*admission.REFUSALS, KeysError, TlsError) as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
-        _complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        return 1
+    if settings.tracing and not _can_trace():
+        complain("--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'")
         return 1
     try:
         with sockets.listening(settings) as listeners:
@@ -60,21 +64,25 @@ def main(arguments: list[str] | None = None) -> int:
                 try:
                     record.check(settings.record, policy.bundle.manifest)
                 except record.RecordError as error:
-                    _complain(f"--record {error}")
+                    complain(f"--record {error}")
                     return 1
-            logging.config.dictConfig(uvicorn.config.LOGGING_CONFIG)
+            logging.config.dictConfig(logs.configuration(settings.log_format))
             sockets.announce(listeners, tls=served.tls is not None)
             keys.announce(settings)
             if settings.workers > 1:
                 return workers.serve(settings, policy.bundle, listeners)
             return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
     except sockets.SocketError as error:
-        _complain(str(error))
+        complain(str(error))
         return 1
 
 
-def _complain(text: str) -> None:
-    sys.stderr.write(f"upright: {text}\n")
+def _can_trace() -> bool:
+    try:
+        import_module("service.tracing")
+    except ModuleNotFoundError:
+        return False
+    return True
 
 
 if __name__ == "__main__":

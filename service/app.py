@@ -26,6 +26,7 @@ from service.policy import BackendName
 from service.problems import ProblemError, RawHeader
 from service.reload import Reloader
 from service.request_ids import RequestIds
+from service.request_log import RequestLog
 from service.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
 from service.served import Served
 from service.settings import Settings
@@ -40,12 +41,15 @@ class ModelResponse(BaseModel):
     manifest: Manifest
 
 
+PATH_SHOWN = 200  # characters
 IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
 
 
 def create_app(settings: Settings, served: Served) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
+    log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
+    served.ended, served.every = log, settings.log_requests
     reloader = Reloader(settings, served)
     app = Described(
         title="Upright",
@@ -55,7 +59,9 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         redoc_url=None,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        lifespan=lambda _: _living(settings, served, reloader),
+        # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+        lifespan=lambda _: _living(settings, served, reloader, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -98,9 +104,12 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
-        bundle = served.policy.bundle
-        content = served.metrics.exposition(bundle.manifest.name, bundle.digest)
-        return Response(content, media_type=EXPOSITION_TYPE)
+        return Response(served.exposition(), media_type=EXPOSITION_TYPE)
+
+    @app.get(PATH, include_in_schema=False)
+    async def not_a_stream() -> None:
+        """Tell a caller that did not ask for a WebSocket."""
+        raise problems.upgrade_required(PATH)
 
     channels = Stream(settings, served, ids)
     app.include_router(operations.doors(served, reloader))
@@ -120,9 +129,13 @@ def create_app(settings: Settings, served: Served) -> Lanes:
 
 
 @asynccontextmanager
-async def _living(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+async def _living(settings: Settings, served: Served, reloader: Reloader, log: RequestLog) -> AsyncIterator[None]:
     """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
+        if settings.tracing:
+            from service import tracing  # needs the extra, which most have not installed
+
+            await stack.enter_async_context(tracing.traced(served, log, "http" if settings.tls_cert is None else "https"))
         if settings.record is not None:
             from service.recorder import recording  # needs SQLite, which takes time to import
 
@@ -184,7 +197,7 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     status = HTTPStatus(error.status_code)
-    detail = f"{request.method} {request.url.path}: {status.description or status.phrase}"
+    detail = f"{request.method} {request.url.path[:PATH_SHOWN]}: {status.description or status.phrase}"
     headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()]
     return await _answer_problem(request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers))
 

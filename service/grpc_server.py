@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from http import HTTPStatus
+from time import perf_counter
 from typing import TypeAlias
 
 import grpc
@@ -16,12 +18,12 @@ from grpc_reflection.v1alpha import reflection
 from service import answers, keys, oip, tensors
 from service import inference_pb2 as pb
 from service.keys import Keys
-from service.metrics import Metrics
+from service.metrics import GONE, GRPC, Metrics
 from service.policy import Float32Array
 from service.problems import ProblemError
 from service.reload import Reloader
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.tensors import OipError, bad_request
 from service.tls import Tls
@@ -48,7 +50,7 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
     options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
     guards = [] if served.keys is None else [Guard(served.keys, served.metrics)]
     server = grpc.aio.server(interceptors=guards, options=options)
-    server.add_generic_rpc_handlers((_handlers(Calls(settings, served, reloader)),))
+    server.add_generic_rpc_handlers((_handlers(settings, served, reloader),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
@@ -66,32 +68,53 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
         await server.stop(GRACE)
 
 
-def _handlers(calls: "Calls") -> grpc.GenericRpcHandler:
+def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.GenericRpcHandler:
     """Return what answers each method of the service's description by the method of `Calls` with the same name."""
+    ids = RequestIds()
+    calls = Calls(settings, served, reloader, ids)
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type)),
+            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type), served, ids),
             response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _answered(call: Call, kind: type[Message]) -> Callable[[bytes, Context], Awaitable[Message]]:
-    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes."""
+def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) -> Callable[[bytes, Context], Awaitable[Message]]:
+    """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes, and counts it."""
+    name = call.__name__
+    path = f"/{SERVICE.full_name}/{name}"
 
     async def answered(body: bytes, context: Context) -> Message:
+        started = perf_counter()
+        status = GONE
+        failure: Exception | None = None
         try:
-            return await call(kind.FromString(body), context)
+            answer = await call(kind.FromString(body), context)
+            status = HTTPStatus.OK
+            return answer
         except DecodeError:
+            status = HTTPStatus.BAD_REQUEST
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
         except (OipError, ProblemError) as error:
+            status, failure = error.status, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
-        except (grpc.aio.AbortError, asyncio.CancelledError):
+        except grpc.aio.AbortError:  # the call's own, whose deadline had passed
+            status = HTTPStatus.GATEWAY_TIMEOUT
             raise
-        except Exception:
-            logging.getLogger("uvicorn.error").exception("gRPC %s failed", call.__name__)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            status, failure = HTTPStatus.INTERNAL_SERVER_ERROR, error
             await context.abort(grpc.StatusCode.INTERNAL, "the service failed to answer; its log says why")
+        finally:
+            seconds = perf_counter() - started
+            served.metrics.answered(GRPC, status, seconds)
+            if served.every or failure is not None:
+                given, inference = _told.get()
+                headers = [(key.encode(), value.encode()) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+                served.ended(Request(GRPC, name, path, status, seconds, given or ids.of(None), headers, inference, failure))
         raise AssertionError("abort raises")
 
     return answered
@@ -133,14 +156,18 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(configuration(), configuration, tls.pem.authority is not None)
 
 
+# What a call says of its request, its id and the inference; each call runs in a context of its own.
+_told: ContextVar[tuple[bytes, Inference | None]] = ContextVar("told", default=(b"", None))
+
+
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
+    def __init__(self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds) -> None:
         self._settings = settings
         self._reloader = reloader
         self._served = served
-        self._ids = RequestIds()
+        self._ids = ids
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:  # noqa: N802 - the protocol's name
         """Answer while the process is alive."""
@@ -175,6 +202,8 @@ class Calls:
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
         """Answer some states."""
+        request_id = self._ids.of(request.id.encode())
+        _told.set((request_id, None))
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call was begun")
@@ -185,7 +214,8 @@ class Calls:
         given = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
         found, inference = tensors.infer(policy, _states(request, given, count), [output.name for output in request.outputs])
-        self._served.answered(inference, self._ids.of(request.id.encode()))
+        _told.set((request_id, inference))
+        self._served.answered(inference, request_id)
         manifest = policy.bundle.manifest
         return pb.ModelInferResponse(
             model_name=manifest.name,

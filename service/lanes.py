@@ -5,7 +5,6 @@ the routes of the FastAPI application call. Whatever it cannot answer with a 200
 what is wrong with a request, and tests hold the lanes to the same answer, byte for byte.
 """
 
-import logging
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
@@ -21,13 +20,11 @@ from service.outbox import Outbox
 from service.policy import Policy
 from service.problems import ProblemError
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.stream import Stream
 
 Write = Callable[[bytes], None]
-
-log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
 
 EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
@@ -107,6 +104,8 @@ class FastLane:
         )
         done = perf_counter()
         served.metrics.answered(door.decode(), 200, done - started)
+        if served.every:
+            served.ended(Request(door.decode(), "POST", door.decode(), 200, done - started, request_id, head.items(), inference))
         served.answered(inference, request_id)
         return done
 
@@ -117,6 +116,10 @@ class FastLane:
     def slow(self, part: str) -> None:
         """Count a request that was given up because its `part`, head or body, did not come in time."""
         self._served.metrics.happened("upright_slow_requests", part)
+
+    def refused(self, why: str) -> None:
+        """Count a request that was refused before it had a door."""
+        self._served.metrics.happened("upright_refused_requests", why)
 
 
 class GeneralLane:
@@ -137,6 +140,7 @@ class GeneralLane:
         request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         state = scope.setdefault("state", {})
         status = GONE
+        failure = None
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
@@ -148,24 +152,32 @@ class GeneralLane:
         limited = scope["path"] not in EXEMPT
         if limited and not self._under_way.enter():
             await _refuse(problems.too_busy(), scope["path"], send_with_id)
-            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
+            self._ended(scope, status, started, request_id, None, None)
             return
         try:
-            await self._app(scope, receive, send_with_id)
+            # HEAD is answered as GET is, but for the body, which the server leaves away (RFC 9110, section 9.3.2).
+            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send_with_id)
         except CancelledError:
             if status != GONE:
                 raise
             await _refuse(problems.ending(), scope["path"], send_with_id)
         except Exception as error:
-            log_failure(request_id, error)
+            failure = error
         finally:
             if limited:
                 self._under_way.leave()
-            self._served.metrics.answered(door_of(scope["path"]), status, perf_counter() - started)
-            if "failure" in state:
-                log_failure(request_id, state["failure"])
-            if "inference" in state:
-                self._served.answered(state["inference"], request_id)
+            self._ended(scope, status, started, request_id, failure or state.get("failure"), state.get("inference"))
+
+    def _ended(
+        self, scope: Scope, status: int, started: float, request_id: bytes, failure: Exception | None, inference: Inference | None
+    ) -> None:
+        door, seconds = door_of(scope["path"]), perf_counter() - started
+        self._served.metrics.answered(door, status, seconds)
+        if self._served.every or failure is not None:
+            headers = scope["headers"]
+            self._served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, headers, inference, failure))
+        if inference is not None:
+            self._served.answered(inference, request_id)
 
 
 async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
@@ -175,8 +187,3 @@ async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
     headers = [*problem.headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind.encode())]
     await send({"type": "http.response.start", "status": problem.status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def log_failure(request_id: bytes, error: Exception) -> None:
-    """Log why a request was answered with a 5xx, under the id that its caller was told."""
-    log.error("request %s failed: %s", request_id.decode(), error, exc_info=None if isinstance(error, ProblemError) else error)

@@ -6,16 +6,22 @@ rows, so that several processes behind one port answer any scrape with the sum o
 """
 
 import fcntl
+import importlib.metadata
 import mmap
 import os
+import platform
+import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
+GRPC = "grpc"  # all calls that come in by gRPC
+OTHER = "other"  # whatever is in no list
 # What requests are counted by is known beforehand: nothing that a caller sends makes a new time series.
 DOORS = (
     "/act",
@@ -32,15 +38,17 @@ DOORS = (
     "/docs",
     "/openapi.json",
     "/v2",
-    "other",
+    GRPC,
+    OTHER,
 )
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
-STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 503)
+STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
 INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
+    "upright_refused_requests": ("requests refused before they had a door", "why", ("not-http", "head-too-large")),
     "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
     "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
     "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
@@ -59,24 +67,29 @@ ROWS = 128  # processes that can count at the same time: twice the most workers,
 class Metrics:
     """The counts of this process, and of those that share `file` with it."""
 
-    def __init__(self, actions: Sequence[str], file: Path | None = None) -> None:
+    def __init__(self, actions: Sequence[str], state: Sequence[str], file: Path | None = None) -> None:
         self._actions = actions
-        self._statuses = {status: index for index, status in enumerate((*STATUSES, "other"))}
-        # A row: requests by door and status, request seconds by door, inference seconds, actions. A histogram is its buckets and its sum.
+        self._statuses = {status: index for index, status in enumerate((*STATUSES, OTHER))}
+        # A row: requests by door and status, request seconds by door, inference seconds, actions, values out of
+        # range, events, when the process began. A histogram is its buckets and its sum.
         self._requests = {door: index * len(self._statuses) for index, door in enumerate(DOORS)}
         first = len(DOORS) * len(self._statuses)
         width = len(REQUEST_BOUNDS) + 2
         self._seconds = {door: first + index * width for index, door in enumerate(DOORS)}
         self._inference = first + len(DOORS) * width
         self._chosen = self._inference + len(INFERENCE_BOUNDS) + 2
+        self._outside = {name: self._chosen + len(actions) + index for index, name in enumerate((*state, OTHER))}
+        first = self._chosen + len(actions) + len(self._outside)
         self._events: dict[tuple[str, str], int] = {}
         for name, (_, _, values) in EVENTS.items():
             for value in values:
-                self._events[name, value] = self._chosen + len(actions) + len(self._events)
-        self._width = self._chosen + len(actions) + len(self._events)
+                self._events[name, value] = first + len(self._events)
+        self._started = first + len(self._events)
+        self._width = self._started + 1
         self._map, row = self._private() if file is None else self._shared(file)
         self._slots = memoryview(self._map).cast("d")
         self._own = self._slots[row * self._width : (row + 1) * self._width]
+        self._own[self._started] = time.time()
 
     def _private(self) -> tuple[mmap.mmap, int]:
         return mmap.mmap(-1, self._width * 8), 0
@@ -101,16 +114,20 @@ class Metrics:
         own[first + bisect_left(REQUEST_BOUNDS, seconds)] += 1
         own[first + len(REQUEST_BOUNDS) + 1] += seconds
 
-    def inferred(self, seconds: float, actions: Sequence[int]) -> None:
-        """Count one inference over some states, and the actions that came of it."""
+    def inferred(self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]) -> None:
+        """Count one inference over some states, the actions that came of it, and the state values outside what training saw."""
         own = self._own
         own[self._inference + bisect_left(INFERENCE_BOUNDS, seconds)] += 1
         own[self._inference + len(INFERENCE_BOUNDS) + 1] += seconds
         if len(actions) == 1:
             own[self._chosen + actions[0]] += 1
-            return
-        for action in range(len(self._actions)):
-            own[self._chosen + action] += actions.count(action)
+            if not out_of_range[0]:
+                return
+        else:
+            for action in range(len(self._actions)):
+                own[self._chosen + action] += actions.count(action)
+        for name in chain.from_iterable(out_of_range):
+            own[self._outside.get(name, self._outside[OTHER])] += 1
 
     def happened(self, event: str, value: str, times: float = 1) -> None:
         """Count one of `EVENTS` under one of its label's values."""
@@ -120,8 +137,8 @@ class Metrics:
         """Return how often one of `EVENTS` happened, in all processes."""
         return sum(self._slots[self._events[event, value] :: self._width])
 
-    def exposition(self, model: str, digest: str) -> bytes:
-        """Return the sum over all processes as Prometheus text, and the bundle served, `model` and `digest`, as a label."""
+    def exposition(self, bundle: Mapping[str, str], *, ready: bool = True) -> bytes:
+        """Return the sum over all processes as Prometheus text, with what describes the bundle served as labels."""
         # Imported by the first scrape: it takes a twentieth of a second that the start does not have to wait for.
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.registry import Collector
@@ -130,14 +147,14 @@ class Metrics:
 
         class Counts(Collector):
             def collect(self) -> Iterator["Metric"]:
-                return metrics._collect(model, digest)
+                return metrics._collect(bundle, ready)
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(Counts())
         return generate_latest(registry)
 
-    def _collect(self, model: str, digest: str) -> Iterator["Metric"]:
-        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, InfoMetricFamily
+    def _collect(self, served: Mapping[str, str], ready: bool) -> Iterator["Metric"]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 
         slots = self._slots.tolist()
         total = [sum(slots[column :: self._width]) for column in range(self._width)]
@@ -164,8 +181,17 @@ class Metrics:
         actions = CounterMetricFamily("upright_actions", "actions chosen", labels=("action",))
         for index, name in enumerate(self._actions):
             actions.add_metric((name,), total[self._chosen + index])
-        bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value={"model": model, "digest": digest})
-        yield from (requests, seconds, inference, actions, bundle)
+        outside = CounterMetricFamily("upright_out_of_range", "state values outside what training saw", labels=("value",))
+        for name, column in self._outside.items():
+            if name != OTHER or total[column]:
+                outside.add_metric((name,), total[column])
+        bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(served))
+        build = InfoMetricFamily("upright_build", "the service and what it runs on", value=_build())
+        readiness = GaugeMetricFamily("upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready)
+        # The usual name for it, which dashboards know: when the oldest of the processes began.
+        oldest = min(filter(None, slots[self._started :: self._width]))
+        started = GaugeMetricFamily("process_start_time_seconds", "when the service began to count, in seconds since 1970", value=oldest)
+        yield from (requests, seconds, inference, actions, outside, bundle, build, readiness, started)
         for name, (meaning, label, values) in EVENTS.items():
             event = CounterMetricFamily(name, meaning, labels=(label,))
             for value in values:
@@ -173,6 +199,18 @@ class Metrics:
             yield event
 
 
+def _build() -> dict[str, str]:
+    versions = {name: _version(name) for name in ("upright", "onnxruntime")}
+    return {"version": versions["upright"], "python": platform.python_version(), "onnxruntime": versions["onnxruntime"]}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # a checkout whose environment was made without it
+        return "unknown"
+
+
 def door_of(path: str) -> str:
     """Return which of `DOORS` a request's path is counted under."""
-    return path if path in DOORS else "/v2" if path == "/v2" or path.startswith("/v2/") else "other"
+    return path if path in DOORS else "/v2" if path == "/v2" or path.startswith("/v2/") else OTHER

@@ -1,7 +1,6 @@
 """The Open Inference Protocol v2 over REST: requests below /v2 in, answers out. What a tensor must be is in `tensors`."""
 
 import json
-import logging
 import zlib
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -92,13 +91,15 @@ class OpenInference:
         try:
             response = await self._answer(request)
         except OipError as error:
+            if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                request.state.failure = error  # the lane tells of it
             response = _error(error.status, str(error))
         except ProblemError as error:
             response = _error(error.status, str(error), {name.decode(): value.decode() for name, value in error.headers})
         except bodies.ClientGoneError:
             return
-        except Exception:
-            logging.getLogger("uvicorn.error").exception("%s %s failed", request.method, request.url.path)
+        except Exception as error:
+            request.state.failure = error
             response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed to answer; its log says why")
         await response(scope, receive, send)
 

@@ -84,6 +84,19 @@ def too_fast(rate: int) -> ProblemError:
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "too-fast", f"A stream may ask {rate} times a second; this message got no action")
 
 
+def upgrade_required(path: str) -> ProblemError:
+    """Return the problem of a request over plain HTTP where only a WebSocket is answered."""
+    detail = f"{path} is a WebSocket: connect to it by a library for WebSockets, or POST each state to /act"
+    headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
+    return ProblemError(HTTPStatus.UPGRADE_REQUIRED, "upgrade-required", detail, headers=headers)
+
+
+def head_too_large(size: int, lines: int) -> ProblemError:
+    """Return the problem of a request that has more than its body, or more header lines, than it may have."""
+    detail = f"A request may have {size} bytes beside its body, and {lines} header lines"
+    return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", detail)
+
+
 def not_http(why: str) -> ProblemError:
     """Return the problem of bytes that are no HTTP."""
     return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", why)

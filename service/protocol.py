@@ -5,11 +5,13 @@ ASGI message is made for it. All other requests, and those that the fast lane le
 """
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Literal
 
 import httptools
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -18,7 +20,33 @@ from service.lanes import Lanes
 from service.problems import ProblemError
 from service.settings import Settings
 
-Stage = Literal["request", "head", "body", "answer"]  # what a connection waits for
+Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
+
+SLICE = 16_384  # bytes that are read at a time; more wait until every other connection had its turn
+HEAD_BYTES = 65_536  # that a request may have beside its body
+BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
+HEAD_LINES = 100
+LINGER_SECONDS = 2.0  # in which a client can read why its connection ends, before it does
+
+
+class Flow(FlowControl):
+    """Pauses and resumes reading. It is resumed only when nothing that has come still waits."""
+
+    def __init__(self, transport: asyncio.Transport, may_read: Callable[[], bool]) -> None:
+        super().__init__(transport)
+        self._may_read = may_read
+
+    def resume_reading(self) -> None:
+        """Read on, if it is time."""
+        if self.read_paused and self._may_read():
+            super().resume_reading()
+
+
+class Deaf:
+    """The parser of a connection that is not listened to any more."""
+
+    def feed_data(self, _: bytes) -> None:
+        """Forget what came."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -36,6 +64,12 @@ class Protocol(HttpToolsProtocol):
         self._outbox = lanes.outbox
         self._stage: Stage = "request"
         self._since = perf_counter()  # when it began to: of a request, its first byte
+        self._rest = b""  # of what came, to be read in the next rounds of the loop
+        self._reads_on = False  # in the next round
+        self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
+        self._taken = 0
+        self._unread_since = 0.0  # when the client stopped to read its answers
+        self._last_words: ProblemError | None = None  # to be said after the answers that are under way
         self._head: dict[bytes, bytes] = {}
         self._door: bytes | None = None  # of a request that the fast lane may answer, while its body comes
         self._body = b""
@@ -44,37 +78,87 @@ class Protocol(HttpToolsProtocol):
         self._first: bytes = b""  # what each answer begins with: uvicorn's own header lines, the date
         self._first_of: list[tuple[bytes, bytes]] = []
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # connections are streams
+        """Begin."""
+        super().connection_made(transport)
+        self.flow = Flow(transport, self._may_read)
+
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            if self._should_upgrade():
-                self.handle_websocket_upgrade()
-            else:
-                self._decline(data[offer.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("This is no HTTP request")
-        if self._door is not None and not self._waits:
+        if len(data) <= SLICE and not self._rest:
+            self._read(data)
+            return
+        self._rest += data
+        self.flow.pause_reading()
+        if not self._reads_on:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the next slice of what came."""
+        self._reads_on = False
+        data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        if not self.transport.is_closing():
+            self._read(data)
+        if not self.transport.is_closing():
+            self.flow.resume_reading()
+
+    def _may_read(self) -> bool:
+        """Return whether more may come. If some of what came waits, that is read first."""
+        if self.flow.write_paused or self.pipeline:
+            return False
+        if self._rest and not self._reads_on:
+            self._reads_on = True
+            self.loop.call_soon(self._read_on)
+        return not self._rest
+
+    def _read(self, data: bytes) -> None:
+        rest = data
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+                rest = b""
+            except httptools.HttpParserUpgrade as offer:
+                rest = self._offered(rest[offer.args[0] :])
+            except httptools.HttpParserError as error:
+                rest = b""
+                self._refuse(self._problem(error))
+        if self._stage in ("head", "body"):
+            self._wait_for_more(len(data))
+
+    def _wait_for_more(self, size: int) -> None:
+        """Bound how much may come of a request, and how many are waited for."""
+        if self._door is not None and not self._waits and not self._rest:
             self._waits = self._lane.under_way.enter()
             if not self._waits:  # too many are under way: the general lane says so
                 self._leave_fast_lane()
+        if self._came < 0:
+            self._came = 0
+            return
+        self._came += size
+        taken = self._taken if self._door is None else len(self._body)
+        if self._came > HEAD_BYTES + (1 + BYTES_AROUND) * taken:
+            self._lane.refused("head-too-large")
+            self._refuse(problems.head_too_large(HEAD_BYTES, HEAD_LINES))
 
     def on_message_begin(self) -> None:
         """Begin a request. Its scope is made later, if it needs one."""
         self._stage, self._since = "head", perf_counter()
+        self._came = -1
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header line."""
-        self.headers.append((name.lower(), value))
+        """Take a header line. What comes after a body is nobody's: it could say another thing than the head did."""
+        if self._stage == "head":
+            self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Choose the lane."""
-        self._stage = "body"
+        if len(self.headers) > HEAD_LINES:
+            self._lane.refused("head-too-large")
+            raise problems.head_too_large(HEAD_BYTES, HEAD_LINES)
         head = self._head = dict(self.headers[::-1])  # of a header that comes twice the first one counts, as in Starlette
         if b"upgrade" in head and self.parser.should_upgrade() and not self._should_upgrade():
             return  # an offer to speak something else, which is declined
@@ -91,10 +175,12 @@ class Protocol(HttpToolsProtocol):
             self._door, self._body = self.url, b""
         else:
             self._take_general_lane()
+        self._stage = "body"
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         if self._door is None:
+            self._taken += len(body)
             super().on_body(body)
             return
         self._body += body
@@ -117,6 +203,9 @@ class Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, when the general lane has answered the last one that has come."""
+        if self._last_words is not None and not self.pipeline:
+            self._end(self._last_words)
+            return
         super().on_response_complete()
         if self._stage == "answer" and self._answered():
             self._stage, self._since = "request", perf_counter()
@@ -128,11 +217,20 @@ class Protocol(HttpToolsProtocol):
         """Read no further: a client that does not read its answers is not read either."""
         super().pause_writing()
         self.flow.pause_reading()
+        self._unread_since = perf_counter()
 
     def resume_writing(self) -> None:
         """Read on: the client reads."""
         super().resume_writing()
         self.flow.resume_reading()
+
+    def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's closes always
+        """Say whether to stay: until all answers have gone to a client that has said all it wants to say."""
+        self._outbox.flush()
+        if self._stage != "answer":
+            return False
+        self.cycle.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the request that was under way."""
@@ -150,13 +248,17 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Close, now or with the answer to the request that is under way."""
         self._retired = True
-        if self._stage == "request":
+        if self._stage in ("request", "end"):
             self.transport.close()
         elif not self._answered():
             self.cycle.keep_alive = False
 
     def check(self, now: float, settings: Settings) -> None:
         """Close the connection if what it waits for has not come in time."""
+        if self.flow.write_paused:
+            if now - self._unread_since > settings.body_timeout:
+                self.transport.abort()
+            return
         waited = now - self._since
         match self._stage:
             case "request" if waited > settings.keep_alive:
@@ -165,34 +267,96 @@ class Protocol(HttpToolsProtocol):
                 else:
                     self.transport.close()
             case "head" if waited > settings.head_timeout:
-                self._give_up(self._answered())
+                self._give_up()
             case "body" if waited > settings.body_timeout:
-                self._give_up(self._answered() or not (self.cycle.response_started or self.pipeline))
+                self._give_up()
+            case "end" if waited > LINGER_SECONDS:
+                self.transport.abort()
 
-    def _give_up(self, is_heard: bool) -> None:
-        """Close, with a problem if it cannot be taken for another request's answer."""
+    def _give_up(self) -> None:
         self._lane.slow(self._stage)
-        if is_heard:
-            self._write_problem(problems.too_slow(self._stage))
-        self.transport.close()
+        self._refuse(problems.too_slow(self._stage))
 
-    def _decline(self, rest: bytes) -> None:
-        """Read on as if no other protocol had been offered (RFC 9110, section 7.8). The parser itself would stop at the head."""
+    def _offered(self, rest: bytes) -> bytes:
+        """Take or decline the offer to speak something else; returns what to read on with."""
+        if self._should_upgrade():
+            self._upgrade(rest)
+            return b""
+        return self._decline(rest)
+
+    def _upgrade(self, rest: bytes) -> None:
+        """Speak WebSocket from here on."""
+        if not self._answered():
+            self._lane.refused("not-http")
+            self._refuse(problems.not_http("A WebSocket cannot begin before the requests that came earlier are answered"))
+            return
+        self._outbox.flush()
+        self.handle_websocket_upgrade()
+        rest, self._rest = rest + self._rest, b""
+        self.flow.resume_reading()
+        if rest:
+            protocol = self.transport.get_protocol()
+            assert isinstance(protocol, asyncio.Protocol)  # noqa: S101 - the WebSocket's, as of now
+            protocol.data_received(rest)
+
+    def _decline(self, rest: bytes) -> bytes:
+        """Return what to read on with as if no other protocol had been offered (RFC 9110, section 7.8): the parser stopped at the head."""
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self.send_400_response("This is no proxy")
-            return
-        head = [method, b" ", self.url, b" HTTP/1.1\r\n"]
+            self._lane.refused("not-http")
+            self._refuse(problems.not_http("This is no proxy"))
+            return b""
+        head = [b"%b %b HTTP/%b\r\n" % (method, self.url, self.parser.get_http_version().encode())]
         for name, value in self.headers:
             if name not in (b"upgrade", b"connection"):
                 head += [name, b": ", value, b"\r\n"]
+            elif b"close" in value.lower():
+                head += [b"connection: close\r\n"]
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(b"".join([*head, b"\r\n", rest]))
+        return b"".join([*head, b"\r\n", rest])
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, and close."""
-        self._write_problem(problems.not_http(msg))
-        self.transport.close()
+    def _problem(self, error: httptools.HttpParserError) -> ProblemError:
+        """Return what to say of bytes that could not be read."""
+        cause = error.__context__  # of what a method of this class raised
+        if isinstance(cause, ProblemError):
+            return cause
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, (httptools.HttpParserError, UnicodeDecodeError)):
+            self.logger.error("a request could not be read", exc_info=cause)
+        self._lane.refused("not-http")
+        return problems.not_http("This is no HTTP request")
+
+    def _refuse(self, problem: ProblemError) -> None:
+        """Answer what came last with a problem, after the answers to what came before it, and end; what else comes is not read."""
+        has_lane = self._stage == "body" and self._door is None
+        self._forget()
+        self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
+        self._rest = b""
+        self._retired = True
+        self._stage = "answer"
+        if has_lane and self.pipeline:
+            self.pipeline.popleft()  # it has not begun: earlier ones have not been answered
+            self._last_words = problem
+        elif has_lane:
+            said = self.cycle.response_started
+            self.cycle.disconnected = True  # nothing is read of its body any more
+            self.cycle.message_event.set()
+            self._end(None if said else problem)
+        elif self._answered():
+            self._end(problem)
+        else:
+            self._last_words = problem
+
+    def _end(self, problem: ProblemError | None) -> None:
+        """Say why, and end; not at once, or a client that still sends would find its connection reset and nothing to read."""
+        if self.transport.is_closing():
+            return
+        if problem is not None:
+            self._write_problem(problem)
+        self._stage, self._since = "end", perf_counter()
+        self._last_words = None
+        self.pipeline.clear()
+        self.flow.resume_reading()
+        self.transport.write_eof()
 
     def _answered(self) -> bool:
         """Return whether no request waits for the general lane's answer."""
@@ -203,6 +367,7 @@ class Protocol(HttpToolsProtocol):
         body = self._body
         self._forget()
         self._take_general_lane()
+        self._taken = len(body)
         super().on_body(body)
 
     def _forget(self) -> None:
@@ -214,6 +379,9 @@ class Protocol(HttpToolsProtocol):
     def _take_general_lane(self) -> None:
         """Do what uvicorn does at the head of a request, from its beginning."""
         url, headers = self.url, self.headers
+        if not url.startswith(b"/") and httptools.parse_url(url).path is None:
+            raise httptools.HttpParserInvalidURLError(f"no path: {url!r}")
+        self._taken = 0
         super().on_message_begin()
         self.url = url
         for name, value in headers:

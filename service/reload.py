@@ -185,7 +185,7 @@ class Reloader:
                 exercise(policy)
         except Exception as error:
             known = isinstance(error, admission.REFUSALS)
-            log.error("kept %s: %s", served.bundle.digest, error, exc_info=None if known else error)
+            log.error("kept %s: %s", served.bundle.digest, error, exc_info=None if known else error, extra={"digest": served.bundle.digest})
             return self._told("refused", str(error) if known else "the service failed to load it; its log says why")
         if policy is served:
             return self._told("unchanged")

@@ -14,6 +14,7 @@ from types import FrameType
 
 import uvicorn
 
+from service import logs
 from service.app import create_app
 from service.protocol import Protocol
 from service.served import Served
@@ -38,6 +39,7 @@ def serve(settings: Settings, served: Served, listeners: list[socket.socket]) ->
         ws_max_size=settings.max_body,
         ws_per_message_deflate=False,  # an answer is 200 bytes: compressing costs more than it saves
         proxy_headers=False,  # nothing here asks who the client is, and looking would cost every request
+        log_config=logs.configuration(settings.log_format),
         access_log=False,
         server_header=False,
         timeout_keep_alive=settings.keep_alive,

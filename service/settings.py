@@ -8,6 +8,8 @@ from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
 Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/*?#@]+$")]  # as a browser sends it: no path, and never all
 
+LogFormat = Literal["people", "json"]
+
 
 class Settings(BaseSettings):
     """How the service runs. Each setting is a flag, and `UPRIGHT_<NAME>` in the environment; the flag wins."""
@@ -19,6 +21,7 @@ class Settings(BaseSettings):
         cli_prog_name="python -m service",
         cli_kebab_case=True,
         cli_hide_none_type=True,
+        cli_show_env_vars=True,
         env_ignore_empty=True,  # an empty line in a file of variables asks for nothing
     )
 
@@ -59,9 +62,15 @@ class Settings(BaseSettings):
     keys: Path | None = Field(None, description="file of keys; without one, whoever reaches the service is answered")
     cors_origin: list[Origin] = Field([], description="origin whose pages may call the service; may be given more than once")
     tls_cert: Path | None = Field(None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only")
-    tls_key: Path | None = Field(None, description="private key of the certificate, in PEM")
+    tls_key: Path | None = Field(
+        None, description="private key of the certificate, in PEM; its password, if it has one, in UPRIGHT_TLS_KEY_PASSWORD"
+    )
     tls_key_password: CliSuppress[SecretStr | None] = Field(None, description="password of the private key, from the environment only")
     tls_client_ca: Path | None = Field(None, description="authority in PEM: only clients with a certificate of it are answered")
+    log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")
+    log_requests: bool = Field(False, description="true: log a line for each request, not only for those that failed")
+    log_states: bool = Field(False, description="true: those lines hold the states too")
+    tracing: bool = Field(False, description="true: an OpenTelemetry span for each request; needs the extra tracing")
 
     @model_validator(mode="after")
     def _listens_somewhere(self) -> Self:
@@ -69,6 +78,8 @@ class Settings(BaseSettings):
             raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
         if self.grpc_port is not None and self.workers > 1:
             raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+        if self.log_states and not self.log_requests:
+            raise ValueError("log_states needs log_requests: its lines are what would hold the states")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from http import HTTPStatus
 from time import perf_counter
 
 from starlette.types import Receive, Scope, Send
@@ -10,7 +11,7 @@ from service import answers, problems
 from service.keys import scope_of
 from service.problems import ProblemError, RawHeader
 from service.request_ids import RequestIds
-from service.served import Served
+from service.served import Inference, Request, Served
 from service.settings import Settings
 
 PATH = "/act/stream"
@@ -27,6 +28,7 @@ class Channel:
         self._rate = rate
         self._second = 0
         self._count = 0
+        self._headers = headers
         head = dict(headers[::-1])
         # As on POST /act, If-Match names the bundle that the caller means; on a stream it holds for every message.
         if_match = head.get(b"if-match")
@@ -49,11 +51,17 @@ class Channel:
             content, _, inference = answers.act(served.policy, body, self._if_match)
         except ProblemError as error:
             write(with_seq(error, body))
-            served.metrics.answered(PATH, error.status, perf_counter() - started)
+            self._ended(error.status, started, None, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None)
             return
         write(content)
-        served.metrics.answered(PATH, 200, perf_counter() - started)
+        self._ended(200, started, inference, None)
         served.answered(inference, self._request_id)
+
+    def _ended(self, status: int, started: float, inference: Inference | None, failure: Exception | None) -> None:
+        seconds = perf_counter() - started
+        self._served.metrics.answered(PATH, status, seconds)
+        if self._served.every or failure is not None:
+            self._served.ended(Request(PATH, "GET", PATH, status, seconds, self._request_id, self._headers, inference, failure))
 
     def _check_rate(self, second: int) -> None:
         if second != self._second:

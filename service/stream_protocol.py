@@ -5,14 +5,17 @@ answered at once, since the client does not read or wrote before it was let in, 
 """
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
 
 from service.lanes import Lanes
+from service.protocol import SLICE
 from service.stream import PATH, Channel
 
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
@@ -31,12 +34,79 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._lanes = lanes
         self._channel: Channel | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._rest = b""  # of what came, to be read in the next rounds of the loop
+        self._reads_on = False  # in the next round
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; of many only some at a time, so that every other connection has its turn."""
+        is_waiting = self.handshake_initiated and not self.handshake_complete
+        if len(data) <= SLICE and not self._rest and not is_waiting:
+            self._read(data)
+            return
+        self._rest += data
+        self.transport.pause_reading()
+        if not self._reads_on and not is_waiting:
+            self._read_on()
+
+    def _read_on(self) -> None:
+        """Read the next slice of what came."""
+        self._reads_on = False
+        data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        if not self.transport.is_closing():
+            self._read(data)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if self.read_paused or not self.writable.is_set() or self.transport.is_closing():
+            return
+        if self.handshake_initiated and not self.handshake_complete:
+            return  # what comes before the answer to a handshake is read after it
+        if not self._rest:
+            self.transport.resume_reading()
+        elif not self._reads_on:
+            self._reads_on = True
+            self.loop.call_soon(self._read_on)
+
+    def _read(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated and self.conn.handshake_exc is not None:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        """End a handshake that cannot be read. The library has written why, or has no words for it."""
+        words = b"".join(self.conn.data_to_send())
+        self.transport.write(words or self.conn.reject(HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n").serialize())
+        self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Send, and know that a handshake is over when it was answered with a refusal: uvicorn logs an error of the application there."""
+        """Send what the application says, and read on once it has let the client in."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            self.handshake_complete = True
+            self.handshake_complete = True  # it was answered with a refusal: uvicorn logs an error of the application there
+        if self._rest:
+            self._go_on()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Give what came to the application, and read on."""
+        event = await super().receive()
+        if self._rest:
+            self._go_on()
+        return event
+
+    def handle_cont(self, event: Frame) -> None:
+        """Take a part of a message, unless it is an empty one: they are no message, however many come."""
+        if event.data or event.fin:
+            super().handle_cont(event)
+
+    def handle_close(self, event: Frame) -> None:
+        """Close, after the answers to what came before."""
+        self._lanes.outbox.flush()
+        super().handle_close(event)
+
+    def handle_parser_exception(self) -> None:
+        """Close for what came, after the answers to what came before it."""
+        self._lanes.outbox.flush()
+        super().handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
         """Answer a message at once if it can be."""
@@ -53,7 +123,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             try:
                 message.decode()
             except UnicodeDecodeError:
-                super().send_receive_event_to_app()  # which closes the connection, as its protocol wants
+                self.frames = []
+                self.conn.send_close(1007)
+                self.handle_parser_exception()
                 return
         self.frames = []
         self._channel.answer(message, self._write)
@@ -77,7 +149,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         """Read on: the reader reads."""
         super().resume_writing()
-        self.transport.resume_reading()
+        self._go_on()
         self._stop_counting()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from models.bundle import Bundle
-from service import admission, keys, server, tls
+from service import admission, keys, logs, server, tls
 from service.keys import KeysError
 from service.metrics import Metrics
 from service.served import Served
@@ -101,9 +101,11 @@ def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, she
             policy, shadow = admission.at_start(settings, shelf.place(shelf.read().live))
         known, certificate = keys.keys_of(settings), tls.tls_of(settings)
     except (*admission.REFUSALS, KeysError, TlsError) as error:
-        sys.stderr.write(f"upright: {error}\n")
+        logs.complain(str(error), settings.log_format)
         sys.exit(CANNOT_START)
-    served = Served(policy, Metrics(policy.bundle.manifest.actions, counts), shadow, shelf, known, certificate)
+    manifest = policy.bundle.manifest
+    counting = Metrics(manifest.actions, [value.name for value in manifest.state], counts)
+    served = Served(policy, counting, shadow, shelf, known, certificate)
     if not server.serve(settings, served, listeners):
         sys.exit(CANNOT_START)
 

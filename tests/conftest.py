@@ -74,12 +74,12 @@ def start(tmp_path: Path) -> Start:
     """Start the real service on a free loopback port; gives its address, and ends it afterwards."""
 
     @contextmanager
-    def started(*arguments: str, program: tuple[str, ...] = ("-m", "service")) -> Iterator[str]:
+    def started(*arguments: str, program: tuple[str, ...] = ("-m", "service"), environment: dict[str, str] | None = None) -> Iterator[str]:
         log = tmp_path / "service.log"
         command = [sys.executable, *program, "--port", "0", "--drain", "0", *arguments]
         with (
             log.open("wb") as output,
-            subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()) as process,
+            subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment() | (environment or {})) as process,
         ):
             try:
                 yield _address(process, log)

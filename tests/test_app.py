@@ -244,5 +244,7 @@ def test_openapi_document_describes_the_doors_bodies(client: TestClient) -> None
     act = document["paths"]["/act"]["post"]
     assert act["requestBody"]["content"]["application/json"]["schema"]["required"] == ["state"]
     assert "412" in act["responses"]
-    assert set(document["paths"]) == {"/act", "/act/batch", "/model", "/health/live", "/health/ready", "/metrics"}
+    assert set(document["paths"]) == {
+        *("/act", "/act/batch", "/model", "/model/rollback", "/shadow", "/shadow/promote", "/health/live", "/health/ready", "/metrics")
+    }
     assert "Problem" in document["components"]["schemas"]

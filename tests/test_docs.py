@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from pydantic_settings import CLI_SUPPRESS
 
-from tests import openapi
+from service.settings import Settings
+from tests import openapi, settings_page
 from tests.conftest import ROOT
 from tests.test_client import free_port, reachable, service, wait_for
 from tests.test_examples import needed
@@ -96,7 +98,32 @@ def test_the_committed_openapi_document_is_the_applications() -> None:
     assert openapi.FILE.read_text() == openapi.document(), "run `make openapi`"
 
 
+def test_the_page_lists_the_settings_as_they_are() -> None:
+    assert settings_page.FILE.read_text() == settings_page.page(), "run `make settings`"
+
+
+def test_the_help_names_every_setting_with_its_variable_and_its_meaning() -> None:
+    command = [sys.executable, "-m", "service", "--help"]
+    shown = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=os.environ | {"COLUMNS": "999"}
+    ).stdout
+    shown = " ".join(shown.split())
+    for name, field in Settings.model_fields.items():
+        assert f"UPRIGHT_{name.upper()}" in shown
+        if CLI_SUPPRESS in field.metadata:
+            continue  # it has no flag; another's meaning names its variable
+        assert f"--{name.replace('_', '-')} " in shown
+        assert field.description
+        assert field.description in shown
+
+
 def test_links_between_the_documents_lead_somewhere() -> None:
-    for file in [ROOT / "README.md", ROOT / "examples/README.md", ROOT / "client/README.md", *(ROOT / "docs").rglob("*.md")]:
+    for file in [
+        ROOT / "README.md",
+        ROOT / "examples/README.md",
+        ROOT / "client/README.md",
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "deploy").rglob("*.md"),
+    ]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
             assert (file.parent / link).exists(), f"{file.relative_to(ROOT)}: {link}"
