@@ -227,7 +227,7 @@ class Protocol(HttpToolsProtocol):
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's closes always
         """Say whether to stay: until all answers have gone to a client that has said all it wants to say."""
         self._outbox.flush()
-        if self._stage != "answer":
+        if self._stage != "answer" or not self.transport.can_write_eof():
             return False
         self.cycle.keep_alive = False
         return True
@@ -356,7 +356,10 @@ class Protocol(HttpToolsProtocol):
         self._last_words = None
         self.pipeline.clear()
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()  # TLS has no half of a connection
 
     def _answered(self) -> bool:
         """Return whether no request waits for the general lane's answer."""
