@@ -23,6 +23,7 @@ from service.request_ids import RequestIds
 from service.served import Inference, Request, Served
 from service.settings import Settings
 from service.stream import Stream
+from service.turns import Turns
 
 EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
 
@@ -36,6 +37,7 @@ class Lanes:
         self.fast = FastLane(settings, served, ids, under_way)
         self.stream = stream
         self.outbox = Outbox()
+        self.turns = Turns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request by the general lane."""

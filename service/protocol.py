@@ -10,9 +10,10 @@ from time import perf_counter
 from typing import Any, Literal
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from service import problems
@@ -20,10 +21,10 @@ from service.lanes import Lanes
 from service.outbox import After
 from service.problems import ProblemError
 from service.settings import Settings
+from service.turns import SLICE
 
 Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
 
-SLICE = 16_384  # bytes that are read at a time; more wait until every other connection had its turn
 HEAD_BYTES = 65_536  # that a request may have beside its body
 BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
 HEAD_LINES = 100
@@ -42,6 +43,10 @@ class Flow(FlowControl):
         if self.read_paused and self._may_read():
             super().resume_reading()
 
+    def end(self) -> None:
+        """Let go of the connection, so that its memory is free at once and not at some time."""
+        self._may_read = lambda: False
+
 
 class Deaf:
     """The parser of a connection that is not listened to any more."""
@@ -54,6 +59,7 @@ class Protocol(HttpToolsProtocol):
     """One connection."""
 
     transport: asyncio.Transport
+    flow: Flow
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
@@ -65,11 +71,13 @@ class Protocol(HttpToolsProtocol):
         self._outbox = lanes.outbox
         self._stage: Stage = "request"
         self._since = perf_counter()  # when it began to: of a request, its first byte
-        self._rest = b""  # of what came, to be read in the next rounds of the loop
-        self._reads_on = False  # in the next round
+        self._turns = lanes.turns
+        self._rest = memoryview(b"")  # of what came, to be read when it has its turn
+        self._has_turn = False  # to come
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
         self._unread_since = 0.0  # when the client stopped to read its answers
+        self._running: RequestResponseCycle | None = None  # the request that the general lane answers, or did last
         self._last_words: ProblemError | None = None  # to be said after the answers that are under way
         self._head: dict[bytes, bytes] = {}
         self._door: bytes | None = None  # of a request that the fast lane may answer, while its body comes
@@ -91,27 +99,37 @@ class Protocol(HttpToolsProtocol):
         if len(data) <= SLICE and not self._rest:
             self._read(data)
             return
-        self._rest += data
+        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
         self.flow.pause_reading()
-        if not self._reads_on:
-            self._read_on()
+        self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        if not self._has_turn:
+            self._has_turn = True
+            self._turns.wait(self.loop, self._read_on)
 
     def _read_on(self) -> None:
         """Read the next slice of what came."""
-        self._reads_on = False
-        data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        self._has_turn = False
+        size = SLICE
+        if self._stage == "body":  # bytes of a body cost next to nothing, however many they are
+            size = max(size, int(self._head.get(b"content-length", b"0")) - self._body_size())
+        data, self._rest = self._rest[:size], self._rest[size:]
         if not self.transport.is_closing():
-            self._read(data)
+            self._read(bytes(data))
         if not self.transport.is_closing():
             self.flow.resume_reading()
+
+    def _body_size(self) -> int:
+        """Return how many bytes have come of the body that is coming."""
+        return self._taken if self._door is None else len(self._body)
 
     def _may_read(self) -> bool:
         """Return whether more may come. If some of what came waits, that is read first."""
         if self.flow.write_paused or self.pipeline:
             return False
-        if self._rest and not self._reads_on:
-            self._reads_on = True
-            self.loop.call_soon(self._read_on)
+        if self._rest:
+            self._wait_for_turn()
         return not self._rest
 
     def _read(self, data: bytes) -> None:
@@ -138,8 +156,7 @@ class Protocol(HttpToolsProtocol):
             self._came = 0
             return
         self._came += size
-        taken = self._taken if self._door is None else len(self._body)
-        if self._came > HEAD_BYTES + (1 + BYTES_AROUND) * taken:
+        if self._came > HEAD_BYTES + (1 + BYTES_AROUND) * self._body_size():
             self._lane.refused("head-too-large")
             self._refuse(problems.head_too_large(HEAD_BYTES, HEAD_LINES))
 
@@ -206,9 +223,23 @@ class Protocol(HttpToolsProtocol):
         if self._last_words is not None and not self.pipeline:
             self._end(self._last_words)
             return
+        if self.pipeline and not self.transport.is_closing():
+            self._turns.wait(self.loop, self._begin_next)
+            return
         super().on_response_complete()
         if self._stage == "answer" and self._answered():
             self._stage, self._since = "request", perf_counter()
+
+    def _begin_next(self) -> None:
+        """Answer the next of the requests that came before the answer to the one before them."""
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._last_words is not None:
+            self._end(self._last_words)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _write(self, answer: bytes, after: After) -> None:
         self._outbox.put(self.loop, self.transport, answer, after)
@@ -237,7 +268,13 @@ class Protocol(HttpToolsProtocol):
         if self._door is not None:
             self._lane.gone(self._door, self._since)
             self._forget()
+        if self._running is not None:  # uvicorn tells the last request only, and an earlier one would be answered to nobody
+            self._running.disconnected = True
+            self._running.message_event.set()
+        self.pipeline.clear()
         super().connection_lost(exc)
+        self._rest = memoryview(b"")
+        self.flow.end()
 
     def retire(self) -> None:
         """Answer the next request with the last answer of this connection."""
@@ -292,7 +329,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._outbox.flush()
         self.handle_websocket_upgrade()
-        rest, self._rest = rest + self._rest, b""
+        rest, self._rest = rest + self._rest, memoryview(b"")
         self.flow.resume_reading()
         if rest:
             protocol = self.transport.get_protocol()
@@ -330,7 +367,7 @@ class Protocol(HttpToolsProtocol):
         has_lane = self._stage == "body" and self._door is None
         self._forget()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
-        self._rest = b""
+        self._rest = memoryview(b"")
         self._retired = True
         self._stage = "answer"
         if has_lane and self.pipeline:

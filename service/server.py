@@ -16,6 +16,7 @@ import uvicorn
 
 from service import logs
 from service.app import create_app
+from service.memory import Memory
 from service.protocol import Protocol
 from service.served import Served
 from service.settings import Settings
@@ -60,6 +61,7 @@ class Server(uvicorn.Server):
         self._settings = settings
         self._served = served
         self._stop_at: float | None = None
+        self._memory = Memory()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
         """Begin to drain at the first signal; end at once at the second."""
@@ -77,6 +79,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.check(now, self._settings)
+            self._memory.tidy(len(self.server_state.connections))
         if self._stop_at is not None and monotonic() >= self._stop_at:
             self.should_exit = True
         return await super().on_tick(counter)

@@ -13,6 +13,9 @@ from service.settings import Settings
 STALE_SECONDS = 1.0  # a socket file whose owner does not take a connection for so long is still somebody's
 
 
+SEND_BUFFER = 131_072  # bytes of answers that the kernel keeps for a connection, of which Linux makes twice as many
+
+
 class SocketError(Exception):
     """Raised when a place to listen cannot be had."""
 
@@ -58,9 +61,12 @@ def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
 def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=2048)
+        listener = socket.create_server((host, port), family=family, backlog=2048)
+        # Connections inherit it. By itself the kernel would keep megabytes for a client that does not read its answers.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     except OSError as error:
         raise SocketError(f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}") from error
+    return listener
 
 
 def _unix(path: Path, mode: int) -> socket.socket:

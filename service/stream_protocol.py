@@ -16,8 +16,8 @@ from websockets.frames import Frame
 
 from service.lanes import Lanes
 from service.outbox import After
-from service.protocol import SLICE
 from service.stream import PATH, Channel
+from service.turns import SLICE
 
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
 TEXT = 0x81  # the first byte of a frame that holds a whole text message (RFC 6455, section 5.2)
@@ -35,8 +35,8 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._lanes = lanes
         self._channel: Channel | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._rest = b""  # of what came, to be read in the next rounds of the loop
-        self._reads_on = False  # in the next round
+        self._rest = memoryview(b"")  # of what came, to be read when it has its turn
+        self._has_turn = False  # to come
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; of many only some at a time, so that every other connection has its turn."""
@@ -44,17 +44,16 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if len(data) <= SLICE and not self._rest and not is_waiting:
             self._read(data)
             return
-        self._rest += data
+        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
         self.transport.pause_reading()
-        if not self._reads_on and not is_waiting:
-            self._read_on()
+        self._go_on()
 
     def _read_on(self) -> None:
         """Read the next slice of what came."""
-        self._reads_on = False
+        self._has_turn = False
         data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
         if not self.transport.is_closing():
-            self._read(data)
+            self._read(bytes(data))
             self._go_on()
 
     def _go_on(self) -> None:
@@ -64,9 +63,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return  # what comes before the answer to a handshake is read after it
         if not self._rest:
             self.transport.resume_reading()
-        elif not self._reads_on:
-            self._reads_on = True
-            self.loop.call_soon(self._read_on)
+        elif not self._has_turn:
+            self._has_turn = True
+            self._lanes.turns.wait(self.loop, self._read_on)
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)
@@ -156,6 +155,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to count: there is no reader any more."""
         self._stop_counting()
+        self._rest = memoryview(b"")
         super().connection_lost(exc)
 
     def _stop_counting(self) -> None:

@@ -8,6 +8,7 @@ A connection that the service ends is made again a second later, until the minut
 import argparse
 import asyncio
 import multiprocessing
+import os
 import re
 import resource
 import socket
@@ -65,6 +66,7 @@ class Ends:
 
 def hold(port: int, count: int, seconds: float, told: Connection) -> None:
     """Hold connections of all kinds, in a process of its own."""
+    os.nice(19)  # such clients are elsewhere: what they cost themselves is not to be seen here
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     told.send(asyncio.run(_hold(port, count, seconds, told)))
