@@ -2,7 +2,8 @@
 
     python -m benchmarks.operations.record
 
-Cost: one service with the record and one without, on one core and asked in turns by wrk on the other; ratios are taken within a round.
+Cost: one service with the record and one without, on one core and asked in turns by wrk on the other. Ratios are taken between neighbours.
+Both are started anew for each round: one process is up to a microsecond a request slower than the next.
 Kill: 5,000 requests a second for a minute, each with its own seq, then `kill -9`. What was answered is looked up in the file, the file is
 checked, and every row is answered again.
 Rows: the processor time of writing one, by the ways that were to choose from (docs/decisions/0016).
@@ -34,12 +35,12 @@ import uvloop
 
 from benchmarks.calling.served import free_port, ready, write
 from benchmarks.environments import ROOT
-from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Server
+from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Load, Server
 from benchmarks.serving.peers import UPRIGHT
 from service import record
 
 STATE = [0.01, -0.02, 0.05, 0.3]
-CONNECTIONS = 16
+CONNECTIONS, LOADS = 16, 3
 RATE, CLIENTS = 5_000, 64  # requests a second, and over how many connections, in the part that ends with a kill
 AT_ONCE = record.AT_ONCE[0]
 ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
@@ -93,17 +94,16 @@ def running(scratch: Path, *arguments: str) -> Iterator[Server]:
 
 def cost(scratch: Path, rounds: int) -> dict[str, float]:
     """Compare a service that records with one that does not."""
-    file = scratch / "cost.sqlite"
-    with running(scratch) as without, running(scratch, "--record", str(file)) as recording:
-        for server in (without, recording):
-            server.load(CONNECTIONS, 1)
-        pairs = []
-        for number in range(rounds):  # who is asked first changes from round to round
-            first, second = (without, recording) if number % 2 else (recording, without)
-            loads = first.load(CONNECTIONS, 2), second.load(CONNECTIONS, 2)
-            pairs.append(loads if number % 2 else loads[::-1])
-    with closing(sqlite3.connect(file)) as connection:
-        ((rows,),) = connection.execute("SELECT count(*) FROM decisions").fetchall()
+    pairs: list[tuple[Load, Load]] = []
+    for number in range(rounds):
+        file = scratch / f"cost-{number}.sqlite"
+        with running(scratch) as without, running(scratch, "--record", str(file)) as recording:
+            for server in (without, recording):
+                server.load(CONNECTIONS, 1)
+            pairs += [(without.load(CONNECTIONS, 1), recording.load(CONNECTIONS, 1)) for _ in range(LOADS)]
+        with closing(sqlite3.connect(file)) as connection:
+            ((written,),) = connection.execute("SELECT count(*) FROM decisions").fetchall()
+        size = file.stat().st_size / written
     ratios = sorted(after.requests_per_second / before.requests_per_second for before, after in pairs)
     found = {
         "requests_per_second_without": statistics.median(before.requests_per_second for before, _ in pairs),
@@ -115,13 +115,13 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
         "cpu_us": statistics.median(after.cpu_us for _, after in pairs),
         "p99_ms_without": statistics.median(before.p99_ms for before, _ in pairs),
         "p99_ms": statistics.median(after.p99_ms for _, after in pairs),
-        "bytes_per_row": sum(path.stat().st_size for path in scratch.glob("cost*.sqlite")) / rows,
+        "bytes_per_row": size,
     }
     print("\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | --- | --- | --- |")
     print(f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f} µs | {found['p99_ms_without']:.2f} ms |")
     share = f"{found['ratio']:.3f} ({ratios[0]:.3f} … {ratios[-1]:.3f})"
     print(f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs | {found['p99_ms']:.2f} ms |")
-    print(f"\n{rounds} rounds, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision", flush=True)
+    print(f"\n{rounds} rounds of {LOADS} loads each, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision", flush=True)
     return found
 
 
