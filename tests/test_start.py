@@ -44,6 +44,19 @@ def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -
         assert httpx2.post(f"{address}/act", json={"state": [0, 0, -0.05, 0]}).json()["action_name"] == "left"
 
 
+@pytest.mark.parametrize("module", ["service.policy", "training.formats"])
+def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(tmp_path: Path, module: str) -> None:
+    environment = clean_environment() | {"HOME": str(tmp_path)}
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    result = subprocess.run(
+        [sys.executable, "-c", f"import {module}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=True, env=environment,
+    )  # fmt: skip
+    assert result.stdout == "1\n"
+    assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
