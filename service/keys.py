@@ -81,6 +81,7 @@ class Keys:
         self._file = file
         self._same = same
         self._known = _known(file)
+        self._opened: dict[bytes, tuple[bytes, frozenset[Scope]]] = {}  # keys that have opened a door, by their hashes
 
     def refusal(self, header: bytes | None, scope: Scope | None) -> Refusal | None:
         """Return why an `Authorization` header does not open a door of this scope; None where it does."""
@@ -88,23 +89,35 @@ class Keys:
             return None
         if header is None or header[:7].lower() != b"bearer ":
             return "missing"
-        presented = sha256(header[7:].strip()).digest()
-        found = None
-        for known, scopes in self._known:  # all of them, also after the right one: the time says nothing about which it was
-            if self._same(presented, known):
-                found = scopes
-        if found is None:
+        scopes = self._scopes(header[7:].strip())
+        if scopes is None:
             return "unknown"
-        return None if scope in found else "scope"
+        return None if scope in scopes else "scope"
 
     def allows(self, header: bytes | None, scope: Scope | None) -> bool:
         """Return whether an `Authorization` header opens a door of this scope."""
         return self.refusal(header, scope) is None
 
+    def _scopes(self, presented: bytes) -> frozenset[Scope] | None:
+        """Return what a key opens. All are looked at, also after the right one: the time says nothing about which it was."""
+        found = None
+        for opened, scopes in self._opened.values():  # a key that comes again need not be hashed again
+            if self._same(presented, opened):
+                found = scopes
+        if found is not None:
+            return found
+        digest = sha256(presented).digest()
+        for known, scopes in self._known:
+            if self._same(digest, known):
+                found = scopes
+        if found is not None:
+            self._opened[digest] = presented, found
+        return found
+
     def reload(self) -> None:
         """Read the file again. Where that fails, the keys that were read before stay, and the log says why."""
         try:
-            self._known = _known(self._file)
+            self._known, self._opened = _known(self._file), {}
         except KeysError as error:
             log.error("%s; the keys stay as they were", error)
         else:

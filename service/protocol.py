@@ -16,18 +16,19 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from service import problems
+from service import problems, sockets
 from service.lanes import Lanes
 from service.outbox import After
 from service.problems import ProblemError
 from service.settings import Settings
-from service.turns import SLICE
+from service.turns import ALONE, SLICE
 
 Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
 
 HEAD_BYTES = 65_536  # that a request may have beside its body
 BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
 HEAD_LINES = 100
+UNSENT_BYTES = 4_096  # of answers that wait for room in the kernel; beyond them nothing more is read
 LINGER_SECONDS = 2.0  # in which a client can read why its connection ends, before it does
 
 
@@ -44,7 +45,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
     def end(self) -> None:
-        """Let go of the connection, so that its memory is free at once and not at some time."""
+        """Let go of the connection."""
         self._may_read = lambda: False
 
 
@@ -90,13 +91,14 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # connections are streams
         """Begin."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(UNSENT_BYTES)
         self.flow = Flow(transport, self._may_read)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        if len(data) <= SLICE and not self._rest:
+        if len(data) <= ALONE and not self._rest:
             self._read(data)
             return
         self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
@@ -273,8 +275,15 @@ class Protocol(HttpToolsProtocol):
             self._running.message_event.set()
         self.pipeline.clear()
         super().connection_lost(exc)
-        self._rest = memoryview(b"")
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Let go of all that holds this connection in turn, so that its memory is free at once, not when the collector comes round."""
+        self._unset_keepalive_if_required()
         self.flow.end()
+        self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
+        self.cycle = self._running = None  # type: ignore[assignment] # as before the first request
+        self._rest = memoryview(b"")
 
     def retire(self) -> None:
         """Answer the next request with the last answer of this connection."""
@@ -294,13 +303,13 @@ class Protocol(HttpToolsProtocol):
         """Close the connection if what it waits for has not come in time."""
         if self.flow.write_paused:
             if now - self._unread_since > settings.body_timeout:
-                self.transport.abort()
+                sockets.cut_off(self.transport)
             return
         waited = now - self._since
         match self._stage:
             case "request" if waited > settings.keep_alive:
                 if self.transport.get_write_buffer_size():
-                    self.transport.abort()  # it has not read its last answer in all this time
+                    sockets.cut_off(self.transport)  # it has not read its last answer in all this time
                 else:
                     self.transport.close()
             case "head" if waited > settings.head_timeout:
@@ -329,8 +338,10 @@ class Protocol(HttpToolsProtocol):
             return
         self._outbox.flush()
         self.handle_websocket_upgrade()
-        rest, self._rest = rest + self._rest, memoryview(b"")
+        rest += self._rest
+        self._rest = memoryview(b"")
         self.flow.resume_reading()
+        self._let_go()
         if rest:
             protocol = self.transport.get_protocol()
             assert isinstance(protocol, asyncio.Protocol)  # noqa: S101 - the WebSocket's, as of now

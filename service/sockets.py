@@ -1,19 +1,22 @@
 """Sockets: settings in, listening sockets out. Knows nothing of what is answered on them."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.settings import Settings
 
 STALE_SECONDS = 1.0  # a socket file whose owner does not take a connection for so long is still somebody's
-
-
-SEND_BUFFER = 131_072  # bytes of answers that the kernel keeps for a connection, of which Linux makes twice as many
+# Bytes that the kernel keeps for a connection; Linux makes twice as many of them.
+RECEIVE_BUFFER = 65_536  # what has come and was not read: as much may be read at once, and then waits in the process
+SEND_BUFFER = 131_072
+NO_LINGER = struct.pack("ii", 1, 0)  # a close sends a reset, and keeps nothing
 
 
 class SocketError(Exception):
@@ -62,8 +65,10 @@ def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
-        # Connections inherit it. By itself the kernel would keep megabytes for a client that does not read its answers.
+        # Connections inherit them. By itself the kernel would keep megabytes for a client that sends without reading its answers, until
+        # the memory that it has for all connections is used up, and what others send is dropped.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     except OSError as error:
         raise SocketError(f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}") from error
     return listener
@@ -101,3 +106,14 @@ def _remove_stale(path: Path) -> None:
             raise SocketError(f"--uds {path}: {error.strerror or error}") from error
         else:
             raise SocketError(f"--uds {path}: another program listens there; stop it or choose another path")
+
+
+def cut_off(transport: asyncio.Transport) -> None:
+    """End a connection whose client does not read: at once, with nothing left of it in the system.
+
+    A plain close leaves the system with what is unsent, and a client that waits for room without end.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+    transport.abort()

@@ -14,10 +14,11 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from service import sockets
 from service.lanes import Lanes
 from service.outbox import After
 from service.stream import PATH, Channel
-from service.turns import SLICE
+from service.turns import ALONE, SLICE
 
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
 TEXT = 0x81  # the first byte of a frame that holds a whole text message (RFC 6455, section 5.2)
@@ -41,7 +42,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes; of many only some at a time, so that every other connection has its turn."""
         is_waiting = self.handshake_initiated and not self.handshake_complete
-        if len(data) <= SLICE and not self._rest and not is_waiting:
+        if len(data) <= ALONE and not self._rest and not is_waiting:
             self._read(data)
             return
         self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
@@ -144,7 +145,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         """Read no further, and start to count, when more answers wait than the transport holds."""
         super().pause_writing()
         self.transport.pause_reading()
-        self._patience = self.loop.call_later(SLOW_READER_SECONDS, self.transport.abort)
+        self._patience = self.loop.call_later(SLOW_READER_SECONDS, sockets.cut_off, self.transport)
 
     def resume_writing(self) -> None:
         """Read on: the reader reads."""

@@ -11,7 +11,8 @@ from time import perf_counter
 
 ROUND_SECONDS = 0.002  # that turns take in one round of the event loop
 ROUND_TURNS = 8  # in one round: what a turn begins on the general lane takes its time after it
-SLICE = 2_048  # bytes that are read in a turn
+ALONE = 2_048  # bytes that may come at once without waiting for a turn: a control loop's request
+SLICE = 512  # bytes that are read in a turn: what they ask is in memory until it is answered
 
 
 class Turns:

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +13,7 @@ from models.bundle import Bundle
 from service.policy import load
 from service.protocol import HEAD_BYTES, HEAD_LINES
 from service.served import Served
-from tests.conftest import settings
+from tests.conftest import Start, settings
 from tests.test_metrics import samples
 from tests.wire import ask, request, serving
 
@@ -150,6 +151,17 @@ def test_who_never_reads_its_answers_is_cut_off(port: int) -> None:
         with pytest.raises(ConnectionError):  # noqa: PT012 - it comes once the service has given up
             while True:
                 deaf.sendall(MODEL * 100)
+
+
+def test_nothing_is_kept_for_a_client_that_is_cut_off(start: Start) -> None:
+    """An end after all that was left would mean that the system had kept it for as long as the client likes."""
+    with start("--body-timeout", "1") as address, socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), 10) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.sendall(MODEL * 400)
+        time.sleep(3)
+        with pytest.raises(ConnectionResetError):  # noqa: PT012 - it comes after what had reached this machine
+            while deaf.recv(65_536):
+                pass
 
 
 def test_a_head_request_is_answered_as_get_is_without_the_body(port: int) -> None:

@@ -92,6 +92,7 @@ async def _held(port: int, kind: Kind, ends: Ends, until: float) -> None:
             connection.setblocking(False)
             if kind.flood:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # what they have yet to send would be in other machines
             await loop.sock_connect(connection, ("127.0.0.1", port))
             since = time.monotonic()
             try:
@@ -164,7 +165,7 @@ def main() -> None:
         rows["meanwhile"] = uvloop.run(asked(service.port, options.rate, options.seconds, watch))
         ends: dict[str, Ends] = ours.recv()
         holder.join()
-        time.sleep(2)
+        time.sleep(25)
         rows["after"] = uvloop.run(asked(service.port, options.rate, 10, watch))
     print(f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n")
     print("| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- | --- | --- | --- | --- | --- |")

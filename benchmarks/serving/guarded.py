@@ -53,6 +53,7 @@ def main() -> None:
         kinds = {
             "neither": ((), None),
             "neither, again": ((), None),
+            "neither, asked with a key": ((), key),
             "1 key": (("--keys", str(_keys(folder / "1.toml", key, 1))), key),
             "10 keys": (("--keys", str(_keys(folder / "10.toml", key, 10))), key),
             "100 keys": (("--keys", str(_keys(folder / "100.toml", key, 100))), key),
