@@ -6,7 +6,7 @@ what is wrong with a request, and tests hold the lanes to the same answer, byte 
 """
 
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from time import perf_counter
 
@@ -111,9 +111,17 @@ class FastLane:
             served.ended(Request(door, "POST", door, 200, seconds, request_id, head.items(), inference))
         served.answered(inference, request_id)
 
-    def gone(self, door: bytes, started: float) -> None:
+    def gone(self, door: bytes, head: dict[bytes, bytes], started: float) -> None:
         """Count a request whose client went away before its body had come."""
         self._served.metrics.answered(door.decode(), GONE, perf_counter() - started)
+        self.unread(GONE, "POST", door, head.items(), started)
+
+    def unread(self, status: int, method: str, url: bytes, headers: Collection[tuple[bytes, bytes]], started: float) -> None:
+        """Tell of a request that was never read whole, if all are told of."""
+        if self._served.every:
+            path = url.partition(b"?")[0].decode("latin-1")
+            request_id = self._ids.of(next((value for name, value in headers if name == b"x-request-id"), None))
+            self._served.ended(Request(door_of(path), method, path, status, perf_counter() - started, request_id, headers))
 
     def slow(self, part: str) -> None:
         """Count a request that was given up because its `part`, head or body, did not come in time."""

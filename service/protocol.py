@@ -85,6 +85,7 @@ class Protocol(HttpToolsProtocol):
         self._body = b""
         self._waits = False  # for a body, as one of the requests that are under way
         self._retired = False
+        self.url = b""
         self._first: bytes = b""  # what each answer begins with: uvicorn's own header lines, the date
         self._first_of: list[tuple[bytes, bytes]] = []
 
@@ -268,7 +269,7 @@ class Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the request that was under way."""
         if self._door is not None:
-            self._lane.gone(self._door, self._since)
+            self._lane.gone(self._door, self._head, self._since)
             self._forget()
         if self._running is not None:  # uvicorn tells the last request only, and an earlier one would be answered to nobody
             self._running.disconnected = True
@@ -376,6 +377,8 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, problem: ProblemError) -> None:
         """Answer what came last with a problem, after the answers to what came before it, and end; what else comes is not read."""
         has_lane = self._stage == "body" and self._door is None
+        if not has_lane or self.pipeline:
+            self._tell(problem)
         self._forget()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
         self._rest = memoryview(b"")
@@ -393,6 +396,15 @@ class Protocol(HttpToolsProtocol):
             self._end(problem)
         else:
             self._last_words = problem
+
+    def _tell(self, problem: ProblemError) -> None:
+        """Have a request logged that no lane will answer, as far as it has come."""
+        method, url, headers = "_OTHER", b"", []  # the name that OpenTelemetry has for a method that is not known
+        if self._stage in ("head", "body"):
+            url, headers = self.url, self.headers
+        if self._stage == "body":
+            method = self.parser.get_method().decode()
+        self._lane.unread(problem.status, method, url, headers, self._since)
 
     def _end(self, problem: ProblemError | None) -> None:
         """Say why, and end; not at once, or a client that still sends would find its connection reset and nothing to read."""

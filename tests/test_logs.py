@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,30 @@ def test_each_request_is_a_line_when_asked_for_without_its_state(start: Start, l
     assert (message["door"], message["status"], message["request_id"], message["action"]) == ("/act/stream", 200, "mine", 1)
     assert (call["door"], call["method"], call["status"], call["request_id"]) == ("grpc", "ModelInfer", 200, "by-grpc")
     assert not DIGITS.search(log.read_text())
+
+
+def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
+    head = b"POST /act?x HTTP/1.1\r\nhost: a\r\nx-request-id: mine\r\n"
+    sent = {
+        400: b"nonsense\r\n\r\n",
+        408: head + b"content-length: 22\r\n\r\n{",
+        431: head + b"x: 1\r\n" * 200 + b"\r\n",
+    }
+    with start("--log-format", "json", "--log-requests", "true", "--body-timeout", "1", "--head-timeout", "1") as address:
+        port = int(address.rpartition(":")[2])
+        for status, request in sent.items():
+            with socket.create_connection(("127.0.0.1", port), 10) as connection:
+                connection.sendall(request.replace(b"?x", b"") if status == 408 else request)
+                assert connection.recv(4_096).startswith(b"HTTP/1.1 %d" % status)
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(head.replace(b"?x", b"") + b"content-length: 22\r\n\r\n{")
+            time.sleep(0.1)
+    no_http, slow, large, gone = requests(log)
+    assert (no_http["status"], no_http["door"], no_http["method"]) == (400, "other", "_OTHER")
+    assert (slow["status"], slow["door"], slow["method"], slow["request_id"]) == (408, "/act", "POST", "mine")
+    assert slow["seconds"] > 1
+    assert (large["status"], large["request_id"]) == (431, "mine")
+    assert (gone["status"], gone["door"], gone["request_id"]) == (499, "/act", "mine")
 
 
 def test_states_are_logged_when_they_are_asked_for(start: Start, log: Path) -> None:
