@@ -21,7 +21,7 @@ from service.lanes import Lanes
 from service.outbox import After
 from service.problems import ProblemError
 from service.settings import Settings
-from service.turns import ALONE, SLICE
+from service.turns import ALONE, SLICE, Heap
 
 Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
 
@@ -73,8 +73,7 @@ class Protocol(HttpToolsProtocol):
         self._stage: Stage = "request"
         self._since = perf_counter()  # when it began to: of a request, its first byte
         self._turns = lanes.turns
-        self._rest = memoryview(b"")  # of what came, to be read when it has its turn
-        self._has_turn = False  # to come
+        self._heap = Heap()
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
         self._unread_since = 0.0  # when the client stopped to read its answers
@@ -99,27 +98,21 @@ class Protocol(HttpToolsProtocol):
         """Take bytes."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
-        if len(data) <= ALONE and not self._rest:
+        if len(data) <= ALONE and not self._heap.left:
             self._read(data)
             return
-        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+        self._heap.add(data)
         self.flow.pause_reading()
-        self._wait_for_turn()
-
-    def _wait_for_turn(self) -> None:
-        if not self._has_turn:
-            self._has_turn = True
-            self._turns.wait(self.loop, self._read_on)
+        self._heap.wait(self._turns, self.loop, self._read_on)
 
     def _read_on(self) -> None:
         """Read the next slice of what came."""
-        self._has_turn = False
         size = SLICE
         if self._stage == "body":  # bytes of a body cost next to nothing, however many they are
             size = max(size, int(self._head.get(b"content-length", b"0")) - self._body_size())
-        data, self._rest = self._rest[:size], self._rest[size:]
+        data = self._heap.take(size)
         if not self.transport.is_closing():
-            self._read(bytes(data))
+            self._read(data)
         if not self.transport.is_closing():
             self.flow.resume_reading()
 
@@ -131,9 +124,9 @@ class Protocol(HttpToolsProtocol):
         """Return whether more may come. If some of what came waits, that is read first."""
         if self.flow.write_paused or self.pipeline:
             return False
-        if self._rest:
-            self._wait_for_turn()
-        return not self._rest
+        if self._heap.left:
+            self._heap.wait(self._turns, self.loop, self._read_on)
+        return not self._heap.left
 
     def _read(self, data: bytes) -> None:
         rest = data
@@ -151,7 +144,7 @@ class Protocol(HttpToolsProtocol):
 
     def _wait_for_more(self, size: int) -> None:
         """Bound how much may come of a request, and how many are waited for."""
-        if self._door is not None and not self._waits and not self._rest:
+        if self._door is not None and not self._waits and not self._heap.left:
             self._waits = self._lane.under_way.enter()
             if not self._waits:  # too many are under way: the general lane says so
                 self._leave_fast_lane()
@@ -284,7 +277,7 @@ class Protocol(HttpToolsProtocol):
         self.flow.end()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
         self.cycle = self._running = None  # type: ignore[assignment] # as before the first request
-        self._rest = memoryview(b"")
+        self._heap.take_all()
 
     def retire(self) -> None:
         """Answer the next request with the last answer of this connection."""
@@ -339,8 +332,7 @@ class Protocol(HttpToolsProtocol):
             return
         self._outbox.flush()
         self.handle_websocket_upgrade()
-        rest += self._rest
-        self._rest = memoryview(b"")
+        rest += self._heap.take_all()
         self.flow.resume_reading()
         self._let_go()
         if rest:
@@ -381,7 +373,7 @@ class Protocol(HttpToolsProtocol):
             self._tell(problem)
         self._forget()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
-        self._rest = memoryview(b"")
+        self._heap.take_all()
         self._retired = True
         self._stage = "answer"
         if has_lane and self.pipeline:
@@ -390,6 +382,7 @@ class Protocol(HttpToolsProtocol):
         elif has_lane:
             said = self.cycle.response_started
             self.cycle.disconnected = True  # nothing is read of its body any more
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
             self._end(None if said else problem)
         elif self._answered():

@@ -18,7 +18,7 @@ from service import sockets
 from service.lanes import Lanes
 from service.outbox import After
 from service.stream import PATH, Channel
-from service.turns import ALONE, SLICE
+from service.turns import ALONE, Heap
 
 SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
 TEXT = 0x81  # the first byte of a frame that holds a whole text message (RFC 6455, section 5.2)
@@ -36,25 +36,23 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self._lanes = lanes
         self._channel: Channel | None = None
         self._patience: asyncio.TimerHandle | None = None
-        self._rest = memoryview(b"")  # of what came, to be read when it has its turn
-        self._has_turn = False  # to come
+        self._heap = Heap()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; of many only some at a time, so that every other connection has its turn."""
         is_waiting = self.handshake_initiated and not self.handshake_complete
-        if len(data) <= ALONE and not self._rest and not is_waiting:
+        if len(data) <= ALONE and not self._heap.left and not is_waiting:
             self._read(data)
             return
-        self._rest = memoryview(bytes(self._rest) + data if self._rest else data)
+        self._heap.add(data)
         self.transport.pause_reading()
         self._go_on()
 
     def _read_on(self) -> None:
         """Read the next slice of what came."""
-        self._has_turn = False
-        data, self._rest = self._rest[:SLICE], self._rest[SLICE:]
+        data = self._heap.take()
         if not self.transport.is_closing():
-            self._read(bytes(data))
+            self._read(data)
             self._go_on()
 
     def _go_on(self) -> None:
@@ -62,11 +60,10 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             return
         if self.handshake_initiated and not self.handshake_complete:
             return  # what comes before the answer to a handshake is read after it
-        if not self._rest:
+        if not self._heap.left:
             self.transport.resume_reading()
-        elif not self._has_turn:
-            self._has_turn = True
-            self._lanes.turns.wait(self.loop, self._read_on)
+        else:
+            self._heap.wait(self._lanes.turns, self.loop, self._read_on)
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)
@@ -84,13 +81,13 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
             self.handshake_complete = True  # it was answered with a refusal: uvicorn logs an error of the application there
-        if self._rest:
+        if self._heap.left:
             self._go_on()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give what came to the application, and read on."""
         event = await super().receive()
-        if self._rest:
+        if self._heap.left:
             self._go_on()
         return event
 
@@ -156,7 +153,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to count: there is no reader any more."""
         self._stop_counting()
-        self._rest = memoryview(b"")
+        self._heap.take_all()
         super().connection_lost(exc)
 
     def _stop_counting(self) -> None:

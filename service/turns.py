@@ -14,6 +14,8 @@ ROUND_TURNS = 8  # in one round: what a turn begins on the general lane takes it
 ALONE = 2_048  # bytes that may come at once without waiting for a turn: a control loop's request
 SLICE = 512  # bytes that are read in a turn: what they ask is in memory until it is answered
 
+NOTHING = memoryview(b"")
+
 
 class Turns:
     """Who waits for a turn."""
@@ -36,3 +38,32 @@ class Turns:
                 break
         if self._waiting:
             loop.call_soon(self._round, loop)
+
+
+class Heap:
+    """What came of one connection at once and is read in its turns."""
+
+    def __init__(self) -> None:
+        self.left = NOTHING
+        self._has_turn = False  # to come
+
+    def add(self, data: bytes) -> None:
+        """Put bytes at the end."""
+        self.left = memoryview(bytes(self.left) + data if self.left else data)
+
+    def wait(self, turns: Turns, loop: asyncio.AbstractEventLoop, turn: Callable[[], None]) -> None:
+        """Wait for a turn, unless it waits already."""
+        if not self._has_turn:
+            self._has_turn = True
+            turns.wait(loop, turn)
+
+    def take(self, size: int = SLICE) -> bytes:
+        """Return the next bytes, whose turn has come."""
+        self._has_turn = False
+        data, self.left = self.left[:size], self.left[size:]
+        return bytes(data)
+
+    def take_all(self) -> bytes:
+        """Return what is left, out of turn."""
+        data, self.left = self.left, NOTHING
+        return bytes(data)

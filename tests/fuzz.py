@@ -7,6 +7,7 @@ answered as ever wherever their bytes are cut. What fails is printed with the se
 
 import argparse
 import json
+import logging
 import multiprocessing
 import random
 import re
@@ -373,11 +374,26 @@ def _ended(client: Client) -> str:
 
 
 def serve(told: Connection) -> None:
-    """Serve both lanes in a process of its own until told to stop."""
+    """Serve both lanes in a process of its own until told to stop; tell what was logged as an error."""
+    log = Log()
+    logging.getLogger().addHandler(log)
     settings = Settings.model_validate({"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE})
     with lanes(settings, Served(load(bundle.read(COMMITTED), "onnx"))) as both:
         told.send((both.fast, both.general))
         told.recv()
+    told.send(log.errors)
+
+
+class Log(logging.Handler):
+    """Keeps errors."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.errors: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.errors.append(self.format(record))
 
 
 def main() -> int:
@@ -398,13 +414,15 @@ def main() -> int:
         began = time.monotonic()
         ends = connections(fast, options.connections, options.seed)
         print(f"{options.connections} connections in {time.monotonic() - began:.0f} s: {dict(ends.most_common())}")
-        if not server.is_alive():
-            raise FoundError("the service has ended")
-    except (FoundError, TimeoutError, ConnectionError) as error:
-        print(f"FAILED: {error}")
+        ours.send("end")
+        if errors := ours.recv():
+            raise FoundError(f"the service has logged {len(errors)} errors: {errors[0]}")
+    except (FoundError, TimeoutError, ConnectionError, EOFError) as error:  # the last one if the service has ended
+        print(f"FAILED: {error!r}")
         return 1
     finally:
-        ours.send("end")
+        with suppress(ConnectionError):
+            ours.send("end")
         server.join(10)
     return 0
 

@@ -58,6 +58,12 @@ def test_what_is_no_http_is_refused_after_the_answers_to_what_came_before(port: 
     assert statuses(said(port, MODEL + CHUNKED.replace(b"16", b"zz") % b"?x")) == [200, 400]
 
 
+def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(port: int, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"POST /act HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert statuses(said(port, head + b"zz\r\n")) == [400]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize(
     "head",
     [

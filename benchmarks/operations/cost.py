@@ -47,7 +47,6 @@ class Pair:
 TRACING = (*PLAIN, "--tracing", "true")
 PAIRS = {
     "metrics": Pair(without=("-m", "benchmarks.operations.uncounted")),
-    "record": Pair(with_it=(*PLAIN, "--record", "{folder}/record.sqlite")),
     "log-requests": Pair(with_it=(*PLAIN, "--log-requests", "true", "--log-format", "json")),
     "tracing": Pair(with_it=TRACING),
     "tracing-1%": Pair(with_it=TRACING, variables={"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}),
@@ -74,9 +73,8 @@ def main() -> None:
         for name in arguments.pairs:
             pair = PAIRS[name]
             with ExitStack() as stack:
-                command = tuple(argument.format(folder=folder) for argument in pair.with_it)
                 without = stack.enter_context(running(pair.without, {}, body))
-                with_it = stack.enter_context(running(command, pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address}, body))
+                with_it = stack.enter_context(running(pair.with_it, pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address}, body))
                 for server in (without, with_it):
                     server.load(CONNECTIONS, 1)
                 rounds = [
