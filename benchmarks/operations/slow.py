@@ -24,6 +24,7 @@ import uvloop
 
 from benchmarks.calling.served import free_port, served
 from benchmarks.operations.load import Found, Load
+from service.memory import AFTERWARDS
 
 ACT = b'POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{"state":[0,0,0.05,0]}'
 MODEL = b"GET /model HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -165,7 +166,7 @@ def main() -> None:
         rows["meanwhile"] = uvloop.run(asked(service.port, options.rate, options.seconds, watch))
         ends: dict[str, Ends] = ours.recv()
         holder.join()
-        time.sleep(25)
+        time.sleep(AFTERWARDS + 5)  # the service looks once a second
         rows["after"] = uvloop.run(asked(service.port, options.rate, 10, watch))
     print(f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n")
     print("| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- | --- | --- | --- | --- | --- |")
