@@ -76,7 +76,8 @@ class Protocol(HttpToolsProtocol):
         self._heap = Heap()
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
-        self._unread_since = 0.0  # when the client stopped to read its answers
+        self._unsent = 0  # bytes of answers that the client had not let in when it was last looked at
+        self._reads_since = 0.0  # when they last grew fewer
         self._running: RequestResponseCycle | None = None  # the request that the general lane answers, or did last
         self._last_words: ProblemError | None = None  # to be said after the answers that are under way
         self._head: dict[bytes, bytes] = {}
@@ -244,7 +245,6 @@ class Protocol(HttpToolsProtocol):
         """Read no further: a client that does not read its answers is not read either."""
         super().pause_writing()
         self.flow.pause_reading()
-        self._unread_since = perf_counter()
 
     def resume_writing(self) -> None:
         """Read on: the client reads."""
@@ -295,17 +295,18 @@ class Protocol(HttpToolsProtocol):
 
     def check(self, now: float, settings: Settings) -> None:
         """Close the connection if what it waits for has not come in time."""
+        unsent = self.transport.get_write_buffer_size()
+        if not self._unsent or unsent < self._unsent:
+            self._reads_since = now  # however slowly
+        self._unsent = unsent
+        if unsent and now - self._reads_since > settings.body_timeout:
+            sockets.cut_off(self.transport)
         if self.flow.write_paused:
-            if now - self._unread_since > settings.body_timeout:
-                sockets.cut_off(self.transport)
             return
         waited = now - self._since
         match self._stage:
-            case "request" if waited > settings.keep_alive:
-                if self.transport.get_write_buffer_size():
-                    sockets.cut_off(self.transport)  # it has not read its last answer in all this time
-                else:
-                    self.transport.close()
+            case "request" if waited > settings.keep_alive and not unsent:
+                self.transport.close()
             case "head" if waited > settings.head_timeout:
                 self._give_up()
             case "body" if waited > settings.body_timeout:

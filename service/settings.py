@@ -44,7 +44,11 @@ class Settings(BaseSettings):
     grpc_port: int | None = Field(None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc")
     keep_alive: int = Field(75, gt=0, description="seconds that an idle connection stays open; longer than a load balancer's own")
     head_timeout: int = Field(10, gt=0, description="seconds in which the head of a request must come, from its first byte")
-    body_timeout: int = Field(30, gt=0, description="seconds in which a request must come whole, from its first byte")
+    body_timeout: int = Field(
+        30,
+        gt=0,
+        description="seconds in which a request must come whole, from its first byte; and in which a client must take some of the answers that wait for it",
+    )
     max_requests: int = Field(
         512, gt=0, description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics"
     )

@@ -5,6 +5,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from urllib.parse import urlsplit
 
 import pytest
@@ -157,6 +158,23 @@ def test_who_never_reads_its_answers_is_cut_off(port: int) -> None:
         with pytest.raises(ConnectionError):  # noqa: PT012 - it comes once the service has given up
             while True:
                 deaf.sendall(MODEL * 100)
+
+
+def test_who_reads_slowly_gets_the_whole_answer(start: Start) -> None:
+    body = b'{"states":[%b]}' % b",".join([b"[0,0,0.05,0]"] * 10_000)
+    with start("--body-timeout", "3", "--keep-alive", "2") as address:
+        connection = HTTPConnection("127.0.0.1", urlsplit(address).port, timeout=10)
+        connection.connect()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        began = time.monotonic()
+        connection.request("POST", "/act/batch", body)
+        answer, content = connection.getresponse(), b""
+        while part := answer.read(8_192):
+            content += part
+            time.sleep(0.1)
+        connection.close()
+    assert time.monotonic() - began > 5
+    assert len(json.loads(content)["actions"]) == 10_000
 
 
 def test_nothing_is_kept_for_a_client_that_is_cut_off(start: Start) -> None:
