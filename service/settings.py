@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     body_timeout: int = Field(
         30,
         gt=0,
-        description="seconds in which a request must come whole, from its first byte; and in which a client must take some of the answers that wait for it",
+        description="seconds in which a request must come whole, and a client take some of what waits for it",
     )
     max_requests: int = Field(
         512, gt=0, description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics"
