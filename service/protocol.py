@@ -277,7 +277,7 @@ class Protocol(HttpToolsProtocol):
         self.flow.end()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
         self.cycle = self._running = None  # type: ignore[assignment] # as before the first request
-        self._heap.take_all()
+        self._heap.forget()
 
     def retire(self) -> None:
         """Answer the next request with the last answer of this connection."""
@@ -301,6 +301,7 @@ class Protocol(HttpToolsProtocol):
         self._unsent = unsent
         if unsent and now - self._reads_since > settings.body_timeout:
             sockets.cut_off(self.transport)
+            return
         if self.flow.write_paused:
             return
         waited = now - self._since
@@ -374,7 +375,7 @@ class Protocol(HttpToolsProtocol):
             self._tell(problem)
         self._forget()
         self.parser = Deaf()  # type: ignore[assignment] # all that is still called of it is there
-        self._heap.take_all()
+        self._heap.forget()
         self._retired = True
         self._stage = "answer"
         if has_lane and self.pipeline:

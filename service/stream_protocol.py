@@ -153,7 +153,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop to count: there is no reader any more."""
         self._stop_counting()
-        self._heap.take_all()
+        self._heap.forget()
         super().connection_lost(exc)
 
     def _stop_counting(self) -> None:

@@ -65,5 +65,10 @@ class Heap:
 
     def take_all(self) -> bytes:
         """Return what is left, out of turn."""
-        data, self.left = self.left, NOTHING
-        return bytes(data)
+        data = bytes(self.left)
+        self.forget()
+        return data
+
+    def forget(self) -> None:
+        """Let go of what is left: nobody reads it any more."""
+        self.left = NOTHING
