@@ -35,9 +35,14 @@ def main(address: str, steps: int) -> int:
             tick += STEP
             time.sleep(max(0.0, tick - time.monotonic()))
         counters = client.counters()
-    print(f"{counters.answers} of {steps} steps by the policy, {counters.deadline_misses} deadlines missed")
+    print(
+        f"{counters.answers} of {steps} steps by the policy, {counters.deadline_misses} deadlines missed"
+    )
     return counters.answers
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000", int(sys.argv[2]) if len(sys.argv) > 2 else 500)
+    main(
+        sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000",
+        int(sys.argv[2]) if len(sys.argv) > 2 else 500,
+    )

@@ -25,7 +25,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    model_validator,
+)
 
 MANIFEST = "manifest.json"
 MANIFEST_BYTES_MAX = 1 << 20
@@ -86,16 +94,24 @@ class StateValue(_Part):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     unit: str
-    low: Finite | None = Field(description="least value the environment can observe; none if unbounded")
-    high: Finite | None = Field(description="largest value the environment can observe; none if unbounded")
+    low: Finite | None = Field(
+        description="least value the environment can observe; none if unbounded"
+    )
+    high: Finite | None = Field(
+        description="largest value the environment can observe; none if unbounded"
+    )
     seen_min: Float32 = Field(description="least value in training")
     seen_max: Float32 = Field(description="largest value in training")
-    quantiles: dict[str, Finite] = Field(description="quantiles of the values in training, by their share")
+    quantiles: dict[str, Finite] = Field(
+        description="quantiles of the values in training, by their share"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.seen_min > self.seen_max:
-            raise ValueError(f"{self.name}: seen_min {self.seen_min} is above seen_max {self.seen_max}")
+            raise ValueError(
+                f"{self.name}: seen_min {self.seen_min} is above seen_max {self.seen_max}"
+            )
         return self
 
 
@@ -115,8 +131,12 @@ class Provenance(_Part):
     hyperparameters: dict[str, JsonValue]
     seed: int = Field(ge=0)
     device: str
-    versions: dict[str, str] = Field(description="releases of Python and the libraries that trained and exported")
-    commit: str | None = Field(description="commit of the project, with +changes where the checkout had any; none outside of git")
+    versions: dict[str, str] = Field(
+        description="releases of Python and the libraries that trained and exported"
+    )
+    commit: str | None = Field(
+        description="commit of the project, with +changes where the checkout had any; none outside of git"
+    )
     steps: int = Field(ge=0, description="environment steps, of all agents together")
     stopped: str = Field(description="why training ended")
     seconds: float = Field(ge=0, description="wall time of training")
@@ -129,7 +149,9 @@ class Evaluation(_Part):
     episodes: int = Field(gt=0)
     mean: Finite = Field(description="mean score, in steps")
     minimum: int = Field(ge=0, description="worst score, in steps")
-    share_at_limit: float = Field(ge=0, le=1, description="share of episodes that lasted to the time limit")
+    share_at_limit: float = Field(
+        ge=0, le=1, description="share of episodes that lasted to the time limit"
+    )
 
 
 class ExamColumn(_Part):
@@ -139,7 +161,9 @@ class ExamColumn(_Part):
     steps: int = Field(gt=0, description="length of a run")
     runs: int = Field(gt=0)
     share: float = Field(ge=0, le=1, description="share of runs in which the pole stayed up")
-    reference: float = Field(ge=0, le=1, description="the same of a linear-quadratic regulator, on the same runs")
+    reference: float = Field(
+        ge=0, le=1, description="the same of a linear-quadratic regulator, on the same runs"
+    )
 
 
 class Exam(_Part):
@@ -154,12 +178,16 @@ class Gate(_Part):
 
     name: Literal["nominal", "robust"]
     passed: bool
-    failures: tuple[str, ...] = Field(description="what the policy failed, in words; empty if it passed")
+    failures: tuple[str, ...] = Field(
+        description="what the policy failed, in words; empty if it passed"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.passed == bool(self.failures):
-            raise ValueError(f"passed is {self.passed}, but there are {len(self.failures)} failures")
+            raise ValueError(
+                f"passed is {self.passed}, but there are {len(self.failures)} failures"
+            )
         return self
 
 
@@ -170,7 +198,10 @@ class Parity(_Part):
     absolute_tolerance: float = Field(gt=0, le=1e-3)
     relative_tolerance: float = Field(ge=0, le=1e-3)
     largest_difference: dict[str, Finite] = Field(description="largest |ΔQ| by pair of runtimes")
-    near_ties: int = Field(ge=0, description="states whose two best Q-values lie within twice the tolerance, where actions may differ")
+    near_ties: int = Field(
+        ge=0,
+        description="states whose two best Q-values lie within twice the tolerance, where actions may differ",
+    )
 
 
 class GoldenState(_Part):
@@ -198,7 +229,9 @@ class Manifest(_Part):
     parity: Parity
     golden_states: tuple[GoldenState, ...] = Field(min_length=1)
     artifacts: dict[Format, Artifact] = Field(min_length=1)
-    companions: tuple[FileName, ...] = Field(default=(), description="files beside the artifacts, for people")
+    companions: tuple[FileName, ...] = Field(
+        default=(), description="files beside the artifacts, for people"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -209,13 +242,26 @@ class Manifest(_Part):
             )
         for index, golden in enumerate(self.golden_states):
             if (len(golden.state), len(golden.q_values)) != shape:
-                raise ValueError(f"golden_states[{index}] does not have {shape[0]} state values and {shape[1]} Q-values")
-        for what, words in (("state", [value.name for value in self.state]), ("actions", self.actions)):
+                raise ValueError(
+                    f"golden_states[{index}] does not have {shape[0]} state values and {shape[1]} Q-values"
+                )
+        for what, words in (
+            ("state", [value.name for value in self.state]),
+            ("actions", self.actions),
+        ):
             if len(set(words)) != len(words) or not all(words):
-                raise ValueError(f"{what} has a name that is empty or there twice: {', '.join(words)}")
-        names = [MANIFEST, *(artifact.file for artifact in self.artifacts.values()), *self.companions]
+                raise ValueError(
+                    f"{what} has a name that is empty or there twice: {', '.join(words)}"
+                )
+        names = [
+            MANIFEST,
+            *(artifact.file for artifact in self.artifacts.values()),
+            *self.companions,
+        ]
         if len(set(names)) != len(names):
-            raise ValueError(f"two files of the bundle have the same name: {', '.join(sorted(names))}")
+            raise ValueError(
+                f"two files of the bundle have the same name: {', '.join(sorted(names))}"
+            )
         return self
 
 
@@ -227,7 +273,9 @@ class Bundle:
     digest: str  # "sha256:" and 64 hexadecimal digits
     manifest: Manifest
     artifacts: Mapping[Format, bytes]
-    manifest_bytes: bytes = field(default=b"", repr=False)  # as they were hashed; none where the bundle was not read from files
+    manifest_bytes: bytes = field(
+        default=b"", repr=False
+    )  # as they were hashed; none where the bundle was not read from files
 
 
 def describe(file: str, content: bytes) -> Artifact:
@@ -267,22 +315,36 @@ def check_place(folder: Path) -> None:
     if not os.path.lexists(folder):
         parent = next(each for each in folder.absolute().parents if each.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            raise BundleWriteError(f"{folder}: no folder can be made in {parent}; choose another place for the bundle")
+            raise BundleWriteError(
+                f"{folder}: no folder can be made in {parent}; choose another place for the bundle"
+            )
         return
     if Path.cwd().is_relative_to(folder.resolve()):
-        raise BundleWriteError(f"{folder}: is the folder that you are in, or holds it; choose another place for the bundle")
+        raise BundleWriteError(
+            f"{folder}: is the folder that you are in, or holds it; choose another place for the bundle"
+        )
     if folder.is_symlink() or not folder.is_dir():
-        raise BundleWriteError(f"{folder}: exists and is not a folder; choose another place for the bundle")
+        raise BundleWriteError(
+            f"{folder}: exists and is not a folder; choose another place for the bundle"
+        )
     present = {entry.name for entry in folder.iterdir()}
     if not present:
         return
     try:
         manifest = _parse(folder / MANIFEST, (folder / MANIFEST).read_bytes())
     except (OSError, BundleError) as error:
-        raise BundleWriteError(f"{folder}: holds files but no readable {MANIFEST}, so it is not replaced; choose another place") from error
-    strange = present - {MANIFEST, *(artifact.file for artifact in manifest.artifacts.values()), *manifest.companions}
+        raise BundleWriteError(
+            f"{folder}: holds files but no readable {MANIFEST}, so it is not replaced; choose another place"
+        ) from error
+    strange = present - {
+        MANIFEST,
+        *(artifact.file for artifact in manifest.artifacts.values()),
+        *manifest.companions,
+    }
     if strange:
-        raise BundleWriteError(f"{folder}: holds files that are not the bundle's ({', '.join(sorted(strange))}); move them away first")
+        raise BundleWriteError(
+            f"{folder}: holds files that are not the bundle's ({', '.join(sorted(strange))}); move them away first"
+        )
 
 
 def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
@@ -295,14 +357,20 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
     """
     folder = folder.absolute()
     check_place(folder)
-    expected = {artifact.file for artifact in manifest.artifacts.values()} | set(manifest.companions)
+    expected = {artifact.file for artifact in manifest.artifacts.values()} | set(
+        manifest.companions
+    )
     if expected != set(files):
-        raise BundleWriteError(f"{folder}: the manifest lists {sorted(expected)}, but the files given are {sorted(files)}")
+        raise BundleWriteError(
+            f"{folder}: the manifest lists {sorted(expected)}, but the files given are {sorted(files)}"
+        )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
-        raise BundleWriteError(f"{folder}: cannot be written ({_reason(error)}); choose another place for the bundle") from error
+        raise BundleWriteError(
+            f"{folder}: cannot be written ({_reason(error)}); choose another place for the bundle"
+        ) from error
     try:
         beside.chmod(0o755)
         content = manifest.model_dump_json(indent=2).encode() + b"\n"
@@ -313,9 +381,13 @@ def write(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundl
         _move_into_place(beside, folder)
         _sync_folder(folder.parent)
     except OSError as error:
-        raise BundleWriteError(f"{folder}: cannot be written ({_reason(error)}); nothing was changed there") from error
+        raise BundleWriteError(
+            f"{folder}: cannot be written ({_reason(error)}); nothing was changed there"
+        ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)  # the older bundle after the exchange, or what could not be moved
+        shutil.rmtree(
+            beside, ignore_errors=True
+        )  # the older bundle after the exchange, or what could not be moved
     return dataclasses.replace(written, folder=folder)
 
 
@@ -326,7 +398,9 @@ class _opened:  # noqa: N801 - used as a function: with _opened(folder) as handl
         try:
             self.number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise BundleMissingError(f"{folder}: no bundle can be read here ({_reason(error)}); train one with make train") from error
+            raise BundleMissingError(
+                f"{folder}: no bundle can be read here ({_reason(error)}); train one with make train"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
@@ -346,18 +420,28 @@ class _opened:  # noqa: N801 - used as a function: with _opened(folder) as handl
 def _read(folder: Path, number: int) -> Bundle:
     content = _read_file(folder / MANIFEST, number, MANIFEST_BYTES_MAX)
     if len(content) > MANIFEST_BYTES_MAX:
-        raise BundleInvalidError(f"{folder / MANIFEST}: larger than {MANIFEST_BYTES_MAX} bytes; {REMEDY}")
+        raise BundleInvalidError(
+            f"{folder / MANIFEST}: larger than {MANIFEST_BYTES_MAX} bytes; {REMEDY}"
+        )
     manifest = _parse(folder / MANIFEST, content)
     artifacts: dict[Format, bytes] = {}
     for kind, artifact in manifest.artifacts.items():
         path = folder / artifact.file
         data = _read_file(path, number, artifact.size)
         if len(data) != artifact.size:
-            found = f"{len(data)} bytes" if len(data) < artifact.size else f"more than {artifact.size} bytes"
-            raise ArtifactChangedError(f"{path}: size differs from {MANIFEST}: expected {artifact.size} bytes, found {found}; {REMEDY}")
+            found = (
+                f"{len(data)} bytes"
+                if len(data) < artifact.size
+                else f"more than {artifact.size} bytes"
+            )
+            raise ArtifactChangedError(
+                f"{path}: size differs from {MANIFEST}: expected {artifact.size} bytes, found {found}; {REMEDY}"
+            )
         found = hashlib.sha256(data).hexdigest()
         if found != artifact.sha256:
-            raise ArtifactChangedError(f"{path}: SHA-256 differs from {MANIFEST}: expected {artifact.sha256}, found {found}; {REMEDY}")
+            raise ArtifactChangedError(
+                f"{path}: SHA-256 differs from {MANIFEST}: expected {artifact.sha256}, found {found}; {REMEDY}"
+            )
         artifacts[kind] = data
     return Bundle(folder, digest(content), manifest, artifacts, content)
 
@@ -382,7 +466,9 @@ def _parse(path: Path, content: bytes) -> Manifest:
         first = error.errors(include_url=False)[0]
         where = ".".join(_printable(str(part)) for part in first["loc"]) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BundleInvalidError(f"{path}: not a manifest of schema 1: {where}: {first['msg']}{more}; {REMEDY}") from error
+        raise BundleInvalidError(
+            f"{path}: not a manifest of schema 1: {where}: {first['msg']}{more}; {REMEDY}"
+        ) from error
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -407,18 +493,36 @@ def _move_into_place(beside: Path, folder: Path) -> None:
         beside.rename(folder)  # succeeds where nothing, or an empty folder, is in the place
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise BundleWriteError(f"{folder}: the bundle cannot be moved here ({_reason(error)})") from error
+            raise BundleWriteError(
+                f"{folder}: the bundle cannot be moved here ({_reason(error)})"
+            ) from error
         _exchange(beside, folder)
 
 
 def _exchange(one: Path, other: Path) -> None:
     """Exchange two folders atomically: renameat2(2) with RENAME_EXCHANGE, which Python does not offer."""
-    at_working_directory, rename_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE in Linux's fcntl.h and fs.h
+    at_working_directory, rename_exchange = (
+        -100,
+        2,
+    )  # AT_FDCWD, RENAME_EXCHANGE in Linux's fcntl.h and fs.h
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:
-        raise BundleWriteError(f"{other}: this system cannot exchange two folders in one step; remove the older bundle first")
-    if rename(at_working_directory, os.fsencode(one), at_working_directory, os.fsencode(other), rename_exchange) != 0:
-        raise BundleWriteError(f"{other}: the older bundle cannot be replaced ({os.strerror(ctypes.get_errno())}); remove it first")
+        raise BundleWriteError(
+            f"{other}: this system cannot exchange two folders in one step; remove the older bundle first"
+        )
+    if (
+        rename(
+            at_working_directory,
+            os.fsencode(one),
+            at_working_directory,
+            os.fsencode(other),
+            rename_exchange,
+        )
+        != 0
+    ):
+        raise BundleWriteError(
+            f"{other}: the older bundle cannot be replaced ({os.strerror(ctypes.get_errno())}); remove it first"
+        )
 
 
 def _printable(text: str) -> str:

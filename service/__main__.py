@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     if given and given[0] in COMMANDS:
         return int(import_module(COMMANDS[given[0]]).main(given[1:]))
     if any(argument.startswith("--tls-key-password") for argument in given):
-        logs.complain("--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD")
+        logs.complain(
+            "--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD"
+        )
         return 2
     try:
         settings = Settings(_cli_parse_args=given)
@@ -38,21 +40,31 @@ def main(arguments: list[str] | None = None) -> int:
             if not name:  # several settings that do not fit together: the message names them
                 logs.complain(detail["msg"])
                 continue
-            logs.complain(f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}")
+            logs.complain(
+                f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}"
+            )
         return 2
     complain = partial(logs.complain, form=settings.log_format)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # one that comes before there is anything to reload waits until there is
+    signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGHUP}
+    )  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
-        served = Served(policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+        served = Served(
+            policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings)
+        )
     except (*admission.REFUSALS, KeysError, TlsError) as error:
         complain(str(error))
         return 1
     if settings.grpc_port is not None and find_spec("grpc") is None:
-        complain("--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'")
+        complain(
+            "--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'"
+        )
         return 1
     if settings.tracing and not _can_trace():
-        complain("--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'")
+        complain(
+            "--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'"
+        )
         return 1
     try:
         with sockets.listening(settings) as listeners:

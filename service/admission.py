@@ -12,18 +12,30 @@ import numpy as np
 
 from models import bundle
 from models.bundle import FLOAT32_MAX, Bundle, BundleError, Manifest
-from service.policy import BackendName, Float32Array, Policy, PolicyError, QValuesNotFiniteError, load
+from service.policy import (
+    BackendName,
+    Float32Array,
+    Policy,
+    PolicyError,
+    QValuesNotFiniteError,
+    load,
+)
 from service.settings import Settings
 
 PROBES = 256  # random states of each range that a policy must answer, beside the range's corners
-REFUSALS = (BundleError, PolicyError)  # what admission raises, each with one line that names the bundle and the reason
+REFUSALS = (
+    BundleError,
+    PolicyError,
+)  # what admission raises, each with one line that names the bundle and the reason
 
 
 class NotAdmittedError(PolicyError):
     """Raised when a bundle is whole and does as its manifest says, and may not be served all the same."""
 
 
-def admit(folder: Path, backend: BackendName, min_score: float, like: Manifest | None = None) -> Policy:
+def admit(
+    folder: Path, backend: BackendName, min_score: float, like: Manifest | None = None
+) -> Policy:
     """Read and examine a bundle that is to be served, in place of the one whose manifest is `like`. Raises one of `REFUSALS`."""
     return examine(bundle.read(folder), backend, min_score, like)
 
@@ -33,14 +45,23 @@ def at_start(settings: Settings, folder: Path | None = None) -> tuple[Policy, Po
     policy = admit(folder or settings.bundle, settings.backend, settings.min_score)
     if settings.shadow is None:
         return policy, None
-    return policy, admit(settings.shadow, settings.backend, settings.min_score, policy.bundle.manifest)
+    return policy, admit(
+        settings.shadow, settings.backend, settings.min_score, policy.bundle.manifest
+    )
 
 
-def examine(candidate: Bundle, backend: BackendName, min_score: float, like: Manifest | None = None) -> Policy:
+def examine(
+    candidate: Bundle, backend: BackendName, min_score: float, like: Manifest | None = None
+) -> Policy:
     """Examine a bundle that was read, and return its policy. Raises one of `REFUSALS`."""
     manifest = candidate.manifest
     if like is not None:
-        _check_words(candidate.folder, "state", [value.name for value in manifest.state], [value.name for value in like.state])
+        _check_words(
+            candidate.folder,
+            "state",
+            [value.name for value in manifest.state],
+            [value.name for value in like.state],
+        )
         _check_words(candidate.folder, "actions", manifest.actions, like.actions)
     if manifest.evaluation.mean < min_score:
         raise NotAdmittedError(
@@ -52,7 +73,12 @@ def examine(candidate: Bundle, backend: BackendName, min_score: float, like: Man
     return policy
 
 
-def _check_words(folder: Path, what: str, found: list[str] | tuple[str, ...], expected: list[str] | tuple[str, ...]) -> None:
+def _check_words(
+    folder: Path,
+    what: str,
+    found: list[str] | tuple[str, ...],
+    expected: list[str] | tuple[str, ...],
+) -> None:
     if tuple(found) != tuple(expected):
         raise NotAdmittedError(
             f"{folder}: its {what}: {', '.join(found)}; those of the bundle served: {', '.join(expected)}; others need a new start"
@@ -74,10 +100,14 @@ def _check_sanity(policy: Policy) -> None:
     try:
         actions = policy.decide(states).actions
     except QValuesNotFiniteError as error:
-        raise NotAdmittedError(f"{policy.bundle.folder}: has no finite Q-values for the state {states[error.row].tolist()}") from error
+        raise NotAdmittedError(
+            f"{policy.bundle.folder}: has no finite Q-values for the state {states[error.row].tolist()}"
+        ) from error
     if len(set(actions)) == 1:
         name = policy.bundle.manifest.actions[actions[0]]
-        raise NotAdmittedError(f"{policy.bundle.folder}: chooses {name!r} for each of {len(actions)} states, whatever the state")
+        raise NotAdmittedError(
+            f"{policy.bundle.folder}: chooses {name!r} for each of {len(actions)} states, whatever the state"
+        )
 
 
 def _probes(ranges: list[tuple[float, float]]) -> Float32Array:

@@ -32,12 +32,15 @@ class _Letterhead:
         self.etag = (b"etag", f'"{digest}"'.encode())
         # ActResponse is written from three parts; a test holds them to the schema.
         self.actions = [
-            b'{"action":%d,"action_name":%s,"q_values":' % (action, to_json(name)) for action, name in enumerate(manifest.actions)
+            b'{"action":%d,"action_name":%s,"q_values":' % (action, to_json(name))
+            for action, name in enumerate(manifest.actions)
         ]
         self.bundle = b',"model":%s,"digest":%s' % (to_json(manifest.name), to_json(digest))
 
 
-_letterhead = lru_cache(maxsize=2)(_Letterhead)  # the policy served, and the one before it while they change places
+_letterhead = lru_cache(maxsize=2)(
+    _Letterhead
+)  # the policy served, and the one before it while they change places
 
 
 def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
@@ -56,9 +59,17 @@ def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
     seconds = perf_counter() - started
     letterhead = _letterhead(policy)
     named = to_json(out_of_range) if out_of_range else b"[]"
-    content = letterhead.actions[action] + to_json(q_values) + b',"out_of_range":' + named + letterhead.bundle
+    content = (
+        letterhead.actions[action]
+        + to_json(q_values)
+        + b',"out_of_range":'
+        + named
+        + letterhead.bundle
+    )
     content += b"}" if request.seq is None else b',"seq":%d}' % request.seq
-    inference = Inference(policy, (request.state,), (q_values,), (action,), (out_of_range,), seconds, request.seq)
+    inference = Inference(
+        policy, (request.state,), (q_values,), (action,), (out_of_range,), seconds, request.seq
+    )
     return content, (letterhead.etag, _timing(seconds)), inference
 
 
@@ -70,8 +81,13 @@ def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: i
     except ValidationError as error:
         raise invalid_body(error) from error
     if len(request.states) > max_batch:
-        wrong = FieldError(pointer="#/states", detail=f"holds {len(request.states)} states; at most {max_batch} are answered at once")
-        raise ProblemError(HTTPStatus(413), "batch-too-large", f"{wrong.pointer}: {wrong.detail}", [wrong])
+        wrong = FieldError(
+            pointer="#/states",
+            detail=f"holds {len(request.states)} states; at most {max_batch} are answered at once",
+        )
+        raise ProblemError(
+            HTTPStatus(413), "batch-too-large", f"{wrong.pointer}: {wrong.detail}", [wrong]
+        )
     states = np.array(request.states, np.float32)
     started = perf_counter()
     try:
@@ -89,7 +105,15 @@ def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: i
         digest=policy.bundle.digest,
         seq=request.seq,
     )
-    inference = Inference(policy, request.states, decisions.q_values, decisions.actions, decisions.out_of_range, seconds, request.seq)
+    inference = Inference(
+        policy,
+        request.states,
+        decisions.q_values,
+        decisions.actions,
+        decisions.out_of_range,
+        seconds,
+        request.seq,
+    )
     return _write_batch(response), (_letterhead(policy).etag, _timing(seconds)), inference
 
 
@@ -100,7 +124,11 @@ def etag(policy: Policy) -> str:
 
 def check_digest(policy: Policy, if_match: str | None) -> None:
     """Refuse a request that was meant for another bundle (RFC 9110, section 13.1.1). Raises `ProblemError` with status 412."""
-    if if_match is None or if_match.strip() == "*" or etag(policy) in (tag.strip() for tag in if_match.split(",")):
+    if (
+        if_match is None
+        or if_match.strip() == "*"
+        or etag(policy) in (tag.strip() for tag in if_match.split(","))
+    ):
         return
     raise ProblemError(
         HTTPStatus.PRECONDITION_FAILED,
@@ -111,7 +139,9 @@ def check_digest(policy: Policy, if_match: str | None) -> None:
 
 
 def _timing(seconds: float) -> RawHeader:
-    return b"server-timing", b"inference;dur=%.3f" % (seconds * 1e3)  # in milliseconds, as its specification says
+    return b"server-timing", b"inference;dur=%.3f" % (
+        seconds * 1e3
+    )  # in milliseconds, as its specification says
 
 
 def _not_finite(error: QValuesNotFiniteError, pointer: str) -> ProblemError:
@@ -120,5 +150,13 @@ def _not_finite(error: QValuesNotFiniteError, pointer: str) -> ProblemError:
         detail = f"{pointer}: the policy has no finite Q-values here; no action was chosen"
         return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "q-values-not-finite", detail)
     names = ", ".join(error.out_of_range)
-    wrong = FieldError(pointer=pointer, detail=f"the policy has no finite Q-values this far outside its training range: {names}")
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "state-too-extreme", f"{wrong.pointer}: {wrong.detail}", [wrong])
+    wrong = FieldError(
+        pointer=pointer,
+        detail=f"the policy has no finite Q-values this far outside its training range: {names}",
+    )
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "state-too-extreme",
+        f"{wrong.pointer}: {wrong.detail}",
+        [wrong],
+    )

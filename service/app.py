@@ -42,7 +42,10 @@ class ModelResponse(BaseModel):
 
 
 PATH_SHOWN = 200  # characters
-IfMatch = Annotated[str | None, Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"')]
+IfMatch = Annotated[
+    str | None,
+    Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"'),
+]
 
 
 def create_app(settings: Settings, served: Served) -> Lanes:
@@ -73,21 +76,29 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
         policy = served.policy  # this request's own, whatever replaces it meanwhile
-        return _respond(request, answers.act(policy, await bodies.read(request, settings.max_body), if_match))
+        return _respond(
+            request, answers.act(policy, await bodies.read(request, settings.max_body), if_match)
+        )
 
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
         policy = served.policy
         body = await bodies.read(request, settings.max_batch_body)
-        return _respond(request, answers.act_batch(policy, body, if_match, max_batch=settings.max_batch))
+        return _respond(
+            request, answers.act_batch(policy, body, if_match, max_batch=settings.max_batch)
+        )
 
     @app.get("/model")
     async def model(response: Response) -> ModelResponse:
         """Describe the bundle that is served: its manifest, its digest, the backend that runs it."""
         policy = served.policy
         response.headers["ETag"] = answers.etag(policy)
-        return ModelResponse(digest=policy.bundle.digest, backend=policy.backend_name, manifest=policy.bundle.manifest)
+        return ModelResponse(
+            digest=policy.bundle.digest,
+            backend=policy.backend_name,
+            manifest=policy.bundle.manifest,
+        )
 
     @app.get("/health/live")
     async def live() -> Health:
@@ -98,7 +109,9 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     async def ready() -> Health:
         """Answer while a self-tested policy is loaded and the service is not draining."""
         if served.draining:
-            raise problems.not_ready("The service is ending: it still answers, but send requests to another")
+            raise problems.not_ready(
+                "The service is ending: it still answers, but send requests to another"
+            )
         return Health(status="ready")
 
     @app.get("/metrics", response_class=PlainTextResponse)
@@ -117,25 +130,37 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     app.router.routes.extend(OpenInference(settings, served, reloader).routes())
     app.router.routes.extend(pages.routes(app))
     guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
-    if settings.cors_origin:  # around the guard: a browser sends no key with its question whether it may
+    if (
+        settings.cors_origin
+    ):  # around the guard: a browser sends no key with its question whether it may
         guarded = CORSMiddleware(
             guarded,
             allow_origins=settings.cors_origin,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", "If-Match", "X-Request-ID", HEADER_LENGTH],
+            allow_headers=[
+                "Authorization",
+                "Content-Type",
+                "If-Match",
+                "X-Request-ID",
+                HEADER_LENGTH,
+            ],
             expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
         )
     return Lanes(guarded, settings, served, ids, channels)
 
 
 @asynccontextmanager
-async def _living(settings: Settings, served: Served, reloader: Reloader, log: RequestLog) -> AsyncIterator[None]:
+async def _living(
+    settings: Settings, served: Served, reloader: Reloader, log: RequestLog
+) -> AsyncIterator[None]:
     """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
         if settings.tracing:
             from service import tracing  # needs the extra, which most have not installed
 
-            await stack.enter_async_context(tracing.traced(served, log, "http" if settings.tls_cert is None else "https"))
+            await stack.enter_async_context(
+                tracing.traced(served, log, "http" if settings.tls_cert is None else "https")
+            )
         if settings.record is not None:
             from service.recorder import recording  # needs SQLite, which takes time to import
 
@@ -172,19 +197,32 @@ def _door(request: type[BaseModel], response: type[BaseModel]) -> dict[str, Any]
     return {
         "response_model": response,
         "openapi_extra": {
-            "requestBody": {"required": True, "content": {"application/json": {"schema": request.model_json_schema()}}},
+            "requestBody": {
+                "required": True,
+                "content": {"application/json": {"schema": request.model_json_schema()}},
+            },
         },
-        "responses": {status: {"description": text, "content": problem} for status, text in refusals.items()} | {500: {"model": Problem}},
+        "responses": {
+            status: {"description": text, "content": problem} for status, text in refusals.items()
+        }
+        | {500: {"model": Problem}},
     }
 
 
 def _respond(request: Request, answer: Answer) -> Response:
-    body, headers, request.state.inference = answer  # the lane counts the inference, once the answer is on its way
+    body, headers, request.state.inference = (
+        answer  # the lane counts the inference, once the answer is on its way
+    )
     return _response(body, 200, headers, "application/json")
 
 
 def _response(body: bytes, status: int, headers: Sequence[RawHeader], media_type: str) -> Response:
-    return Response(body, status, {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}, media_type)
+    return Response(
+        body,
+        status,
+        {name.decode("latin-1"): value.decode("latin-1") for name, value in headers},
+        media_type,
+    )
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
@@ -197,9 +235,17 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
     status = HTTPStatus(error.status_code)
-    detail = f"{request.method} {request.url.path[:PATH_SHOWN]}: {status.description or status.phrase}"
-    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (error.headers or {}).items()]
-    return await _answer_problem(request, ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers))
+    detail = (
+        f"{request.method} {request.url.path[:PATH_SHOWN]}: {status.description or status.phrase}"
+    )
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in (error.headers or {}).items()
+    ]
+    return await _answer_problem(
+        request,
+        ProblemError(status, status.phrase.lower().replace(" ", "-"), detail, headers=headers),
+    )
 
 
 async def _answer_failure(_: Request, __: Exception) -> Response:

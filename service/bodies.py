@@ -5,7 +5,9 @@ from starlette.types import Receive
 
 from service.problems import body_too_large
 
-DRAINED = 1 << 24  # bytes of a refused body that are still taken: a client that only then reads would find its connection reset
+DRAINED = (
+    1 << 24
+)  # bytes of a refused body that are still taken: a client that only then reads would find its connection reset
 
 
 class ClientGoneError(Exception):

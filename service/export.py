@@ -34,9 +34,20 @@ class ExportError(Exception):
 
 def main(arguments: list[str]) -> int:
     """Export a record. Returns 1 when that cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m service export", description="Write a decision record as one file for other programs.")
-    parser.add_argument("file", type=Path, help="the record as --record names it, or one of its older files")
-    parser.add_argument("--to", type=Path, required=True, metavar="FILE", help=f"what to write, by its suffix: {', '.join(FORMATS)}")
+    parser = argparse.ArgumentParser(
+        prog="python -m service export",
+        description="Write a decision record as one file for other programs.",
+    )
+    parser.add_argument(
+        "file", type=Path, help="the record as --record names it, or one of its older files"
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"what to write, by its suffix: {', '.join(FORMATS)}",
+    )
     options = parser.parse_args(arguments)
     try:
         rows = export(options.file, options.to)
@@ -90,7 +101,9 @@ def _parquet(rows: Iterator[Flat], file: Path) -> int:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        raise ExportError(".parquet needs pyarrow, which is not installed: in a checkout, .venv/bin/pip install '.[export]'") from error
+        raise ExportError(
+            ".parquet needs pyarrow, which is not installed: in a checkout, .venv/bin/pip install '.[export]'"
+        ) from error
     kinds = {
         "time": pa.timestamp("us", "UTC"),
         "seq": pa.int64(),
@@ -105,9 +118,18 @@ def _parquet(rows: Iterator[Flat], file: Path) -> int:
         while some := list(islice(rows, GROUP)):
             columns = dict(zip(COLUMNS, zip(*some, strict=True), strict=True))
             columns["time"] = tuple(round(moment * 1e6) for moment in columns["time"])
-            writer.write_table(pa.table({name: pa.array(values, kinds[name]) for name, values in columns.items()}, schema))
+            writer.write_table(
+                pa.table(
+                    {name: pa.array(values, kinds[name]) for name, values in columns.items()},
+                    schema,
+                )
+            )
             count += len(some)
     return count
 
 
-FORMATS: dict[str, Callable[[Iterator[Flat], Path], int]] = {".parquet": _parquet, ".csv": _csv, ".jsonl": _jsonl}
+FORMATS: dict[str, Callable[[Iterator[Flat], Path], int]] = {
+    ".parquet": _parquet,
+    ".csv": _csv,
+    ".jsonl": _jsonl,
+}

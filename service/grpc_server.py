@@ -53,14 +53,22 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
     server.add_generic_rpc_handlers((_handlers(settings, served, reloader),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
-    reflection.enable_server_reflection((SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    reflection.enable_server_reflection(
+        (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     place = f"{host}:{settings.grpc_port}"
-    port: int = server.add_insecure_port(place) if served.tls is None else server.add_secure_port(place, _credentials(served.tls))
+    port: int = (
+        server.add_insecure_port(place)
+        if served.tls is None
+        else server.add_secure_port(place, _credentials(served.tls))
+    )
     for name in ("", SERVICE.full_name):
         await status.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
-    logging.getLogger("uvicorn.error").info("Listening on %s://%s:%d", "grpc" if served.tls is None else "grpcs", host, port)
+    logging.getLogger("uvicorn.error").info(
+        "Listening on %s://%s:%d", "grpc" if served.tls is None else "grpcs", host, port
+    )
     try:
         yield port
     finally:
@@ -75,13 +83,22 @@ def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.Ge
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
-            _answered(getattr(calls, method.name), message_factory.GetMessageClass(method.input_type), served, ids),
-            response_serializer=message_factory.GetMessageClass(method.output_type).SerializeToString,
+            _answered(
+                getattr(calls, method.name),
+                message_factory.GetMessageClass(method.input_type),
+                served,
+                ids,
+            ),
+            response_serializer=message_factory.GetMessageClass(
+                method.output_type
+            ).SerializeToString,
         )
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) -> Callable[[bytes, Context], Awaitable[Message]]:
+def _answered(
+    call: Call, kind: type[Message], served: Served, ids: RequestIds
+) -> Callable[[bytes, Context], Awaitable[Message]]:
     """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes, and counts it."""
     name = call.__name__
     path = f"/{SERVICE.full_name}/{name}"
@@ -96,9 +113,14 @@ def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) 
             return answer
         except DecodeError:
             status = HTTPStatus.BAD_REQUEST
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}")
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}"
+            )
         except (OipError, ProblemError) as error:
-            status, failure = error.status, error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
+            status, failure = (
+                error.status,
+                error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None,
+            )
             await context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), str(error))
         except grpc.aio.AbortError:  # the call's own, whose deadline had passed
             status = HTTPStatus.GATEWAY_TIMEOUT
@@ -107,14 +129,32 @@ def _answered(call: Call, kind: type[Message], served: Served, ids: RequestIds) 
             raise
         except Exception as error:
             status, failure = HTTPStatus.INTERNAL_SERVER_ERROR, error
-            await context.abort(grpc.StatusCode.INTERNAL, "the service failed to answer; its log says why")
+            await context.abort(
+                grpc.StatusCode.INTERNAL, "the service failed to answer; its log says why"
+            )
         finally:
             seconds = perf_counter() - started
             served.metrics.answered(GRPC, status, seconds)
             if served.every or failure is not None:
                 given, inference = _told.get()
-                headers = [(key.encode(), value.encode()) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
-                served.ended(Request(GRPC, name, path, status, seconds, given or ids.of(None), headers, inference, failure))
+                headers = [
+                    (key.encode(), value.encode())
+                    for key, value in context.invocation_metadata() or ()
+                    if isinstance(value, str)
+                ]
+                served.ended(
+                    Request(
+                        GRPC,
+                        name,
+                        path,
+                        status,
+                        seconds,
+                        given or ids.of(None),
+                        headers,
+                        inference,
+                        failure,
+                    )
+                )
         raise AssertionError("abort raises")
 
     return answered
@@ -128,16 +168,24 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no typ
         self._metrics = metrics
 
     async def intercept_service(
-        self, go_on: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]], call: grpc.HandlerCallDetails
+        self,
+        go_on: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        call: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """Return what answers the call."""
         needed = keys.scope_of(call.method)
-        header = next((value for name, value in call.invocation_metadata if name == "authorization"), None)
+        header = next(
+            (value for name, value in call.invocation_metadata if name == "authorization"), None
+        )
         refusal = self._keys.refusal(None if header is None else header.encode(), needed)
         if needed is None or refusal is None:
             return await go_on(call)
         self._metrics.happened(keys.EVENT, refusal)
-        code = grpc.StatusCode.PERMISSION_DENIED if refusal == "scope" else grpc.StatusCode.UNAUTHENTICATED
+        code = (
+            grpc.StatusCode.PERMISSION_DENIED
+            if refusal == "scope"
+            else grpc.StatusCode.UNAUTHENTICATED
+        )
         detail = keys.describe(refusal, call.method, needed)
 
         async def refuse(_: object, context: Context) -> None:
@@ -151,9 +199,13 @@ def _credentials(tls: Tls) -> grpc.ServerCredentials:
 
     def configuration() -> grpc.ServerCertificateConfiguration:
         pem = tls.pem
-        return grpc.ssl_server_certificate_configuration([(pem.key, pem.certificate)], pem.authority)
+        return grpc.ssl_server_certificate_configuration(
+            [(pem.key, pem.certificate)], pem.authority
+        )
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), configuration, tls.pem.authority is not None)
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), configuration, tls.pem.authority is not None
+    )
 
 
 # What a call says of its request, its id and the inference; each call runs in a context of its own.
@@ -163,7 +215,9 @@ _told: ContextVar[tuple[bytes, Inference | None]] = ContextVar("told", default=(
 class Calls:
     """The service's methods, named as in its description."""
 
-    def __init__(self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds) -> None:
+    def __init__(
+        self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds
+    ) -> None:
         self._settings = settings
         self._reloader = reloader
         self._served = served
@@ -182,38 +236,55 @@ class Calls:
         tensors.check_model(self._served.policy, request.name, request.version)
         return pb.ModelReadyResponse(ready=True)
 
-    async def ServerMetadata(self, _: pb.ServerMetadataRequest, __: Context) -> pb.ServerMetadataResponse:  # noqa: N802 - the protocol's name
+    async def ServerMetadata(
+        self, _: pb.ServerMetadataRequest, __: Context
+    ) -> pb.ServerMetadataResponse:  # noqa: N802 - the protocol's name
         """Say which server this is."""
-        return pb.ServerMetadataResponse(name=tensors.SERVER, version=tensors.SERVER_VERSION, extensions=tensors.EXTENSIONS)
+        return pb.ServerMetadataResponse(
+            name=tensors.SERVER, version=tensors.SERVER_VERSION, extensions=tensors.EXTENSIONS
+        )
 
-    async def ModelMetadata(self, request: pb.ModelMetadataRequest, _: Context) -> pb.ModelMetadataResponse:  # noqa: N802 - the protocol's name
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, _: Context
+    ) -> pb.ModelMetadataResponse:  # noqa: N802 - the protocol's name
         """Describe the model's tensors."""
         tensors.check_model(self._served.policy, request.name, request.version)
         answer = pb.ModelMetadataResponse()
         json_format.ParseDict(tensors.metadata(self._served.policy), answer)
         return answer
 
-    async def ModelConfig(self, request: pb.ModelConfigRequest, _: Context) -> pb.ModelConfigResponse:  # noqa: N802 - the protocol's name
+    async def ModelConfig(
+        self, request: pb.ModelConfigRequest, _: Context
+    ) -> pb.ModelConfigResponse:  # noqa: N802 - the protocol's name
         """Describe the model as Triton's own configuration would."""
         tensors.check_model(self._served.policy, request.name, request.version)
         answer = pb.ModelConfigResponse()
-        json_format.ParseDict({"config": tensors.config(self._served.policy, self._settings.max_batch)}, answer)
+        json_format.ParseDict(
+            {"config": tensors.config(self._served.policy, self._settings.max_batch)}, answer
+        )
         return answer
 
-    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: Context
+    ) -> pb.ModelInferResponse:  # noqa: N802 - the protocol's name
         """Answer some states."""
         request_id = self._ids.of(request.id.encode())
         _told.set((request_id, None))
         remaining = context.time_remaining()
         if remaining is not None and remaining <= 0:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline had passed before the call was begun")
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                "the deadline had passed before the call was begun",
+            )
         policy = self._served.policy
         tensors.check_model(policy, request.model_name, request.model_version)
         answers.check_digest(policy, dict(context.invocation_metadata() or ()).get("if-match"))
         names = [tensor.name for tensor in request.inputs]
         given = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
-        found, inference = tensors.infer(policy, _states(request, given, count), [output.name for output in request.outputs])
+        found, inference = tensors.infer(
+            policy, _states(request, given, count), [output.name for output in request.outputs]
+        )
         _told.set((request_id, inference))
         self._served.answered(inference, request_id)
         manifest = policy.bundle.manifest
@@ -223,15 +294,22 @@ class Calls:
             id=request.id,
             parameters={"digest": pb.InferParameter(string_param=policy.bundle.digest)},
             outputs=[
-                pb.ModelInferResponse.InferOutputTensor(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape) for tensor in found
+                pb.ModelInferResponse.InferOutputTensor(
+                    name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+                )
+                for tensor in found
             ],
             raw_output_contents=[tensor.raw for tensor in found],
         )
 
-    async def RepositoryIndex(self, _: pb.RepositoryIndexRequest, __: Context) -> pb.RepositoryIndexResponse:  # noqa: N802 - the protocol's name
+    async def RepositoryIndex(
+        self, _: pb.RepositoryIndexRequest, __: Context
+    ) -> pb.RepositoryIndexResponse:  # noqa: N802 - the protocol's name
         """List the one model."""
         manifest = self._served.policy.bundle.manifest
-        model = pb.RepositoryIndexResponse.ModelIndex(name=manifest.name, version=manifest.version, state="READY")
+        model = pb.RepositoryIndexResponse.ModelIndex(
+            name=manifest.name, version=manifest.version, state="READY"
+        )
         return pb.RepositoryIndexResponse(models=[model])
 
     async def RepositoryModelLoad(  # noqa: N802 - the protocol's name
@@ -252,7 +330,9 @@ class Calls:
         raise OipError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
 
 
-def _states(request: pb.ModelInferRequest, given: pb.ModelInferRequest.InferInputTensor, count: int) -> Float32Array:
+def _states(
+    request: pb.ModelInferRequest, given: pb.ModelInferRequest.InferInputTensor, count: int
+) -> Float32Array:
     """Return the states, (count, 4), from the raw contents or from the typed ones. Raises `OipError`."""
     numbers = given.contents.fp32_contents
     for other in given.parameters:
@@ -263,5 +343,7 @@ def _states(request: pb.ModelInferRequest, given: pb.ModelInferRequest.InferInpu
     if numbers:
         raise bad_request(f"input {given.name!r}: has both fp32_contents and raw_input_contents")
     if len(request.raw_input_contents) != 1:
-        raise bad_request(f"raw_input_contents holds {len(request.raw_input_contents)} tensors, expected 1")
+        raise bad_request(
+            f"raw_input_contents holds {len(request.raw_input_contents)} tensors, expected 1"
+        )
     return tensors.states_of_raw(request.raw_input_contents[0], count)

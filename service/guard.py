@@ -15,7 +15,9 @@ KINDS: dict[Refusal, tuple[HTTPStatus, str]] = {
     "unknown": (HTTPStatus.UNAUTHORIZED, "unknown-key"),
     "scope": (HTTPStatus.FORBIDDEN, "other-scope"),
 }
-NO_LONGER = 1008  # the code that a stream is closed with: against the rules (RFC 6455, section 7.4.1)
+NO_LONGER = (
+    1008  # the code that a stream is closed with: against the rules (RFC 6455, section 7.4.1)
+)
 
 
 class Guard:
@@ -45,7 +47,13 @@ class Guard:
             # A stream may stay for days: a key that is taken away closes it at its next message.
             message = await receive()
             if message["type"] == "websocket.receive" and not self._keys.allows(header, needed):
-                await send({"type": "websocket.close", "code": NO_LONGER, "reason": "the key is not valid any more"})
+                await send(
+                    {
+                        "type": "websocket.close",
+                        "code": NO_LONGER,
+                        "reason": "the key is not valid any more",
+                    }
+                )
                 return {"type": "websocket.disconnect", "code": NO_LONGER}
             return message
 

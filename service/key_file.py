@@ -61,7 +61,11 @@ def _explain(error: ValidationError, content: dict[str, object]) -> str:
             listed = content["key"]
             entry = listed[index] if isinstance(listed, list) else None
             name = entry.get("name") if isinstance(entry, dict) else None
-            place = f"key {name!r}" if isinstance(name, str) and rest != ["name"] else f"key {index + 1} of the file"
+            place = (
+                f"key {name!r}"
+                if isinstance(name, str) and rest != ["name"]
+                else f"key {index + 1} of the file"
+            )
             place += f", {rest[0]}" if rest else ""
         case place_in_file:
             place = ".".join(str(part) for part in place_in_file)

@@ -76,12 +76,16 @@ class KeysError(Exception):
 class Keys:
     """The keys that open doors."""
 
-    def __init__(self, file: Path, same: Callable[[bytes, bytes], bool] = hmac.compare_digest) -> None:
+    def __init__(
+        self, file: Path, same: Callable[[bytes, bytes], bool] = hmac.compare_digest
+    ) -> None:
         """Read the keys. `same` compares two hashes in a time that does not depend on them. Raises `KeysError`."""
         self._file = file
         self._same = same
         self._known = _known(file)
-        self._opened: dict[bytes, tuple[bytes, frozenset[Scope]]] = {}  # keys that have opened a door, by their hashes
+        self._opened: dict[
+            bytes, tuple[bytes, frozenset[Scope]]
+        ] = {}  # keys that have opened a door, by their hashes
 
     def refusal(self, header: bytes | None, scope: Scope | None) -> Refusal | None:
         """Return why an `Authorization` header does not open a door of this scope; None where it does."""
@@ -101,7 +105,10 @@ class Keys:
     def _scopes(self, presented: bytes) -> frozenset[Scope] | None:
         """Return what a key opens. All are looked at, also after the right one: the time says nothing about which it was."""
         found = None
-        for opened, scopes in self._opened.values():  # a key that comes again need not be hashed again
+        for (
+            opened,
+            scopes,
+        ) in self._opened.values():  # a key that comes again need not be hashed again
             if self._same(presented, opened):
                 found = scopes
         if found is not None:
@@ -137,7 +144,10 @@ def announce(settings: Settings) -> None:
     log.info("Keys are on, from %s", settings.keys)
     on_network = not settings.uds_only or settings.grpc_port is not None
     if settings.tls_cert is None and on_network and not _is_loopback(settings.host):
-        log.warning("Keys travel in clear to %s, and whoever sees them can use them: set --tls-cert and --tls-key", settings.host)
+        log.warning(
+            "Keys travel in clear to %s, and whoever sees them can use them: set --tls-cert and --tls-key",
+            settings.host,
+        )
 
 
 def describe(refusal: Refusal, path: str, scope: Scope) -> str:
@@ -162,7 +172,9 @@ def challenge(refusal: Refusal, scope: Scope) -> str:
 
 
 def _known(file: Path) -> list[tuple[bytes, frozenset[Scope]]]:
-    from service import key_file  # what reads it takes some milliseconds, which a start without keys does not have to wait for
+    from service import (
+        key_file,
+    )  # what reads it takes some milliseconds, which a start without keys does not have to wait for
 
     return [(bytes.fromhex(entry.sha256), entry.scopes) for entry in key_file.read(file)]
 

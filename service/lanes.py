@@ -25,13 +25,21 @@ from service.settings import Settings
 from service.stream import Stream
 from service.turns import Turns
 
-EXEMPT = ("/health/live", "/health/ready", "/metrics", "/v2/health/live", "/v2/health/ready")  # answered however busy the service is
+EXEMPT = (
+    "/health/live",
+    "/health/ready",
+    "/metrics",
+    "/v2/health/live",
+    "/v2/health/ready",
+)  # answered however busy the service is
 
 
 class Lanes:
     """The service's ASGI application, which is the general lane; and what the protocols answer by when they do not need ASGI."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds, stream: Stream) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds, stream: Stream
+    ) -> None:
         under_way = UnderWay(settings.max_requests)
         self.general = GeneralLane(app, served, ids, under_way)
         self.fast = FastLane(settings, served, ids, under_way)
@@ -66,7 +74,9 @@ class UnderWay:
 class FastLane:
     """Answers whole requests with whole answers, at once."""
 
-    def __init__(self, settings: Settings, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
+    def __init__(
+        self, settings: Settings, served: Served, ids: RequestIds, under_way: UnderWay
+    ) -> None:
         self._served = served
         self._ids = ids
         self.under_way = under_way
@@ -78,21 +88,36 @@ class FastLane:
         self._scopes = {door: keys.scope_of(door.decode()) for door in self._doors}
         # Where pages of other origins may call, every answer says that it could differ, and what differs is the general lane's.
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
-        self.limits = {b"/act": settings.max_body, b"/act/batch": settings.max_batch_body}  # bytes that a body may have, by door
+        self.limits = {
+            b"/act": settings.max_body,
+            b"/act/batch": settings.max_batch_body,
+        }  # bytes that a body may have, by door
 
-    def answer(self, door: bytes, head: dict[bytes, bytes], body: bytes, started: float, first: bytes, write: Write) -> bool:
+    def answer(
+        self,
+        door: bytes,
+        head: dict[bytes, bytes],
+        body: bytes,
+        started: float,
+        first: bytes,
+        write: Write,
+    ) -> bool:
         """Write the answer to a POST to `door`; returns False if the general lane has to give it.
 
         `started` is when the request's first byte had come, by `perf_counter`. `first` are header lines that come first.
         """
         served = self._served
-        if self._keys is not None and not self._keys.allows(head.get(b"authorization"), self._scopes[door]):
+        if self._keys is not None and not self._keys.allows(
+            head.get(b"authorization"), self._scopes[door]
+        ):
             return False
         if self._vary and b"origin" in head:
             return False
         if_match = head.get(b"if-match")
         try:
-            content, own, inference = self._doors[door](served.policy, body, None if if_match is None else if_match.decode("latin-1"))
+            content, own, inference = self._doors[door](
+                served.policy, body, None if if_match is None else if_match.decode("latin-1")
+            )
         except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
             return False
         request_id = self._ids.of(head.get(b"x-request-id"))
@@ -104,11 +129,20 @@ class FastLane:
         )
         return True
 
-    def _ended(self, door: str, head: dict[bytes, bytes], started: float, request_id: bytes, inference: Inference) -> None:
+    def _ended(
+        self,
+        door: str,
+        head: dict[bytes, bytes],
+        started: float,
+        request_id: bytes,
+        inference: Inference,
+    ) -> None:
         served, seconds = self._served, perf_counter() - started
         served.metrics.answered(door, 200, seconds)
         if served.every:
-            served.ended(Request(door, "POST", door, 200, seconds, request_id, head.items(), inference))
+            served.ended(
+                Request(door, "POST", door, 200, seconds, request_id, head.items(), inference)
+            )
         served.answered(inference, request_id)
 
     def gone(self, door: bytes, head: dict[bytes, bytes], started: float) -> None:
@@ -116,12 +150,31 @@ class FastLane:
         self._served.metrics.answered(door.decode(), GONE, perf_counter() - started)
         self.unread(GONE, "POST", door, head.items(), started)
 
-    def unread(self, status: int, method: str, url: bytes, headers: Collection[tuple[bytes, bytes]], started: float) -> None:
+    def unread(
+        self,
+        status: int,
+        method: str,
+        url: bytes,
+        headers: Collection[tuple[bytes, bytes]],
+        started: float,
+    ) -> None:
         """Tell of a request that was never read whole, if all are told of."""
         if self._served.every:
             path = url.partition(b"?")[0].decode("latin-1")
-            request_id = self._ids.of(next((value for name, value in headers if name == b"x-request-id"), None))
-            self._served.ended(Request(door_of(path), method, path, status, perf_counter() - started, request_id, headers))
+            request_id = self._ids.of(
+                next((value for name, value in headers if name == b"x-request-id"), None)
+            )
+            self._served.ended(
+                Request(
+                    door_of(path),
+                    method,
+                    path,
+                    status,
+                    perf_counter() - started,
+                    request_id,
+                    headers,
+                )
+            )
 
     def slow(self, part: str) -> None:
         """Count a request that was given up because its `part`, head or body, did not come in time."""
@@ -147,7 +200,9 @@ class GeneralLane:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        request_id = self._ids.of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
+        request_id = self._ids.of(
+            next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        )
         state = scope.setdefault("state", {})
         status = GONE
         failure = None
@@ -166,7 +221,11 @@ class GeneralLane:
             return
         try:
             # HEAD is answered as GET is, but for the body, which the server leaves away (RFC 9110, section 9.3.2).
-            await self._app({**scope, "method": "GET"} if scope["method"] == "HEAD" else scope, receive, send_with_id)
+            await self._app(
+                {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope,
+                receive,
+                send_with_id,
+            )
         except CancelledError:
             if status != GONE:
                 raise
@@ -176,16 +235,41 @@ class GeneralLane:
         finally:
             if limited:
                 self._under_way.leave()
-            self._ended(scope, status, started, request_id, failure or state.get("failure"), state.get("inference"))
+            self._ended(
+                scope,
+                status,
+                started,
+                request_id,
+                failure or state.get("failure"),
+                state.get("inference"),
+            )
 
     def _ended(
-        self, scope: Scope, status: int, started: float, request_id: bytes, failure: Exception | None, inference: Inference | None
+        self,
+        scope: Scope,
+        status: int,
+        started: float,
+        request_id: bytes,
+        failure: Exception | None,
+        inference: Inference | None,
     ) -> None:
         door, seconds = door_of(scope["path"]), perf_counter() - started
         self._served.metrics.answered(door, status, seconds)
         if self._served.every or failure is not None:
             headers = scope["headers"]
-            self._served.ended(Request(door, scope["method"], scope["path"], status, seconds, request_id, headers, inference, failure))
+            self._served.ended(
+                Request(
+                    door,
+                    scope["method"],
+                    scope["path"],
+                    status,
+                    seconds,
+                    request_id,
+                    headers,
+                    inference,
+                    failure,
+                )
+            )
         if inference is not None:
             self._served.answered(inference, request_id)
 
@@ -194,6 +278,10 @@ async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
     body, kind = problem.body, problems.MEDIA_TYPE
     if door_of(path) == "/v2":
         body, kind = to_json({"error": str(problem)}), "application/json"
-    headers = [*problem.headers, (b"content-length", b"%d" % len(body)), (b"content-type", kind.encode())]
+    headers = [
+        *problem.headers,
+        (b"content-length", b"%d" % len(body)),
+        (b"content-type", kind.encode()),
+    ]
     await send({"type": "http.response.start", "status": problem.status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})

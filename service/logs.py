@@ -29,7 +29,12 @@ def configuration(form: LogFormat) -> dict[str, Any]:
 
 def formatter(form: LogFormat) -> logging.Formatter:
     """Return what makes lines of records."""
-    first: list[Processor] = [add_log_level, ExtraAdder(), _drop_coloured, structlog.processors.TimeStamper(fmt="iso")]
+    first: list[Processor] = [
+        add_log_level,
+        ExtraAdder(),
+        _drop_coloured,
+        structlog.processors.TimeStamper(fmt="iso"),
+    ]
     last: list[Processor]
     if form == "json":
         first.append(add_logger_name)
@@ -37,8 +42,17 @@ def formatter(form: LogFormat) -> logging.Formatter:
     else:
         # Its usual tracebacks show the values of variables, and among them could be a state.
         plain = structlog.dev.plain_traceback
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0, sort_keys=False, exception_formatter=plain)]
-    return ProcessorFormatter(foreign_pre_chain=first, processors=[ProcessorFormatter.remove_processors_meta, *last])
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                sort_keys=False,
+                exception_formatter=plain,
+            )
+        ]
+    return ProcessorFormatter(
+        foreign_pre_chain=first, processors=[ProcessorFormatter.remove_processors_meta, *last]
+    )
 
 
 def complain(text: str, form: LogFormat = "people") -> None:

@@ -7,7 +7,9 @@ not what is left. After a crowd of clients both would keep its memory until the 
 import ctypes
 import gc
 
-CROWD = 200  # connections gone since there were most: fewer are not worth a pause of a few milliseconds
+CROWD = (
+    200  # connections gone since there were most: fewer are not worth a pause of a few milliseconds
+)
 AFTERWARDS = 20  # looks after a crowd has gone until the last of it have gone, too
 
 

@@ -44,22 +44,69 @@ DOORS = (
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
 STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-REQUEST_BOUNDS = tuple(us / 1e6 for us in (10, 20, 35, 50, 75, 100, 150, 200, 350, 500, 1e3, 2e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6))
-INFERENCE_BOUNDS = tuple(us / 1e6 for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5))
+REQUEST_BOUNDS = tuple(
+    us / 1e6
+    for us in (
+        10,
+        20,
+        35,
+        50,
+        75,
+        100,
+        150,
+        200,
+        350,
+        500,
+        1e3,
+        2e3,
+        5e3,
+        1e4,
+        2e4,
+        5e4,
+        1e5,
+        2e5,
+        5e5,
+        1e6,
+    )
+)
+INFERENCE_BOUNDS = tuple(
+    us / 1e6
+    for us in (2, 3.5, 5, 7.5, 10, 15, 20, 35, 50, 100, 200, 500, 1e3, 2e3, 5e3, 1e4, 5e4, 1e5)
+)
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
-    "upright_refused_requests": ("requests refused before they had a door", "why", ("not-http", "head-too-large")),
-    "upright_slow_requests": ("requests given up because they came too slowly", "part", ("head", "body")),
+    "upright_refused_requests": (
+        "requests refused before they had a door",
+        "why",
+        ("not-http", "head-too-large"),
+    ),
+    "upright_slow_requests": (
+        "requests given up because they came too slowly",
+        "part",
+        ("head", "body"),
+    ),
     "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
-    "upright_reloads": ("attempts to put another bundle in the place of the one served", "outcome", ("loaded", "unchanged", "refused")),
+    "upright_reloads": (
+        "attempts to put another bundle in the place of the one served",
+        "outcome",
+        ("loaded", "unchanged", "refused"),
+    ),
     "upright_shadow_states": (
         "states that the shadow was to answer; `disagreed` is without those that differ widely",
         "outcome",
         ("agreed", "disagreed", "disagreed_widely", "failed", "dropped"),
     ),
-    "upright_shadow_seconds": ("inference of single states that were timed on both policies", "policy", ("live", "shadow")),
+    "upright_shadow_seconds": (
+        "inference of single states that were timed on both policies",
+        "policy",
+        ("live", "shadow"),
+    ),
     "upright_shadow_timed": ("single states that were timed on both policies", "kind", ("states",)),
-    "upright_record_rows": ("decisions by what became of them in the record", "outcome", ("written", "dropped")),
+    "upright_record_rows": (
+        "decisions by what became of them in the record",
+        "outcome",
+        ("written", "dropped"),
+    ),
 }
 ROWS = 128  # processes that can count at the same time: twice the most workers, for each may be starting its successor
 
@@ -67,7 +114,9 @@ ROWS = 128  # processes that can count at the same time: twice the most workers,
 class Metrics:
     """The counts of this process, and of those that share `file` with it."""
 
-    def __init__(self, actions: Sequence[str], state: Sequence[str], file: Path | None = None) -> None:
+    def __init__(
+        self, actions: Sequence[str], state: Sequence[str], file: Path | None = None
+    ) -> None:
         self._actions = actions
         self._statuses = {status: index for index, status in enumerate((*STATUSES, OTHER))}
         # A row: requests by door and status, request seconds by door, inference seconds, actions, values out of
@@ -78,7 +127,9 @@ class Metrics:
         self._seconds = {door: first + index * width for index, door in enumerate(DOORS)}
         self._inference = first + len(DOORS) * width
         self._chosen = self._inference + len(INFERENCE_BOUNDS) + 2
-        self._outside = {name: self._chosen + len(actions) + index for index, name in enumerate((*state, OTHER))}
+        self._outside = {
+            name: self._chosen + len(actions) + index for index, name in enumerate((*state, OTHER))
+        }
         first = self._chosen + len(actions) + len(self._outside)
         self._events: dict[tuple[str, str], int] = {}
         for name, (_, _, values) in EVENTS.items():
@@ -114,7 +165,9 @@ class Metrics:
         own[first + bisect_left(REQUEST_BOUNDS, seconds)] += 1
         own[first + len(REQUEST_BOUNDS) + 1] += seconds
 
-    def inferred(self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]) -> None:
+    def inferred(
+        self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]
+    ) -> None:
         """Count one inference over some states, the actions that came of it, and the state values outside what training saw."""
         own = self._own
         own[self._inference + bisect_left(INFERENCE_BOUNDS, seconds)] += 1
@@ -154,20 +207,31 @@ class Metrics:
         return generate_latest(registry)
 
     def _collect(self, served: Mapping[str, str], ready: bool) -> Iterator["Metric"]:
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+            InfoMetricFamily,
+        )
 
         slots = self._slots.tolist()
         total = [sum(slots[column :: self._width]) for column in range(self._width)]
 
         def buckets(first: int, bounds: tuple[float, ...]) -> tuple[list[tuple[str, float]], float]:
             names = [*(f"{bound:.7g}" for bound in bounds), "+Inf"]
-            return [(name, sum(total[first : first + index + 1])) for index, name in enumerate(names)], total[first + len(bounds) + 1]
+            return [
+                (name, sum(total[first : first + index + 1])) for index, name in enumerate(names)
+            ], total[first + len(bounds) + 1]
 
         requests = CounterMetricFamily(
-            "upright_requests", "requests by door and status; 499 is a client that went away", labels=("door", "status")
+            "upright_requests",
+            "requests by door and status; 499 is a client that went away",
+            labels=("door", "status"),
         )
         seconds = HistogramMetricFamily(
-            "upright_request_seconds", "from a request's head to its last byte handed to the server", labels=("door",)
+            "upright_request_seconds",
+            "from a request's head to its last byte handed to the server",
+            labels=("door",),
         )
         for door in DOORS:
             for status, index in self._statuses.items():
@@ -176,22 +240,42 @@ class Metrics:
             counts, spent = buckets(self._seconds[door], REQUEST_BOUNDS)
             if counts[-1][1]:
                 seconds.add_metric((door,), counts, spent)
-        inference = HistogramMetricFamily("upright_inference_seconds", "one run of the policy, over one state or a batch")
+        inference = HistogramMetricFamily(
+            "upright_inference_seconds", "one run of the policy, over one state or a batch"
+        )
         inference.add_metric((), *buckets(self._inference, INFERENCE_BOUNDS))
         actions = CounterMetricFamily("upright_actions", "actions chosen", labels=("action",))
         for index, name in enumerate(self._actions):
             actions.add_metric((name,), total[self._chosen + index])
-        outside = CounterMetricFamily("upright_out_of_range", "state values outside what training saw", labels=("value",))
+        outside = CounterMetricFamily(
+            "upright_out_of_range", "state values outside what training saw", labels=("value",)
+        )
         for name, column in self._outside.items():
             if name != OTHER or total[column]:
                 outside.add_metric((name,), total[column])
         bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(served))
         build = InfoMetricFamily("upright_build", "the service and what it runs on", value=_build())
-        readiness = GaugeMetricFamily("upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready)
+        readiness = GaugeMetricFamily(
+            "upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready
+        )
         # The usual name for it, which dashboards know: when the oldest of the processes began.
         oldest = min(filter(None, slots[self._started :: self._width]))
-        started = GaugeMetricFamily("process_start_time_seconds", "when the service began to count, in seconds since 1970", value=oldest)
-        yield from (requests, seconds, inference, actions, outside, bundle, build, readiness, started)
+        started = GaugeMetricFamily(
+            "process_start_time_seconds",
+            "when the service began to count, in seconds since 1970",
+            value=oldest,
+        )
+        yield from (
+            requests,
+            seconds,
+            inference,
+            actions,
+            outside,
+            bundle,
+            build,
+            readiness,
+            started,
+        )
         for name, (meaning, label, values) in EVENTS.items():
             event = CounterMetricFamily(name, meaning, labels=(label,))
             for value in values:
@@ -201,13 +285,19 @@ class Metrics:
 
 def _build() -> dict[str, str]:
     versions = {name: _version(name) for name in ("upright", "onnxruntime")}
-    return {"version": versions["upright"], "python": platform.python_version(), "onnxruntime": versions["onnxruntime"]}
+    return {
+        "version": versions["upright"],
+        "python": platform.python_version(),
+        "onnxruntime": versions["onnxruntime"],
+    }
 
 
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:  # a checkout whose environment was made without it
+    except (
+        importlib.metadata.PackageNotFoundError
+    ):  # a checkout whose environment was made without it
         return "unknown"
 
 

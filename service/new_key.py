@@ -17,10 +17,21 @@ from service.keys import SCOPES, KeysError, Scope
 
 def main(arguments: list[str]) -> int:
     """Make a key: print it once, and add its hash to a file of keys. Returns 1 where the file cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m service key", description=main.__doc__.partition(".")[0] if main.__doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m service key",
+        description=main.__doc__.partition(".")[0] if main.__doc__ else None,
+    )
     parser.add_argument("name", help="whose key it is: letters, digits, dots, dashes")
-    parser.add_argument("--scope", action="append", required=True, choices=SCOPES, help="what it opens; may be given more than once")
-    parser.add_argument("--keys", required=True, type=Path, metavar="FILE", help="file that its hash is added to")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        choices=SCOPES,
+        help="what it opens; may be given more than once",
+    )
+    parser.add_argument(
+        "--keys", required=True, type=Path, metavar="FILE", help="file that its hash is added to"
+    )
     asked = parser.parse_args(arguments)
     key = f"upright_{secrets.token_urlsafe(32)}"
     try:
@@ -29,14 +40,18 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write(f"upright: {error}\n")
         return 1
     sys.stdout.write(f"{key}\n")
-    sys.stderr.write(f"upright: this is the key of {asked.name}, shown this once; a running service knows it after SIGHUP\n")
+    sys.stderr.write(
+        f"upright: this is the key of {asked.name}, shown this once; a running service knows it after SIGHUP\n"
+    )
     return 0
 
 
 def add(file: Path, name: str, scopes: list[Scope], digest: str) -> None:
     """Add an entry to a file of keys, which is there as a whole at any time, before and after. Raises `KeysError`."""
     if NAME.fullmatch(name) is None:
-        raise KeysError(f"{name!r} is no name for a key: expected 1 to 64 letters, digits, dots, dashes and underscores")
+        raise KeysError(
+            f"{name!r} is no name for a key: expected 1 to 64 letters, digits, dots, dashes and underscores"
+        )
     file = file.resolve()  # a link stays a link
     try:
         with _locked(file.parent):
@@ -64,7 +79,9 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _replace(file: Path, text: str, before: os.stat_result | None) -> None:
     """Replace a file by the text, if it can be read as keys. A new file is its owner's alone; an older one keeps owner and mode."""
-    number, beside = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")  # made with mode 600
+    number, beside = tempfile.mkstemp(
+        dir=file.parent, prefix=f".{file.name}-"
+    )  # made with mode 600
     try:
         with os.fdopen(number, "w") as writer:
             writer.write(text)

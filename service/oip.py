@@ -21,7 +21,9 @@ from service.settings import Settings
 from service.tensors import OipError, Tensor, bad_request
 
 PREFIX = "/v2"
-HEADER_LENGTH = "Inference-Header-Content-Length"  # bytes of the JSON that a binary body begins with
+HEADER_LENGTH = (
+    "Inference-Header-Content-Length"  # bytes of the JSON that a binary body begins with
+)
 HEADROOM = 65_536  # bytes that the JSON of a binary request may have beside its tensors
 
 Parameters = dict[str, JsonValue]
@@ -95,16 +97,24 @@ class OpenInference:
                 request.state.failure = error  # the lane tells of it
             response = _error(error.status, str(error))
         except ProblemError as error:
-            response = _error(error.status, str(error), {name.decode(): value.decode() for name, value in error.headers})
+            response = _error(
+                error.status,
+                str(error),
+                {name.decode(): value.decode() for name, value in error.headers},
+            )
         except bodies.ClientGoneError:
             return
         except Exception as error:
             request.state.failure = error
-            response = _error(HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed to answer; its log says why")
+            response = _error(
+                HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed to answer; its log says why"
+            )
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
-        method, handler = self._find(request.scope["path"].removeprefix(PREFIX).strip("/").split("/"))
+        method, handler = self._find(
+            request.scope["path"].removeprefix(PREFIX).strip("/").split("/")
+        )
         if request.method != method:
             error = f"{request.method} {request.url.path}: only {method} is answered here"
             return _error(HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": method})
@@ -114,7 +124,13 @@ class OpenInference:
         """Return the method and what answers it. Raises `OipError`."""
         match parts:
             case [""]:
-                return "GET", _always({"name": tensors.SERVER, "version": tensors.SERVER_VERSION, "extensions": tensors.EXTENSIONS})
+                return "GET", _always(
+                    {
+                        "name": tensors.SERVER,
+                        "version": tensors.SERVER_VERSION,
+                        "extensions": tensors.EXTENSIONS,
+                    }
+                )
             case ["health", "live"]:
                 return "GET", _always({"live": True})
             case ["health", "ready"]:
@@ -161,14 +177,18 @@ class OpenInference:
         given = asked.inputs[0] if asked.inputs else InputTensor(name="", shape=[], datatype="")
         count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
         binary = None if header_length is None else body[header_length:]
-        found, inference = tensors.infer(policy, _states(given, binary, count), [output.name for output in asked.outputs])
+        found, inference = tensors.infer(
+            policy, _states(given, binary, count), [output.name for output in asked.outputs]
+        )
         request.state.inference = inference
         return _inferred(policy, asked, found)
 
     async def _index(self, request: Request) -> Response:
         await self._repository(request)
         manifest = self._served.policy.bundle.manifest
-        return JSONResponse([{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}])
+        return JSONResponse(
+            [{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}]
+        )
 
     async def _load(self, request: Request, name: str) -> Response:
         """Serve the bundle that lies in the folder."""
@@ -201,7 +221,10 @@ class OpenInference:
             case "deflate":
                 return _inflate(body, zlib.MAX_WBITS, limit)
             case other:
-                raise OipError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Content-Encoding must be gzip or deflate, not {other[:100]!r}")
+                raise OipError(
+                    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                    f"Content-Encoding must be gzip or deflate, not {other[:100]!r}",
+                )
 
 
 NO_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
@@ -211,16 +234,24 @@ UNLOAD = "the one model of this service cannot be unloaded: it is served until t
 def check_loaded(reload: Reload) -> None:
     """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
     if reload.outcome == "refused":
-        raise OipError(HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}")
+        raise OipError(
+            HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}"
+        )
 
 
 def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Response:
     everywhere = _flag(asked.parameters, "binary_data_output", False)
-    wanted = {output.name: _flag(output.parameters, "binary_data", everywhere) for output in asked.outputs}
+    wanted = {
+        output.name: _flag(output.parameters, "binary_data", everywhere) for output in asked.outputs
+    }
     outputs: list[dict[str, object]] = []
     raw = b""
     for tensor in found:
-        described: dict[str, object] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        described: dict[str, object] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": tensor.shape,
+        }
         if wanted.get(tensor.name, everywhere):
             raw += tensor.raw
             described["parameters"] = {"binary_data_size": len(tensor.raw)}
@@ -236,7 +267,11 @@ def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Respo
     headers = {"ETag": answers.etag(policy)}
     if not raw:
         return Response(text, headers=headers, media_type="application/json")
-    return Response(text + raw, headers=headers | {HEADER_LENGTH: str(len(text))}, media_type="application/octet-stream")
+    return Response(
+        text + raw,
+        headers=headers | {HEADER_LENGTH: str(len(text))},
+        media_type="application/octet-stream",
+    )
 
 
 def _always(answer: dict[str, object]) -> Handler:
@@ -256,7 +291,9 @@ def _header_length(request: Request, size: int) -> int | None:
         return None
     # Eighteen digits are more than any body has, and int() never sees thousands of them.
     if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) > size:
-        raise bad_request(f"{HEADER_LENGTH} must be from 0 to the body's {size} bytes, not {text[:60]!r}")
+        raise bad_request(
+            f"{HEADER_LENGTH} must be from 0 to the body's {size} bytes, not {text[:60]!r}"
+        )
     return int(text)
 
 
@@ -269,16 +306,24 @@ def _states(given: InputTensor, binary: bytes | None, count: int) -> Float32Arra
         if given.data is None:
             raise bad_request(f"input {given.name!r}: has neither data nor binary_data_size")
         if binary:
-            raise bad_request(f"{len(binary)} bytes follow the JSON, and no input takes them by binary_data_size")
+            raise bad_request(
+                f"{len(binary)} bytes follow the JSON, and no input takes them by binary_data_size"
+            )
         return tensors.states_of_numbers(given.data, count)
     if given.data is not None:
         raise bad_request(f"input {given.name!r}: has both data and binary_data_size")
     if type(size) is not int or size < 0:
-        raise bad_request(f"input {given.name!r}: binary_data_size must be a whole number from 0, not {str(size)[:60]!r}")
+        raise bad_request(
+            f"input {given.name!r}: binary_data_size must be a whole number from 0, not {str(size)[:60]!r}"
+        )
     if binary is None:
-        raise bad_request(f"input {given.name!r}: binary_data_size needs the header {HEADER_LENGTH}")
+        raise bad_request(
+            f"input {given.name!r}: binary_data_size needs the header {HEADER_LENGTH}"
+        )
     if size != len(binary):
-        raise bad_request(f"input {given.name!r}: binary_data_size is {size}, but {len(binary)} bytes follow the JSON")
+        raise bad_request(
+            f"input {given.name!r}: binary_data_size is {size}, but {len(binary)} bytes follow the JSON"
+        )
     return tensors.states_of_raw(binary, count)
 
 
@@ -297,7 +342,10 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
     except zlib.error as error:
         raise bad_request(f"the body is not what its Content-Encoding says: {error}") from error
     if len(inflated) > limit:
-        raise OipError(HTTPStatus(413), f"the inflated body has more than the {limit} bytes that this door takes")
+        raise OipError(
+            HTTPStatus(413),
+            f"the inflated body has more than the {limit} bytes that this door takes",
+        )
     if not inflater.eof or inflater.unused_data:
         raise bad_request("the compressed body is cut off, or something follows it")
     return inflated

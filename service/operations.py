@@ -12,10 +12,16 @@ from service.reload import Reload, Reloader
 from service.served import Served
 from service.shadow import ShadowReport
 
-IfMatch = Annotated[str | None, Header(description='do it only if the bundle served has this digest, in quotes: "sha256:…"')]
+IfMatch = Annotated[
+    str | None,
+    Header(description='do it only if the bundle served has this digest, in quotes: "sha256:…"'),
+]
 PROBLEM = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 REFUSALS: dict[int | str, dict[str, object]] = {
-    409: {"description": "Another bundle cannot be served; the one served stays", "content": PROBLEM},
+    409: {
+        "description": "Another bundle cannot be served; the one served stays",
+        "content": PROBLEM,
+    },
     412: {"description": "Another bundle is served", "content": PROBLEM},
 }
 
@@ -37,11 +43,17 @@ def doors(served: Served, reloader: Reloader) -> APIRouter:
         answers.check_digest(served.policy, if_match)
         return _told(await reloader.rollback(), "no-rollback")
 
-    @router.get("/shadow", responses={404: {"description": "There is no shadow", "content": PROBLEM}})
+    @router.get(
+        "/shadow", responses={404: {"description": "There is no shadow", "content": PROBLEM}}
+    )
     async def shadow() -> ShadowReport:
         """Tell how the shadow's answers compare with those that were given."""
         if reloader.shadow is None:
-            raise ProblemError(HTTPStatus.NOT_FOUND, "no-shadow", "No bundle is compared with the one served; --shadow names one")
+            raise ProblemError(
+                HTTPStatus.NOT_FOUND,
+                "no-shadow",
+                "No bundle is compared with the one served; --shadow names one",
+            )
         return reloader.shadow.report()
 
     @router.post("/shadow/promote", responses=REFUSALS)
@@ -55,5 +67,7 @@ def doors(served: Served, reloader: Reloader) -> APIRouter:
 
 def _told(reload: Reload, kind: str) -> ReloadResponse:
     if reload.outcome == "refused":
-        raise ProblemError(HTTPStatus.CONFLICT, kind, f"{reload.digest} is served on: {reload.reason}")
+        raise ProblemError(
+            HTTPStatus.CONFLICT, kind, f"{reload.digest} is served on: {reload.reason}"
+        )
     return ReloadResponse(outcome=reload.outcome, digest=reload.digest)

@@ -8,7 +8,9 @@ logging and recording come after all of them, and hold up none.
 import asyncio
 from collections.abc import Callable
 
-After = Callable[[], None]  # what is done once an answer was handed to its transport; must not raise
+After = Callable[
+    [], None
+]  # what is done once an answer was handed to its transport; must not raise
 Write = Callable[[bytes, After], None]
 
 
@@ -18,7 +20,13 @@ class Outbox:
     def __init__(self) -> None:
         self._waiting: list[tuple[asyncio.Transport, bytes, After]] = []
 
-    def put(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, answer: bytes, after: After) -> None:
+    def put(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        answer: bytes,
+        after: After,
+    ) -> None:
         """Take an answer. Those of one transport leave in their order."""
         if not self._waiting:
             loop.call_soon(self.flush)

@@ -40,7 +40,10 @@ class Described(FastAPI):
             "scheme": "bearer",
             "description": "asked for only where the service runs with --keys",
         }
-        refusals = {"401": "The key is missing or not known here", "403": "The key is for something else"}
+        refusals = {
+            "401": "The key is missing or not known here",
+            "403": "The key is for something else",
+        }
         problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for path, operations in document["paths"].items():
             if (scope := keys.scope_of(path)) is not None:
@@ -59,11 +62,15 @@ def routes(app: FastAPI) -> list[BaseRoute]:
         swagger_js_url=f"{PATH}/swagger-ui-bundle.js",
         swagger_css_url=f"{PATH}/swagger-ui.css",
         swagger_favicon_url=f"{PATH}/favicon.png",
-        swagger_ui_parameters={"validatorUrl": None},  # Swagger UI would send the document's address to a host of its own makers
+        swagger_ui_parameters={
+            "validatorUrl": None
+        },  # Swagger UI would send the document's address to a host of its own makers
     ).body
     policy = {
         "default-src": "'none'",
-        "script-src": " ".join(["'self'", *(f"'sha256-{_hash(script)}'" for script in INLINE.findall(page))]),
+        "script-src": " ".join(
+            ["'self'", *(f"'sha256-{_hash(script)}'" for script in INLINE.findall(page))]
+        ),
         "style-src": "'self' 'unsafe-inline'",  # Swagger UI sets styles by itself
         "img-src": "'self' data:",
         "connect-src": "'self'",
@@ -80,7 +87,10 @@ def routes(app: FastAPI) -> list[BaseRoute]:
     async def docs(_: Request) -> Response:
         return Response(page, headers=headers, media_type="text/html")
 
-    return [Route(PATH, docs), *(Route(f"{PATH}/{name}", _file(source)) for name, source in FILES.items())]
+    return [
+        Route(PATH, docs),
+        *(Route(f"{PATH}/{name}", _file(source)) for name, source in FILES.items()),
+    ]
 
 
 def _file(source: str) -> Any:

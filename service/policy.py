@@ -67,10 +67,14 @@ class OnnxBackend:
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # what it has to say comes with its exception, in one line
         # A model may name files that hold its weights; a bundle's never does, and no other file's hash was checked.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", "/nonexistent"
+        )
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
         self._bind(np.zeros((BLOCK, STATE_SIZE), np.float32))
 
     def _bind(self, states: Float32Array) -> None:
@@ -99,7 +103,9 @@ class TorchScriptBackend:
         self._torch = torch
         with warnings.catch_warnings():
             # The format is kept for those who ask for it, though torch has deprecated it.
-            warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=DeprecationWarning)
+            warnings.filterwarnings(
+                "ignore", message=r"`torch\.jit\.load` is deprecated", category=DeprecationWarning
+            )
             # The bytes are those whose SHA-256 was checked: loading an archive has no safe mode.
             self._module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call] # torch declares none
         self._module.eval()
@@ -122,7 +128,9 @@ class Decisions:
 
     actions: list[int]
     q_values: list[list[float]]
-    out_of_range: list[list[str]]  # names of the state values outside what training saw; shared between rows
+    out_of_range: list[
+        list[str]
+    ]  # names of the state values outside what training saw; shared between rows
 
 
 class Policy:
@@ -132,7 +140,9 @@ class Policy:
         self.bundle = bundle
         self.backend_name = backend_name
         self._backend = backend
-        self._block = np.zeros((BLOCK, STATE_SIZE), np.float32)  # the one array that the backend is ever given
+        self._block = np.zeros(
+            (BLOCK, STATE_SIZE), np.float32
+        )  # the one array that the backend is ever given
         # Writing a state through this view costs a third of what writing it to the array does.
         flat = memoryview(self._block)  # type: ignore[arg-type] # numpy's types for 3.11 do not declare the buffer
         self._first = flat.cast("B").cast("f")[:STATE_SIZE]
@@ -140,9 +150,14 @@ class Policy:
         values = bundle.manifest.state
         self._low = np.array([value.seen_min for value in values], np.float32)
         self._high = np.array([value.seen_max for value in values], np.float32)
-        self._ranges: list[tuple[float, float]] = list(zip(self._low.tolist(), self._high.tolist(), strict=True))
+        self._ranges: list[tuple[float, float]] = list(
+            zip(self._low.tolist(), self._high.tolist(), strict=True)
+        )
         # The names that are out of range, by a number that has a bit for each value: bit 0 for the first.
-        self._named = [[value.name for bit, value in enumerate(values) if code >> bit & 1] for code in range(2 ** len(values))]
+        self._named = [
+            [value.name for bit, value in enumerate(values) if code >> bit & 1]
+            for code in range(2 ** len(values))
+        ]
         self._bits = 1 << np.arange(len(values))
 
     def decide_one(self, state: State) -> Decision:
@@ -154,7 +169,12 @@ class Policy:
         x, v, θ, ω = state
         (low_x, high_x), (low_v, high_v), (low_θ, high_θ), (low_ω, high_ω) = self._ranges
         # What lies inside still does so when it is rounded to 32 bits, for the ends are 32-bit numbers; the rest is looked at more closely.
-        inside = low_x <= x <= high_x and low_v <= v <= high_v and low_θ <= θ <= high_θ and low_ω <= ω <= high_ω
+        inside = (
+            low_x <= x <= high_x
+            and low_v <= v <= high_v
+            and low_θ <= θ <= high_θ
+            and low_ω <= ω <= high_ω
+        )
         out_of_range = self._named[0] if inside else self._outside(np.array([state], np.float32))[0]
         if not isfinite(sum(q_values)):
             raise QValuesNotFiniteError(0, out_of_range)
@@ -183,7 +203,9 @@ class Policy:
         with self._using_block:
             for first in range(0, len(states), BLOCK):
                 rows = states[first : first + BLOCK]
-                self._block[: len(rows)] = rows  # what stands in the rows below is nobody's: their answers are dropped
+                self._block[: len(rows)] = (
+                    rows  # what stands in the rows below is nobody's: their answers are dropped
+                )
                 found.append(self._backend.q_values(self._block)[: len(rows)].copy())
         return np.concatenate(found)
 
@@ -196,7 +218,9 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
             f"{bundle.folder}: has no artifact for the {backend_name} backend; it has {', '.join(manifest.artifacts)}"
         )
     if len(manifest.state) != STATE_SIZE:
-        raise SelfTestError(f"{bundle.folder}: the service answers states of {STATE_SIZE} values, this policy takes {len(manifest.state)}")
+        raise SelfTestError(
+            f"{bundle.folder}: the service answers states of {STATE_SIZE} values, this policy takes {len(manifest.state)}"
+        )
     file = bundle.folder / manifest.artifacts[backend_name].file
     kind = OnnxBackend if backend_name == "onnx" else TorchScriptBackend
     try:
@@ -206,7 +230,9 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
             f"the {backend_name} backend needs torch, which is not installed: in a checkout, make setup"
         ) from error
     except Exception as error:
-        raise SelfTestError(f"{file}: the {backend_name} backend cannot load it: {_one_line(error)}") from error
+        raise SelfTestError(
+            f"{file}: the {backend_name} backend cannot load it: {_one_line(error)}"
+        ) from error
     _self_test(policy, str(file))
     return policy
 
@@ -222,10 +248,16 @@ def _self_test(policy: Policy, file: str) -> None:
     try:
         found = np.array(policy.decide(states).q_values, np.float32)
     except Exception as error:
-        raise SelfTestError(f"{file}: the {policy.backend_name} backend cannot answer the golden states: {_one_line(error)}") from error
+        raise SelfTestError(
+            f"{file}: the {policy.backend_name} backend cannot answer the golden states: {_one_line(error)}"
+        ) from error
     if found.shape != expected.shape:
-        raise SelfTestError(f"{file}: answers the golden states with Q-values of shape {found.shape}, expected {expected.shape}")
-    tolerance = manifest.parity.absolute_tolerance + manifest.parity.relative_tolerance * np.abs(expected).max(axis=1, keepdims=True)
+        raise SelfTestError(
+            f"{file}: answers the golden states with Q-values of shape {found.shape}, expected {expected.shape}"
+        )
+    tolerance = manifest.parity.absolute_tolerance + manifest.parity.relative_tolerance * np.abs(
+        expected
+    ).max(axis=1, keepdims=True)
     wrong = ~(np.abs(found - expected) <= tolerance).all(axis=1)
     if wrong.any():
         row = int(wrong.argmax())

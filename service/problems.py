@@ -21,13 +21,22 @@ class ProblemError(Exception):
     """Raised where a request cannot be answered; holds what the caller is told."""
 
     def __init__(
-        self, status: HTTPStatus, kind: str, detail: str, errors: list[FieldError] | None = None, headers: Sequence[RawHeader] = ()
+        self,
+        status: HTTPStatus,
+        kind: str,
+        detail: str,
+        errors: list[FieldError] | None = None,
+        headers: Sequence[RawHeader] = (),
     ):
         super().__init__(detail)
         self.status = status
         self.headers = headers
         self.problem = Problem(
-            type=f"urn:upright:problem:{kind}", title=kind.replace("-", " "), status=status, detail=detail, errors=errors or []
+            type=f"urn:upright:problem:{kind}",
+            title=kind.replace("-", " "),
+            status=status,
+            detail=detail,
+            errors=errors or [],
         )
 
     @property
@@ -40,15 +49,31 @@ def invalid_body(error: ValidationError) -> ProblemError:
     """Return the problem of a body that is no JSON (400) or not of the schema (422), naming each bad part and what was found there."""
     details = error.errors(include_url=False)
     if details[0]["type"] == "json_invalid":
-        return ProblemError(HTTPStatus.BAD_REQUEST, "not-json", f"The body is not JSON: {details[0]['ctx']['error']}")
-    errors = [FieldError(pointer=_pointer(detail), detail=_explain(detail)) for detail in details[:ERRORS_SHOWN]]
+        return ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "not-json",
+            f"The body is not JSON: {details[0]['ctx']['error']}",
+        )
+    errors = [
+        FieldError(pointer=_pointer(detail), detail=_explain(detail))
+        for detail in details[:ERRORS_SHOWN]
+    ]
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", f"{errors[0].pointer}: {errors[0].detail}{more}", errors)
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        f"{errors[0].pointer}: {errors[0].detail}{more}",
+        errors,
+    )
 
 
 def body_too_large(limit: int) -> ProblemError:
     """Return the problem of a body above the door's limit, in bytes."""
-    return ProblemError(HTTPStatus(413), "body-too-large", f"The body has more than the {limit} bytes that this door takes")
+    return ProblemError(
+        HTTPStatus(413),
+        "body-too-large",
+        f"The body has more than the {limit} bytes that this door takes",
+    )
 
 
 def internal_error() -> ProblemError:
@@ -60,28 +85,43 @@ def internal_error() -> ProblemError:
 def too_busy() -> ProblemError:
     """Return the problem of a request that comes while as many as may be are under way."""
     detail = "As many requests as this service takes at once are under way; try again in a second"
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[(b"retry-after", b"1")])
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[(b"retry-after", b"1")]
+    )
 
 
 def not_ready(why: str) -> ProblemError:
     """Return the problem of a service that answers, but asks not to be sent more."""
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why, headers=[(b"retry-after", b"1")])
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why, headers=[(b"retry-after", b"1")]
+    )
 
 
 def ending() -> ProblemError:
     """Return the problem of a request that had not come whole when the service ended."""
     detail = "The service ended before this request had come; send it again"
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "ending", detail, headers=[(b"retry-after", b"1"), (b"connection", b"close")])
+    return ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        "ending",
+        detail,
+        headers=[(b"retry-after", b"1"), (b"connection", b"close")],
+    )
 
 
 def too_slow(part: str) -> ProblemError:
     """Return the problem of a request whose `part`, head or body, did not come in time."""
-    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"The request's {part} did not come in time")
+    return ProblemError(
+        HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"The request's {part} did not come in time"
+    )
 
 
 def too_fast(rate: int) -> ProblemError:
     """Return the problem of a message that is one too many in its second."""
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "too-fast", f"A stream may ask {rate} times a second; this message got no action")
+    return ProblemError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too-fast",
+        f"A stream may ask {rate} times a second; this message got no action",
+    )
 
 
 def upgrade_required(path: str) -> ProblemError:
@@ -103,7 +143,9 @@ def not_http(why: str) -> ProblemError:
 
 
 def _pointer(detail: ErrorDetails) -> str:
-    escaped = (str(part)[:FOUND_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in detail["loc"])
+    escaped = (
+        str(part)[:FOUND_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in detail["loc"]
+    )
     return "#" + "".join(f"/{quote(part, safe='~')}" for part in escaped)
 
 
@@ -112,7 +154,11 @@ def _explain(detail: ErrorDetails) -> str:
     found = found if len(found) <= FOUND_CHARACTERS else f"{found[:FOUND_CHARACTERS]}…"
     match detail["type"]:
         case "missing":
-            return "a number is missing here" if isinstance(detail["loc"][-1], int) else "this field is missing"
+            return (
+                "a number is missing here"
+                if isinstance(detail["loc"][-1], int)
+                else "this field is missing"
+            )
         case "extra_forbidden":
             return "there is no field of this name"
         case "finite_number" | "greater_than" | "less_than":

@@ -28,7 +28,9 @@ Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection
 HEAD_BYTES = 65_536  # that a request may have beside its body
 BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
 HEAD_LINES = 100
-UNSENT_BYTES = 4_096  # of answers that wait for room in the kernel; beyond them nothing more is read
+UNSENT_BYTES = (
+    4_096  # of answers that wait for room in the kernel; beyond them nothing more is read
+)
 LINGER_SECONDS = 2.0  # in which a client can read why its connection ends, before it does
 
 
@@ -63,7 +65,11 @@ class Protocol(HttpToolsProtocol):
     flow: Flow
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         lanes = config.loaded_app
@@ -76,17 +82,27 @@ class Protocol(HttpToolsProtocol):
         self._heap = Heap()
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
-        self._unsent = 0  # bytes of answers that the client had not let in when it was last looked at
+        self._unsent = (
+            0  # bytes of answers that the client had not let in when it was last looked at
+        )
         self._reads_since = 0.0  # when they last grew fewer
-        self._running: RequestResponseCycle | None = None  # the request that the general lane answers, or did last
-        self._last_words: ProblemError | None = None  # to be said after the answers that are under way
+        self._running: RequestResponseCycle | None = (
+            None  # the request that the general lane answers, or did last
+        )
+        self._last_words: ProblemError | None = (
+            None  # to be said after the answers that are under way
+        )
         self._head: dict[bytes, bytes] = {}
-        self._door: bytes | None = None  # of a request that the fast lane may answer, while its body comes
+        self._door: bytes | None = (
+            None  # of a request that the fast lane may answer, while its body comes
+        )
         self._body = b""
         self._waits = False  # for a body, as one of the requests that are under way
         self._retired = False
         self.url = b""
-        self._first: bytes = b""  # what each answer begins with: uvicorn's own header lines, the date
+        self._first: bytes = (
+            b""  # what each answer begins with: uvicorn's own header lines, the date
+        )
         self._first_of: list[tuple[bytes, bytes]] = []
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # connections are streams
@@ -174,13 +190,17 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > HEAD_LINES:
             self._lane.refused("head-too-large")
             raise problems.head_too_large(HEAD_BYTES, HEAD_LINES)
-        head = self._head = dict(self.headers[::-1])  # of a header that comes twice the first one counts, as in Starlette
+        head = self._head = dict(
+            self.headers[::-1]
+        )  # of a header that comes twice the first one counts, as in Starlette
         if b"upgrade" in head and self.parser.should_upgrade() and not self._should_upgrade():
             return  # an offer to speak something else, which is declined
         if (
             self.url in self._lane.limits
             and self.parser.get_method() == b"POST"
-            and (self.cycle is None or self.cycle.response_complete)  # else it has to wait for the answer to the request before
+            and (
+                self.cycle is None or self.cycle.response_complete
+            )  # else it has to wait for the answer to the request before
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and b"expect" not in head
@@ -205,7 +225,9 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Answer, if the request is the fast lane's and a good one."""
         if self._door is not None:
-            if self._lane.answer(self._door, self._head, self._body, self._since, self._first_lines(), self._write):
+            if self._lane.answer(
+                self._door, self._head, self._body, self._since, self._first_lines(), self._write
+            ):
                 self._forget()
                 self._stage, self._since = "request", perf_counter()
                 return
@@ -264,7 +286,9 @@ class Protocol(HttpToolsProtocol):
         if self._door is not None:
             self._lane.gone(self._door, self._head, self._since)
             self._forget()
-        if self._running is not None:  # uvicorn tells the last request only, and an earlier one would be answered to nobody
+        if (
+            self._running is not None
+        ):  # uvicorn tells the last request only, and an earlier one would be answered to nobody
             self._running.disconnected = True
             self._running.message_event.set()
         self.pipeline.clear()
@@ -330,7 +354,11 @@ class Protocol(HttpToolsProtocol):
         """Speak WebSocket from here on."""
         if not self._answered():
             self._lane.refused("not-http")
-            self._refuse(problems.not_http("A WebSocket cannot begin before the requests that came earlier are answered"))
+            self._refuse(
+                problems.not_http(
+                    "A WebSocket cannot begin before the requests that came earlier are answered"
+                )
+            )
             return
         self._outbox.flush()
         self.handle_websocket_upgrade()
@@ -363,7 +391,9 @@ class Protocol(HttpToolsProtocol):
         cause = error.__context__  # of what a method of this class raised
         if isinstance(cause, ProblemError):
             return cause
-        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(cause, (httptools.HttpParserError, UnicodeDecodeError)):
+        if isinstance(error, httptools.HttpParserCallbackError) and not isinstance(
+            cause, (httptools.HttpParserError, UnicodeDecodeError)
+        ):
             self.logger.error("a request could not be read", exc_info=cause)
         self._lane.refused("not-http")
         return problems.not_http("This is no HTTP request")
@@ -394,7 +424,11 @@ class Protocol(HttpToolsProtocol):
 
     def _tell(self, problem: ProblemError) -> None:
         """Have a request logged that no lane will answer, as far as it has come."""
-        method, url, headers = "_OTHER", b"", []  # the name that OpenTelemetry has for a method that is not known
+        method, url, headers = (
+            "_OTHER",
+            b"",
+            [],
+        )  # the name that OpenTelemetry has for a method that is not known
         if self._stage in ("head", "body"):
             url, headers = self.url, self.headers
         if self._stage == "body":
@@ -458,4 +492,6 @@ class Protocol(HttpToolsProtocol):
         self._outbox.flush()  # the answers to what came before
         status = problem.status
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: {len(problem.body)}\r\ncontent-type: {problems.MEDIA_TYPE}\r\n"
-        self.transport.write(head.encode() + self._first_lines() + b"connection: close\r\n\r\n" + problem.body)
+        self.transport.write(
+            head.encode() + self._first_lines() + b"connection: close\r\n\r\n" + problem.body
+        )

@@ -32,7 +32,16 @@ APPLICATION = 0x55505254  # "UPRT": SQLite's header has a field that says whose 
 SCHEMA_VERSION = 1
 STATE = ("cart_position", "cart_velocity", "pole_angle", "pole_angular_velocity")
 ACTIONS = ("left", "right")
-COLUMNS = ("time", "request_id", "seq", "row", *STATE, *(f"q_{action}" for action in ACTIONS), "action", "out_of_range")
+COLUMNS = (
+    "time",
+    "request_id",
+    "seq",
+    "row",
+    *STATE,
+    *(f"q_{action}" for action in ACTIONS),
+    "action",
+    "out_of_range",
+)
 SCHEMA = f"""
 CREATE TABLE policies (
     id INTEGER PRIMARY KEY,
@@ -63,7 +72,10 @@ AT_ONCE = (128, 16, 1)
 
 def _insert_of(rows: int) -> str:
     """Return the statement that inserts so many rows, all of the policy that is its first parameter."""
-    places = [f"(?1, {', '.join(f'?{2 + row * len(COLUMNS) + column}' for column in range(len(COLUMNS)))})" for row in range(rows)]
+    places = [
+        f"(?1, {', '.join(f'?{2 + row * len(COLUMNS) + column}' for column in range(len(COLUMNS)))})"
+        for row in range(rows)
+    ]
     return f"INSERT INTO decisions (policy, {', '.join(COLUMNS)}) VALUES {', '.join(places)}"  # noqa: S608 - our own names
 
 
@@ -145,7 +157,11 @@ class Writer:
         """Return the file to write to: a new one where the old one is full, or is not in its place any more."""
         if self._file is not None and not self._file.in_place():
             self._close_file()
-        if self._file is not None and self._file.due(self._limits, now) and self._file.set_aside(now):
+        if (
+            self._file is not None
+            and self._file.due(self._limits, now)
+            and self._file.set_aside(now)
+        ):
             self._close_file()
             self._forget()
         if self._file is None:
@@ -197,7 +213,9 @@ class _File:
         self._began = self._first_time()
 
     def _first_time(self) -> float | None:
-        first: float | None = self._connection.execute("SELECT time FROM decisions ORDER BY id LIMIT 1").get
+        first: float | None = self._connection.execute(
+            "SELECT time FROM decisions ORDER BY id LIMIT 1"
+        ).get
         return first
 
     def in_place(self) -> bool:
@@ -230,7 +248,11 @@ class _File:
             self._not_before = now + ROTATION_PAUSE
             return False
         moment = datetime.fromtimestamp(self._began or 0.0, UTC)
-        while (aside := self._path.with_name(f"{self._path.stem}.{moment.strftime(STAMP)}{self._path.suffix}")).exists():
+        while (
+            aside := self._path.with_name(
+                f"{self._path.stem}.{moment.strftime(STAMP)}{self._path.suffix}"
+            )
+        ).exists():
             moment += timedelta(microseconds=1)
         self._path.rename(aside)
         return True
@@ -244,7 +266,9 @@ class _File:
                 number, done = self._number(policy), 0
                 for at_once, statement in INSERT:
                     while len(rows) - done >= at_once:
-                        connection.execute(statement, [number, *chain.from_iterable(rows[done : done + at_once])])
+                        connection.execute(
+                            statement, [number, *chain.from_iterable(rows[done : done + at_once])]
+                        )
                         done += at_once
             connection.execute("COMMIT")
         except BaseException:
@@ -256,11 +280,19 @@ class _File:
 
     def _number(self, policy: Policy) -> int:
         """Return by which number a policy is known in this file."""
-        manifest, digest, backend = policy.bundle.manifest, policy.bundle.digest, policy.backend_name
+        manifest, digest, backend = (
+            policy.bundle.manifest,
+            policy.bundle.digest,
+            policy.backend_name,
+        )
         check_columns(manifest)
         new = (digest, manifest.name, backend)
-        self._connection.execute("INSERT OR IGNORE INTO policies (digest, model, backend) VALUES (?, ?, ?)", new)
-        number: int = self._connection.execute("SELECT id FROM policies WHERE digest = ? AND backend = ?", (digest, backend)).get
+        self._connection.execute(
+            "INSERT OR IGNORE INTO policies (digest, model, backend) VALUES (?, ?, ?)", new
+        )
+        number: int = self._connection.execute(
+            "SELECT id FROM policies WHERE digest = ? AND backend = ?", (digest, backend)
+        ).get
         return number
 
     def close(self) -> None:
@@ -296,7 +328,10 @@ def read(path: Path) -> Iterator[Row]:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from error
     if not found:
         raise RecordError(f"{path}: there is no such record")
-    files = {of: [file for file, _, _ in members] for of, members in groupby(found, lambda member: member[1])}
+    files = {
+        of: [file for file, _, _ in members]
+        for of, members in groupby(found, lambda member: member[1])
+    }
     return heapq.merge(*(_rows_of(some) for some in files.values()), key=attrgetter("time"))
 
 
@@ -320,11 +355,15 @@ def _check(connection: apsw.Connection, path: Path) -> None:
         application = connection.execute("PRAGMA application_id").get
         version = connection.execute("PRAGMA user_version").get
     except apsw.Error as error:
-        raise RecordError(f"{path}: cannot be read as a decision record ({error}); choose another path") from error
+        raise RecordError(
+            f"{path}: cannot be read as a decision record ({error}); choose another path"
+        ) from error
     if application != APPLICATION:
         raise RecordError(f"{path}: is another program's, no decision record; choose another path")
     if version != SCHEMA_VERSION:
-        raise RecordError(f"{path}: is a decision record of schema {version}, this program knows {SCHEMA_VERSION}; choose another path")
+        raise RecordError(
+            f"{path}: is a decision record of schema {version}, this program knows {SCHEMA_VERSION}; choose another path"
+        )
 
 
 def _claim(path: Path) -> tuple[int, Path]:
@@ -348,7 +387,16 @@ def _family(path: Path) -> list[tuple[Path, Path, str]]:
 
     Sorted so that of one process's files the oldest comes first.
     """
-    name = re.compile(rf"({re.escape(path.stem)}(?:-\d+)?)(\.\d{{8}}T\d{{6}}\.\d{{6}}Z)?{re.escape(path.suffix)}")
-    matches = [(file, name.fullmatch(file.name)) for file in (path.parent.iterdir() if path.parent.is_dir() else ())]
-    found = [(file, path.with_name(match[1] + path.suffix), match[2] or "") for file, match in matches if match]
+    name = re.compile(
+        rf"({re.escape(path.stem)}(?:-\d+)?)(\.\d{{8}}T\d{{6}}\.\d{{6}}Z)?{re.escape(path.suffix)}"
+    )
+    matches = [
+        (file, name.fullmatch(file.name))
+        for file in (path.parent.iterdir() if path.parent.is_dir() else ())
+    ]
+    found = [
+        (file, path.with_name(match[1] + path.suffix), match[2] or "")
+        for file, match in matches
+        if match
+    ]
     return sorted(found, key=lambda member: (member[1], not member[2], member[2]))

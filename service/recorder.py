@@ -14,7 +14,9 @@ from service.record import Limits, RecordError, Values, Writer
 from service.served import Inference, Served
 from service.settings import Settings
 
-INTERVAL = 0.05  # seconds between two commits: a killed process loses so much, and what was being written
+INTERVAL = (
+    0.05  # seconds between two commits: a killed process loses so much, and what was being written
+)
 WAITING = 65_536  # states that wait to be written; more are dropped
 
 log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
@@ -30,7 +32,9 @@ class Recorder:
         self._policy: Policy | None = None
         self._queue: deque[Values] = deque()
         self._queues: deque[tuple[Policy, deque[Values]]] = deque()
-        self._refused = self._counted = 0  # decisions for which there was no room, and as many of them as are in the metrics
+        self._refused = self._counted = (
+            0  # decisions for which there was no room, and as many of them as are in the metrics
+        )
         self._failing = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
@@ -47,10 +51,25 @@ class Recorder:
             self._refused += len(actions)
         elif len(actions) == 1:
             (state,), (q,), (action,), (names,) = states, q_values, actions, out_of_range
-            queue.append((now, request_id, seq, 0, *state, *q, action, ",".join(names) if names else None))
+            queue.append(
+                (now, request_id, seq, 0, *state, *q, action, ",".join(names) if names else None)
+            )
         else:
-            for row, (state, q, action, names) in enumerate(zip(states, q_values, actions, out_of_range, strict=True)):
-                queue.append((now, request_id, seq, row, *state, *q, action, ",".join(names) if names else None))
+            for row, (state, q, action, names) in enumerate(
+                zip(states, q_values, actions, out_of_range, strict=True)
+            ):
+                queue.append(
+                    (
+                        now,
+                        request_id,
+                        seq,
+                        row,
+                        *state,
+                        *q,
+                        action,
+                        ",".join(names) if names else None,
+                    )
+                )
 
     def _turn_to(self, policy: Policy) -> None:
         """Begin the queue of another policy."""
@@ -91,7 +110,9 @@ class Recorder:
         """Return what waits, and forget the queues that nothing comes into any more."""
         taken = []
         for _ in range(len(self._queues)):
-            complete = len(self._queues) > 1  # looked at first: only then nothing can come in that is not taken out here
+            complete = (
+                len(self._queues) > 1
+            )  # looked at first: only then nothing can come in that is not taken out here
             policy, queue = self._queues[0]
             if rows := [queue.popleft() for _ in range(len(queue))]:
                 taken.append((policy, rows))

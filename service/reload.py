@@ -48,7 +48,9 @@ class Reloader:
     def __init__(self, settings: Settings, served: Served) -> None:
         self._settings = settings
         self._served = served
-        self.shadow = None if served.shadow is None else Shadow(served.shadow, served, settings.shadow_margin)
+        self.shadow = (
+            None if served.shadow is None else Shadow(served.shadow, served, settings.shadow_margin)
+        )
         self._previous: Policy | None = None
         self._seen: str | None = None  # how the folder looked when it was last loaded from
         self._followed: Shelved | None = None  # what was on the shelf when this process last looked
@@ -59,7 +61,9 @@ class Reloader:
     async def running(self) -> AsyncIterator[None]:
         """Reload at SIGHUP, when the folder changes if the settings say so, and when another process did, until the end of the block."""
         loop = asyncio.get_running_loop()
-        signals = threading.current_thread() is threading.main_thread()  # only there can a program take signals
+        signals = (
+            threading.current_thread() is threading.main_thread()
+        )  # only there can a program take signals
         tasks: list[asyncio.Task[None]] = []
         if self._served.shelf is not None:
             await self._run(self._nothing)  # what was loaded by others while this one started
@@ -76,7 +80,9 @@ class Reloader:
         finally:
             if signals:
                 loop.remove_signal_handler(signal.SIGHUP)
-                signal.signal(signal.SIGHUP, signal.SIG_IGN)  # while it stops there is nothing to reload for
+                signal.signal(
+                    signal.SIGHUP, signal.SIG_IGN
+                )  # while it stops there is nothing to reload for
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -129,7 +135,9 @@ class Reloader:
                 return done
         except Exception:
             log.exception("the processes of the service could not agree on a bundle")
-            return Reload("refused", self._served.policy.bundle.digest, "the service failed; its log says why")
+            return Reload(
+                "refused", self._served.policy.bundle.digest, "the service failed; its log says why"
+            )
 
     def _nothing(self) -> Reload:
         return Reload("unchanged", self._served.policy.bundle.digest)
@@ -145,7 +153,9 @@ class Reloader:
         def admitted() -> Policy:
             found = bundle.read(self._settings.bundle)
             if name not in (None, found.manifest.name):
-                raise NotAdmittedError(f"{found.folder}: the bundle is named {found.manifest.name!r}, not {name!r}")
+                raise NotAdmittedError(
+                    f"{found.folder}: the bundle is named {found.manifest.name!r}, not {name!r}"
+                )
             return self._examined(found)
 
         return self._replace("loaded", admitted)
@@ -158,7 +168,9 @@ class Reloader:
 
         done = self._replace("rolled back to", admitted)
         if done.outcome == "loaded":
-            self._previous = None  # so that a rollback that is asked for twice does not bring back what was left
+            self._previous = (
+                None  # so that a rollback that is asked for twice does not bring back what was left
+            )
         return done
 
     def _promote(self) -> Reload:
@@ -173,7 +185,9 @@ class Reloader:
         served = self._served.policy
         if found.digest == served.bundle.digest:
             return served
-        return admission.examine(found, self._settings.backend, self._settings.min_score, served.bundle.manifest)
+        return admission.examine(
+            found, self._settings.backend, self._settings.min_score, served.bundle.manifest
+        )
 
     def _replace(self, verb: str, admitted: Callable[[], Policy]) -> Reload:
         """Serve what is admitted, if it is; tell and count what became of it."""
@@ -185,14 +199,29 @@ class Reloader:
                 exercise(policy)
         except Exception as error:
             known = isinstance(error, admission.REFUSALS)
-            log.error("kept %s: %s", served.bundle.digest, error, exc_info=None if known else error, extra={"digest": served.bundle.digest})
-            return self._told("refused", str(error) if known else "the service failed to load it; its log says why")
+            log.error(
+                "kept %s: %s",
+                served.bundle.digest,
+                error,
+                exc_info=None if known else error,
+                extra={"digest": served.bundle.digest},
+            )
+            return self._told(
+                "refused",
+                str(error) if known else "the service failed to load it; its log says why",
+            )
         if policy is served:
             return self._told("unchanged")
         self._previous, self._served.policy = served, policy
         if self.shadow is not None and self.shadow.policy.bundle.digest == policy.bundle.digest:
             self._end_shadow()
-        log.info("%s %s in %.1f ms, in place of %s", verb, policy.bundle.digest, (perf_counter() - started) * 1e3, served.bundle.digest)
+        log.info(
+            "%s %s in %.1f ms, in place of %s",
+            verb,
+            policy.bundle.digest,
+            (perf_counter() - started) * 1e3,
+            served.bundle.digest,
+        )
         return self._told("loaded")
 
     def _told(self, outcome: Outcome, reason: str | None = None) -> Reload:
@@ -208,13 +237,24 @@ class Reloader:
         """Serve what another process has put on the shelf since, and return what is there."""
         self._followed = state = shelf.read()
         served = self._served.policy
-        known = {policy.bundle.digest: policy for policy in (served, self._previous) if policy is not None}
+        known = {
+            policy.bundle.digest: policy
+            for policy in (served, self._previous)
+            if policy is not None
+        }
 
         def of(digest: str) -> Policy:
-            return known[digest] if digest in known else self._examined(bundle.read(shelf.place(digest)))
+            return (
+                known[digest]
+                if digest in known
+                else self._examined(bundle.read(shelf.place(digest)))
+            )
 
         policy = of(state.live)
-        self._previous, self._seen = None if state.previous is None else of(state.previous), state.seen
+        self._previous, self._seen = (
+            None if state.previous is None else of(state.previous),
+            state.seen,
+        )
         if not state.shadow:
             self._end_shadow()
         if policy is not served:
@@ -225,10 +265,15 @@ class Reloader:
 
     def _publish(self, shelf: Shelf, before: Shelved) -> None:
         """Put on the shelf what this process serves, if that has changed."""
-        kept = [policy.bundle for policy in (self._served.policy, self._previous) if policy is not None]
+        kept = [
+            policy.bundle for policy in (self._served.policy, self._previous) if policy is not None
+        ]
         live, previous = (*(each.digest for each in kept), None)[:2]
         now = Shelved(
-            live=live, previous=previous, seen=self._seen, shadow=before.shadow and (self._served.shadow is None or self.shadow is not None)
+            live=live,
+            previous=previous,
+            seen=self._seen,
+            shadow=before.shadow and (self._served.shadow is None or self.shadow is not None),
         )
         if now != before:
             shelf.put(now, *kept)
@@ -239,7 +284,11 @@ def _looks(folder: Path) -> str:
     """Return what differs once another bundle lies in the folder, or one of its files was written."""
     try:
         with os.scandir(folder) as entries:
-            files = sorted((entry.name, status.st_ino, status.st_size, status.st_mtime_ns) for entry in entries if (status := entry.stat()))
+            files = sorted(
+                (entry.name, status.st_ino, status.st_size, status.st_mtime_ns)
+                for entry in entries
+                if (status := entry.stat())
+            )
         return repr((folder.stat().st_ino, files))
     except OSError as error:
         return repr(error.errno)

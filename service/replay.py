@@ -32,7 +32,9 @@ class Found:
     different: int = 0
     other_actions: int = 0
     widest: float = 0.0  # difference between a Q-value then and now
-    left_out: dict[str, int] = field(default_factory=dict)  # rows by the digest that no given bundle has
+    left_out: dict[str, int] = field(
+        default_factory=dict
+    )  # rows by the digest that no given bundle has
 
     @property
     def code(self) -> int:
@@ -44,18 +46,28 @@ def main(arguments: list[str]) -> int:
     """Replay a record, print what differs and how much there was, and return 0, or why not: 1 differs, 2 unreadable, 3 left out."""
     options = _parser().parse_args(arguments)
     try:
-        found = replay(options.file, [bundle.read(folder) for folder in options.bundle or [Settings().bundle]])
+        found = replay(
+            options.file, [bundle.read(folder) for folder in options.bundle or [Settings().bundle]]
+        )
     except ValidationError as error:
-        sys.stderr.write(f"upright: the settings name no bundle: {error.errors()[0]['msg']}; give one with --bundle\n")
+        sys.stderr.write(
+            f"upright: the settings name no bundle: {error.errors()[0]['msg']}; give one with --bundle\n"
+        )
         return UNREADABLE
     except (RecordError, BundleError, PolicyError) as error:
         sys.stderr.write(f"upright: {error}\n")
         return UNREADABLE
     for digest, rows in found.left_out.items():
-        _say(f"{rows} rows were left out: no bundle given is {digest}; name its folder with --bundle")
-    _say(f"{found.identical} rows are identical, {found.different} differ, {sum(found.left_out.values())} were left out")
+        _say(
+            f"{rows} rows were left out: no bundle given is {digest}; name its folder with --bundle"
+        )
+    _say(
+        f"{found.identical} rows are identical, {found.different} differ, {sum(found.left_out.values())} were left out"
+    )
     if found.different:
-        _say(f"{found.other_actions} have another action; the widest difference between Q-values is {found.widest:g}")
+        _say(
+            f"{found.other_actions} have another action; the widest difference between Q-values is {found.widest:g}"
+        )
     return found.code
 
 
@@ -69,7 +81,9 @@ def replay(path: Path, bundles: list[Bundle]) -> Found:
             found.left_out[digest] = found.left_out.get(digest, 0) + len(rows)
             continue
         if (digest, backend) not in policies:
-            policies[digest, backend] = load(known[digest], "onnx" if backend == "onnx" else "torchscript")
+            policies[digest, backend] = load(
+                known[digest], "onnx" if backend == "onnx" else "torchscript"
+            )
         _compare(rows, policies[digest, backend], found)
     return found
 
@@ -86,17 +100,30 @@ def _compare(rows: list[Row], policy: Policy, found: Found) -> None:
     try:
         now = policy.decide(states)
     except QValuesNotFiniteError as error:
-        raise PolicyError(f"request {rows[error.row].request_id}: {error}, though one was recorded") from error
-    for row, q_values, action, names in zip(rows, now.q_values, now.actions, now.out_of_range, strict=True):
-        if list(row.q_values) == q_values and row.action == action and row.out_of_range == (",".join(names) or None):
+        raise PolicyError(
+            f"request {rows[error.row].request_id}: {error}, though one was recorded"
+        ) from error
+    for row, q_values, action, names in zip(
+        rows, now.q_values, now.actions, now.out_of_range, strict=True
+    ):
+        if (
+            list(row.q_values) == q_values
+            and row.action == action
+            and row.out_of_range == (",".join(names) or None)
+        ):
             found.identical += 1
             continue
         found.different += 1
         found.other_actions += row.action != action
-        found.widest = max(found.widest, *(abs(then - now) for then, now in zip(row.q_values, q_values, strict=True)))
+        found.widest = max(
+            found.widest,
+            *(abs(then - now) for then, now in zip(row.q_values, q_values, strict=True)),
+        )
         if found.different <= SHOWN:
             then = f"{list(row.q_values)}, action {row.action}, out of range: {row.out_of_range or 'none'}"
-            _say(f"request {row.request_id}, state {row.row}: {then}; now {q_values}, action {action}, {', '.join(names) or 'none'}")
+            _say(
+                f"request {row.request_id}, state {row.row}: {then}; now {q_values}, action {action}, {', '.join(names) or 'none'}"
+            )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Answer every state of a decision record again, and report what differs.",
         epilog="exit code: 0 all identical, 1 some differ, 2 cannot be read, 3 none differs but some rows have no bundle",
     )
-    parser.add_argument("file", type=Path, help="the record as --record names it, or one of its older files")
+    parser.add_argument(
+        "file", type=Path, help="the record as --record names it, or one of its older files"
+    )
     parser.add_argument(
         "--bundle",
         type=Path,

@@ -4,7 +4,9 @@ import os
 import re
 from itertools import count
 
-_ACCEPTABLE = re.compile(rb"[\x21-\x7e]{1,128}")  # visible ASCII: safe in a header and in a log line
+_ACCEPTABLE = re.compile(
+    rb"[\x21-\x7e]{1,128}"
+)  # visible ASCII: safe in a header and in a log line
 
 
 class RequestIds:

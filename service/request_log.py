@@ -9,7 +9,9 @@ from service.tensors import OipError
 
 log = logging.getLogger("upright.request")
 
-_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")  # W3C Trace Context
+_TRACEPARENT = re.compile(
+    rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
+)  # W3C Trace Context
 
 
 class RequestLog:
@@ -44,7 +46,13 @@ class RequestLog:
         if failed:
             error = request.failure
             foreseen = isinstance(error, ProblemError | OipError)
-            log.error("request %s failed: %s", fields["request_id"], error, exc_info=None if foreseen else error, extra=fields)
+            log.error(
+                "request %s failed: %s",
+                fields["request_id"],
+                error,
+                exc_info=None if foreseen else error,
+                extra=fields,
+            )
         else:
             log.info("request", extra=fields)
 

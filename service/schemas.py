@@ -7,7 +7,9 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field
 # From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷, half a step above the largest one (IEEE 754).
 FLOAT32_OVERFLOW = 3.4028235677973366e38
 
-StateNumber = Annotated[float, Field(gt=-FLOAT32_OVERFLOW, lt=FLOAT32_OVERFLOW, allow_inf_nan=False)]
+StateNumber = Annotated[
+    float, Field(gt=-FLOAT32_OVERFLOW, lt=FLOAT32_OVERFLOW, allow_inf_nan=False)
+]
 State = tuple[StateNumber, StateNumber, StateNumber, StateNumber]
 Sequence = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
@@ -23,7 +25,9 @@ class ActRequest(_Request):
         description="cart position (m), cart velocity (m/s), pole angle (rad), pole angular velocity (rad/s); finite as 32-bit floats",
         examples=[[0.0, 0.0, 0.05, 0.0]],
     )
-    seq: Sequence | None = Field(None, description="echoed in the answer, so that a late answer is never taken for this one")
+    seq: Sequence | None = Field(
+        None, description="echoed in the answer, so that a late answer is never taken for this one"
+    )
 
 
 class BatchRequest(_Request):
@@ -31,7 +35,9 @@ class BatchRequest(_Request):
 
     # The first bad state ends the reading: a batch can be wrong in more places than there is memory to describe them.
     states: Annotated[list[State], FailFast()] = Field(
-        min_length=1, description="states as in /act", examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]]
+        min_length=1,
+        description="states as in /act",
+        examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]],
     )
     seq: Sequence | None = Field(None, description="echoed in the answer")
 
@@ -45,7 +51,11 @@ class ActResponse(BaseModel):
     out_of_range: list[str] = Field(description="state values outside what training saw")
     model: str = Field(description="name of the bundle that answered")
     digest: str = Field(description="identity of the bundle that answered")
-    seq: int | None = Field(None, description="as in the request; absent if it had none", exclude_if=lambda seq: seq is None)
+    seq: int | None = Field(
+        None,
+        description="as in the request; absent if it had none",
+        exclude_if=lambda seq: seq is None,
+    )
 
 
 class BatchResponse(BaseModel):
@@ -57,13 +67,19 @@ class BatchResponse(BaseModel):
     out_of_range: list[list[str]]
     model: str
     digest: str
-    seq: int | None = Field(None, description="as in the request; absent if it had none", exclude_if=lambda seq: seq is None)
+    seq: int | None = Field(
+        None,
+        description="as in the request; absent if it had none",
+        exclude_if=lambda seq: seq is None,
+    )
 
 
 class FieldError(BaseModel):
     """What is wrong with one part of the request's body."""
 
-    pointer: str = Field(description="JSON pointer to the part, as a URI fragment", examples=["#/state/3"])
+    pointer: str = Field(
+        description="JSON pointer to the part, as a URI fragment", examples=["#/state/3"]
+    )
     detail: str
 
 
@@ -75,7 +91,9 @@ class Problem(BaseModel):
     status: int
     detail: str
     errors: list[FieldError] = Field(
-        [], description="the bad fields of the body, the first ten at most", exclude_if=lambda errors: not errors
+        [],
+        description="the bad fields of the body, the first ten at most",
+        exclude_if=lambda errors: not errors,
     )
 
 

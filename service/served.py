@@ -58,7 +58,9 @@ class Served:
         self.keys = keys  # that open doors; none where every door is open
         self.tls = tls
         manifest = policy.bundle.manifest
-        self.metrics = metrics or Metrics(manifest.actions, [value.name for value in manifest.state])
+        self.metrics = metrics or Metrics(
+            manifest.actions, [value.name for value in manifest.state]
+        )
         self.draining = False  # told to stop: still answers, but asks not to be sent more
         # Told of every inference and its request's id once the answer was handed to the server. They must return at once, and never raise.
         self.watchers: list[Watcher] = []
@@ -69,8 +71,14 @@ class Served:
     def exposition(self) -> bytes:
         """Return the metrics and what describes the policy as Prometheus text."""
         bundle = self.policy.bundle
-        described = {"model": bundle.manifest.name, "version": bundle.manifest.version, "digest": bundle.digest}
-        return self.metrics.exposition(described | {"backend": self.policy.backend_name}, ready=not self.draining)
+        described = {
+            "model": bundle.manifest.name,
+            "version": bundle.manifest.version,
+            "digest": bundle.digest,
+        }
+        return self.metrics.exposition(
+            described | {"backend": self.policy.backend_name}, ready=not self.draining
+        )
 
     def renew(self) -> None:
         """Read keys and certificate again, where there are any. It takes a millisecond, and belongs into the event loop's own thread."""

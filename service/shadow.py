@@ -33,12 +33,22 @@ class ShadowReport(BaseModel):
     compared: int = Field(description="states that both answered")
     agreed: int = Field(description="states for which both chose the same action")
     disagreed: int = Field(description="states for which they did not")
-    disagreed_widely: int = Field(description="of these, those whose Q-values lie at least `margin` apart in the answer that was given")
+    disagreed_widely: int = Field(
+        description="of these, those whose Q-values lie at least `margin` apart in the answer that was given"
+    )
     margin: float = Field(description="gap between the two highest Q-values")
-    failed: int = Field(description="states to which the shadow had no finite answer, or none at all")
-    dropped: int = Field(description="states that the shadow was not asked for, because too many waited")
-    live_seconds: float | None = Field(description="mean inference time of the answers given to single states; none if there was none")
-    shadow_seconds: float | None = Field(description="mean processor time of the shadow for a single state; none if none was timed")
+    failed: int = Field(
+        description="states to which the shadow had no finite answer, or none at all"
+    )
+    dropped: int = Field(
+        description="states that the shadow was not asked for, because too many waited"
+    )
+    live_seconds: float | None = Field(
+        description="mean inference time of the answers given to single states; none if there was none"
+    )
+    shadow_seconds: float | None = Field(
+        description="mean processor time of the shadow for a single state; none if none was timed"
+    )
 
 
 class Shadow:
@@ -62,7 +72,9 @@ class Shadow:
 
     def end(self) -> None:
         """Compare no more."""
-        self._served.watchers = [watcher for watcher in self._served.watchers if watcher != self.watch]
+        self._served.watchers = [
+            watcher for watcher in self._served.watchers if watcher != self.watch
+        ]
         self._ended.set()
 
     def watch(self, inference: Inference, _: str) -> None:
@@ -78,7 +90,8 @@ class Shadow:
         """Return what was found so far."""
         count = self._metrics.count
         agreed, disagreed, widely, failed, dropped = (
-            int(count("upright_shadow_states", outcome)) for outcome in ("agreed", "disagreed", "disagreed_widely", "failed", "dropped")
+            int(count("upright_shadow_states", outcome))
+            for outcome in ("agreed", "disagreed", "disagreed_widely", "failed", "dropped")
         )
         timed = count("upright_shadow_timed", "states")
         bundle = self.policy.bundle
@@ -123,7 +136,12 @@ class Shadow:
             if not self._complained:
                 self._complained = True
                 known = isinstance(error, PolicyError)
-                log.error("the shadow %s failed: %s", self.policy.bundle.digest, error, exc_info=None if known else error)
+                log.error(
+                    "the shadow %s failed: %s",
+                    self.policy.bundle.digest,
+                    error,
+                    exc_info=None if known else error,
+                )
 
     def _compare(self, block: list[Inference]) -> None:
         states = [state for inference in block for state in inference.states]
@@ -141,7 +159,9 @@ class Shadow:
 
     def _time(self, inference: Inference) -> None:
         """Answer one state by itself, as the service does it: what the blocks take says little about that."""
-        started = thread_time()  # not the time on the wall: this thread waits for the one that answers
+        started = (
+            thread_time()
+        )  # not the time on the wall: this thread waits for the one that answers
         self.policy.decide_one(inference.states[0])
         self._metrics.happened("upright_shadow_seconds", "shadow", thread_time() - started)
         self._metrics.happened("upright_shadow_seconds", "live", inference.seconds)

@@ -55,7 +55,9 @@ class Shelf:
         with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as beside:
             beside.write(state.model_dump_json().encode())
         Path(beside.name).replace(self._folder / STATE)
-        named = {self.place(digest).name for digest in (state.live, state.previous) if digest is not None}
+        named = {
+            self.place(digest).name for digest in (state.live, state.previous) if digest is not None
+        }
         for place in self._folder.iterdir():
             if place.is_dir() and place.name not in named:
                 for file in place.iterdir():

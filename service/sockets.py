@@ -12,7 +12,9 @@ from pathlib import Path
 
 from service.settings import Settings
 
-STALE_SECONDS = 1.0  # a socket file whose owner does not take a connection for so long is still somebody's
+STALE_SECONDS = (
+    1.0  # a socket file whose owner does not take a connection for so long is still somebody's
+)
 # Bytes that the kernel keeps for a connection; Linux makes twice as many of them.
 RECEIVE_BUFFER = 65_536  # what has come and was not read: as much may be read at once, and then waits in the process
 SEND_BUFFER = 131_072
@@ -42,7 +44,11 @@ def address(listener: socket.socket, *, tls: bool = False) -> str:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"
-    return f"{scheme}://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{scheme}://{host}:{port}"
+    return (
+        f"{scheme}://[{host}]:{port}"
+        if listener.family == socket.AF_INET6
+        else f"{scheme}://{host}:{port}"
+    )
 
 
 def check_free(host: str, port: int) -> None:
@@ -70,7 +76,9 @@ def _tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     except OSError as error:
-        raise SocketError(f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}") from error
+        raise SocketError(
+            f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}"
+        ) from error
     return listener
 
 
@@ -93,7 +101,9 @@ def _remove_stale(path: Path) -> None:
     """Remove the file that a killed service left, and nothing else."""
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise SocketError(f"--uds {path}: is there, and is no socket; choose another path or remove it")
+            raise SocketError(
+                f"--uds {path}: is there, and is no socket; choose another path or remove it"
+            )
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -105,7 +115,9 @@ def _remove_stale(path: Path) -> None:
         except OSError as error:
             raise SocketError(f"--uds {path}: {error.strerror or error}") from error
         else:
-            raise SocketError(f"--uds {path}: another program listens there; stop it or choose another path")
+            raise SocketError(
+                f"--uds {path}: another program listens there; stop it or choose another path"
+            )
 
 
 def cut_off(transport: asyncio.Transport) -> None:

@@ -22,7 +22,9 @@ SCOPE = scope_of(PATH)
 class Channel:
     """One stream: answers each message as `POST /act` would have answered it, and no faster than it may be asked."""
 
-    def __init__(self, served: Served, ids: RequestIds, rate: int, headers: list[RawHeader]) -> None:
+    def __init__(
+        self, served: Served, ids: RequestIds, rate: int, headers: list[RawHeader]
+    ) -> None:
         self._served = served
         self._rate = rate
         self._second = 0
@@ -51,17 +53,34 @@ class Channel:
         except Exception as error:  # an unforeseen one is answered, and logged
             problem = error if isinstance(error, ProblemError) else problems.internal_error()
             failure = error if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
-            write(with_seq(problem, body), partial(self._ended, problem.status, started, None, failure))
+            write(
+                with_seq(problem, body),
+                partial(self._ended, problem.status, started, None, failure),
+            )
             return
         write(content, partial(self._ended, 200, started, inference, None))
 
-    def _ended(self, status: int, started: float, inference: Inference | None, failure: Exception | None) -> None:
+    def _ended(
+        self, status: int, started: float, inference: Inference | None, failure: Exception | None
+    ) -> None:
         seconds = perf_counter() - started
         self._served.metrics.answered(PATH, status, seconds)
         if inference is not None:
             self._served.answered(inference, self._request_id)
         if self._served.every or failure is not None:
-            self._served.ended(Request(PATH, "GET", PATH, status, seconds, self._request_id, self._headers, inference, failure))
+            self._served.ended(
+                Request(
+                    PATH,
+                    "GET",
+                    PATH,
+                    status,
+                    seconds,
+                    self._request_id,
+                    self._headers,
+                    inference,
+                    failure,
+                )
+            )
 
     def _check_rate(self, second: int) -> None:
         if second != self._second:
@@ -113,4 +132,6 @@ def with_seq(error: ProblemError, body: bytes) -> bytes:
     seq = message.get("seq") if isinstance(message, dict) else None
     if type(seq) is not int:
         return error.body
-    return json.dumps(json.loads(error.body) | {"seq": seq}, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(
+        json.loads(error.body) | {"seq": seq}, ensure_ascii=False, separators=(",", ":")
+    ).encode()

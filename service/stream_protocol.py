@@ -20,7 +20,9 @@ from service.outbox import After
 from service.stream import PATH, Channel
 from service.turns import ALONE, Heap
 
-SLOW_READER_SECONDS = 5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
+SLOW_READER_SECONDS = (
+    5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
+)
 TEXT = 0x81  # the first byte of a frame that holds a whole text message (RFC 6455, section 5.2)
 
 
@@ -28,7 +30,11 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     """One connection. A client that does not read is closed; uvicorn itself waits for it without end, and its answers stay in memory."""
 
     def __init__(
-        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         lanes = config.loaded_app
@@ -73,13 +79,20 @@ class StreamProtocol(WebSocketsSansIOProtocol):
     def _refuse(self) -> None:
         """End a handshake that cannot be read. The library has written why, or has no words for it."""
         words = b"".join(self.conn.data_to_send())
-        self.transport.write(words or self.conn.reject(HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n").serialize())
+        self.transport.write(
+            words
+            or self.conn.reject(
+                HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n"
+            ).serialize()
+        )
         self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         """Send what the application says, and read on once it has let the client in."""
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+        if message["type"] == "websocket.http.response.body" and not message.get(
+            "more_body", False
+        ):
             self.handshake_complete = True  # it was answered with a refusal: uvicorn logs an error of the application there
         if self._heap.left:
             self._go_on()
@@ -108,7 +121,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def send_receive_event_to_app(self) -> None:
         """Answer a message at once if it can be."""
-        if not self.handshake_complete or self.close_sent or not self.writable.is_set() or self.scope["path"] != PATH:
+        if (
+            not self.handshake_complete
+            or self.close_sent
+            or not self.writable.is_set()
+            or self.scope["path"] != PATH
+        ):
             super().send_receive_event_to_app()
             return
         if self._channel is None:

@@ -50,7 +50,9 @@ class Tls:
         else:
             log.info("The certificate was read again from %s", self._settings.tls_cert)
 
-    def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+    def _choose(
+        self, connection: ssl.SSLSocket | ssl.SSLObject, _: str | None, __: ssl.SSLContext
+    ) -> None:
         """Let a new connection, which begins with the first context, go on with the latest: none is ever half changed."""
         if connection.context is not self._now:
             connection.context = self._now
@@ -65,20 +67,34 @@ class Tls:
             raise TlsError(f"--tls-cert {settings.tls_cert}: holds no certificate in PEM")
         if b"PRIVATE KEY-----" not in key:
             raise TlsError(f"--tls-key {settings.tls_key}: holds no private key in PEM")
-        password = None if settings.tls_key_password is None else settings.tls_key_password.get_secret_value()
+        password = (
+            None
+            if settings.tls_key_password is None
+            else settings.tls_key_password.get_secret_value()
+        )
         encrypted = b"ENCRYPTED" in key
         if encrypted and password is None:
-            raise TlsError(f"--tls-key {settings.tls_key}: is encrypted; set UPRIGHT_TLS_KEY_PASSWORD")
+            raise TlsError(
+                f"--tls-key {settings.tls_key}: is encrypted; set UPRIGHT_TLS_KEY_PASSWORD"
+            )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         try:
-            context.load_cert_chain(settings.tls_cert, settings.tls_key, lambda: password or "")  # without one OpenSSL asks at the terminal
+            context.load_cert_chain(
+                settings.tls_cert, settings.tls_key, lambda: password or ""
+            )  # without one OpenSSL asks at the terminal
         except ssl.SSLError as error:
             if error.reason == "KEY_VALUES_MISMATCH":
-                raise TlsError(f"--tls-key {settings.tls_key}: is not the key of the certificate in {settings.tls_cert}") from error
+                raise TlsError(
+                    f"--tls-key {settings.tls_key}: is not the key of the certificate in {settings.tls_cert}"
+                ) from error
             if encrypted:
-                raise TlsError(f"--tls-key {settings.tls_key}: cannot be read; is UPRIGHT_TLS_KEY_PASSWORD right?") from error
-            raise TlsError(f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key}: one of them is damaged PEM") from error
+                raise TlsError(
+                    f"--tls-key {settings.tls_key}: cannot be read; is UPRIGHT_TLS_KEY_PASSWORD right?"
+                ) from error
+            raise TlsError(
+                f"--tls-cert {settings.tls_cert} and --tls-key {settings.tls_key}: one of them is damaged PEM"
+            ) from error
         authority = None
         if settings.tls_client_ca is not None:
             authority = _content("--tls-client-ca", settings.tls_client_ca)
@@ -86,7 +102,9 @@ class Tls:
             try:
                 context.load_verify_locations(settings.tls_client_ca)
             except ssl.SSLError as error:
-                raise TlsError(f"--tls-client-ca {settings.tls_client_ca}: holds no certificate in PEM that can be read") from error
+                raise TlsError(
+                    f"--tls-client-ca {settings.tls_client_ca}: holds no certificate in PEM that can be read"
+                ) from error
         return context, Pem(key, certificate, authority)
 
 

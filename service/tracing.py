@@ -30,8 +30,12 @@ PATIENCE = 2.0  # seconds that the last spans get when the service ends, whether
 @asynccontextmanager
 async def traced(served: Served, log: RequestLog, scheme: str) -> AsyncIterator[None]:
     """Make a span of each request, which came by `scheme`, until the end of the block; hand the request to `log` with its trace's id."""
-    given = OTELResourceDetector().detect().attributes  # the variables may name the service otherwise
-    provider = TracerProvider(resource=Resource.create({"service.name": "upright", **given}), shutdown_on_exit=False)
+    given = (
+        OTELResourceDetector().detect().attributes
+    )  # the variables may name the service otherwise
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": "upright", **given}), shutdown_on_exit=False
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     served.ended, served.every = _Tracing(provider.get_tracer("upright"), log, scheme), True
     try:
@@ -56,9 +60,15 @@ class _Tracing:
     def __call__(self, request: Request) -> None:
         """Trace and log the request."""
         ended = time_ns()
-        carrier = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers if name in _CARRIED}
+        carrier = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in request.headers
+            if name in _CARRIED
+        }
         parent = self._propagator.extract(carrier, Context()) if carrier else Context()
-        span = self._tracer.start_span(_name(request), parent, SpanKind.SERVER, start_time=ended - int(request.seconds * 1e9))
+        span = self._tracer.start_span(
+            _name(request), parent, SpanKind.SERVER, start_time=ended - int(request.seconds * 1e9)
+        )
         if span.is_recording():  # most are not, where only a part is sampled
             span.set_attributes(_attributes(request, self._scheme))
             if request.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -82,7 +92,11 @@ def _attributes(request: Request, scheme: str) -> dict[str, AttributeValue]:
     if request.door == GRPC:
         found |= {"rpc.system.name": "grpc", "rpc.method": request.path.removeprefix("/")}
     else:
-        found |= {"http.request.method": request.method, "url.path": request.path, "url.scheme": scheme}
+        found |= {
+            "http.request.method": request.method,
+            "url.path": request.path,
+            "url.scheme": scheme,
+        }
         if request.door != OTHER:
             found["http.route"] = request.door
     if request.status != GONE:

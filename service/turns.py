@@ -32,7 +32,9 @@ class Turns:
     def _round(self, loop: asyncio.AbstractEventLoop) -> None:
         until = perf_counter() + ROUND_SECONDS
         for _ in range(min(ROUND_TURNS, len(self._waiting))):
-            self._waiting[0]()  # it stays until it is over: one that waits anew must not begin a second round
+            self._waiting[
+                0
+            ]()  # it stays until it is over: one that waits anew must not begin a second round
             self._waiting.popleft()
             if perf_counter() > until:
                 break

@@ -21,6 +21,8 @@ def warm_up(policy: Policy) -> None:
 
 def exercise(policy: Policy) -> None:
     """Answer some states, and no more: what a reload leaves must not stay."""
-    body = b'{"state":%s}' % to_json(policy.bundle.manifest.golden_states[0].state)  # the self-test has shown that it has an answer
+    body = b'{"state":%s}' % to_json(
+        policy.bundle.manifest.golden_states[0].state
+    )  # the self-test has shown that it has an answer
     for _ in range(TIMES):
         answers.act(policy, body, None)

@@ -35,7 +35,10 @@ log = logging.getLogger("uvicorn.error")
 
 def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> int:
     """Serve a bundle on `listeners` by `settings.workers` processes until told to stop. Returns 1 when one of them could not start."""
-    with tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts, tempfile.TemporaryDirectory(prefix="upright-shelf-") as folder:
+    with (
+        tempfile.NamedTemporaryFile(prefix="upright-counts-") as counts,
+        tempfile.TemporaryDirectory(prefix="upright-shelf-") as folder,
+    ):
         shelf = Shelf(Path(folder))
         shelf.put(Shelved(live=live.digest), live)
         return Manager(settings, listeners, Path(counts.name), shelf).run()
@@ -44,7 +47,9 @@ def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> i
 class Manager:
     """Starts the processes, watches them, and passes on what it is told."""
 
-    def __init__(self, settings: Settings, listeners: list[socket.socket], counts: Path, shelf: Shelf) -> None:
+    def __init__(
+        self, settings: Settings, listeners: list[socket.socket], counts: Path, shelf: Shelf
+    ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._counts = counts
@@ -70,15 +75,23 @@ class Manager:
                     failed = True
                     self._pass_on(signal.SIGTERM, None)
                 if not self._stopping:
-                    log.error("Process [%s] ended with status %s; another takes its place", process.pid, process.exitcode)
+                    log.error(
+                        "Process [%s] ended with status %s; another takes its place",
+                        process.pid,
+                        process.exitcode,
+                    )
                     threading.Event().wait(AGAIN_SECONDS if process.exitcode == CANNOT_START else 0)
                     self._processes.append(self._start())
         return int(failed)
 
     def _start(self) -> SpawnProcess:
         # A fresh process, not a fork: this one may hold threads and locks of onnxruntime.
-        process = get_context("spawn").Process(target=_serve, args=(self._settings, self._listeners, self._counts, self._shelf))
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # as the new process has it from the beginning, until it can reload
+        process = get_context("spawn").Process(
+            target=_serve, args=(self._settings, self._listeners, self._counts, self._shelf)
+        )
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {signal.SIGHUP}
+        )  # as the new process has it from the beginning, until it can reload
         process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         if self._stopping:  # told while it was started
@@ -94,7 +107,9 @@ class Manager:
 
 def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, shelf: Shelf) -> None:
     """Serve as one process of several. It ends where the bundle cannot be served (any more), and when the manager is gone."""
-    os.setpgid(0, 0)  # Ctrl-C on a terminal is the manager's, and is passed on: it must not come twice
+    os.setpgid(
+        0, 0
+    )  # Ctrl-C on a terminal is the manager's, and is passed on: it must not come twice
     threading.Thread(target=_end_with_the_manager, daemon=True).start()
     try:
         with shelf.locked():

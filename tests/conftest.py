@@ -29,7 +29,9 @@ ROOT = Path(__file__).parents[1]
 COMMITTED = ROOT / "models" / "cartpole-dqn"
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
 
-hypothesis.settings.register_profile("long", max_examples=10_000)  # pytest --hypothesis-profile long tests/test_lanes.py
+hypothesis.settings.register_profile(
+    "long", max_examples=10_000
+)  # pytest --hypothesis-profile long tests/test_lanes.py
 
 Start = Callable[..., AbstractContextManager[str]]
 
@@ -49,7 +51,16 @@ def short_run() -> Run:
 def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of the short run. Read only: tests that change files take a copy."""
     folder = tmp_path_factory.mktemp("exported") / "short"
-    return export(short_run, folder, name="short", model_version="1", created=CREATED, force=True, episodes=20, exam_runs=4)
+    return export(
+        short_run,
+        folder,
+        name="short",
+        model_version="1",
+        created=CREATED,
+        force=True,
+        episodes=20,
+        exam_runs=4,
+    )
 
 
 @pytest.fixture(params=["onnx", "torchscript"])
@@ -61,7 +72,9 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 @pytest.fixture
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
-    with TestClient(create_app(settings(), Served(load(committed, backend))), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(settings(), Served(load(committed, backend))), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -74,12 +87,22 @@ def start(tmp_path: Path) -> Start:
     """Start the real service on a free loopback port; gives its address, and ends it afterwards."""
 
     @contextmanager
-    def started(*arguments: str, program: tuple[str, ...] = ("-m", "service"), environment: dict[str, str] | None = None) -> Iterator[str]:
+    def started(
+        *arguments: str,
+        program: tuple[str, ...] = ("-m", "service"),
+        environment: dict[str, str] | None = None,
+    ) -> Iterator[str]:
         log = tmp_path / "service.log"
         command = [sys.executable, *program, "--port", "0", "--drain", "0", *arguments]
         with (
             log.open("wb") as output,
-            subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment() | (environment or {})) as process,
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                env=clean_environment() | (environment or {}),
+            ) as process,
         ):
             try:
                 yield _address(process, log)

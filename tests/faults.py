@@ -7,7 +7,9 @@ import struct
 import threading
 from typing import Literal, Self
 
-Fault = Literal["none", "delay", "drop", "reset", "garbage", "half", "stale", "stale-first", "deaf", "flood"]
+Fault = Literal[
+    "none", "delay", "drop", "reset", "garbage", "half", "stale", "stale-first", "deaf", "flood"
+]
 
 
 class FaultyProxy:
@@ -58,7 +60,9 @@ class FaultyProxy:
                 continue
             self._sockets += [caller, service]
             for source, target, spoil in ((caller, service, False), (service, caller, True)):
-                thread = threading.Thread(target=self._pump, args=(source, target, spoil), daemon=True)
+                thread = threading.Thread(
+                    target=self._pump, args=(source, target, spoil), daemon=True
+                )
                 self._threads.append(thread)
                 thread.start()
 
@@ -83,7 +87,12 @@ class FaultyProxy:
             if self._ended.is_set():
                 return b""
         data = source.recv(65_536)
-        while self._whole and data and select.select([source], [], [], 0.002)[0] and (more := source.recv(65_536)):
+        while (
+            self._whole
+            and data
+            and select.select([source], [], [], 0.002)[0]
+            and (more := source.recv(65_536))
+        ):
             data += more
         return data
 

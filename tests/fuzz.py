@@ -148,7 +148,14 @@ def retold(rng: random.Random, seeds: tuple[bytes, ...], pieces: tuple[bytes, ..
     parts = MARKS.split(rng.choice(seeds))
     told = [index for index, part in enumerate(parts) if part.strip() and not MARKS.fullmatch(part)]
     for index in rng.sample(told, rng.choice((1, 1, 2))):
-        number = rng.choice((rng.uniform(-3, 3), rng.gauss(0, 1e38), rng.randrange(-(2**70), 2**70), 10.0 ** rng.randrange(-300, 300)))
+        number = rng.choice(
+            (
+                rng.uniform(-3, 3),
+                rng.gauss(0, 1e38),
+                rng.randrange(-(2**70), 2**70),
+                10.0 ** rng.randrange(-300, 300),
+            )
+        )
         parts[index] = repr(number).encode() if rng.random() < 0.7 else rng.choice(pieces)
     return b"".join(parts)
 
@@ -200,9 +207,13 @@ class Client:
         """Return a message."""
         while (first := self._take(2))[0] == PING:
             self.send(b"\x8a" + bytes((0x80 | first[1],)) + bytes(4) + self._take(first[1]))
-        size = first[1] if first[1] < 126 else int.from_bytes(self._take(2 if first[1] == 126 else 8))
+        size = (
+            first[1] if first[1] < 126 else int.from_bytes(self._take(2 if first[1] == 126 else 8))
+        )
         if first[0] != 0x81:
-            raise FoundError(f"a frame {first.hex()} in the place of an answer: {self._take(size)!r}")
+            raise FoundError(
+                f"a frame {first.hex()} in the place of an answer: {self._take(size)!r}"
+            )
         return self._take(size)
 
     def rest(self) -> bytes:
@@ -250,7 +261,8 @@ def bodies(fast: int, general: int, count: int, seed: int) -> Counter[int]:
             path, seeds = (b"/act", STATES) if rng.random() < 0.7 else (b"/act/batch", BATCHES)
             asked.append((path, rng.choice((mutated, retold))(rng, seeds, PIECES)))
         sent = b"".join(
-            b"POST %b HTTP/1.1\r\nhost: a\r\nx-request-id: r\r\ncontent-length: %d\r\n\r\n%b" % (path, len(body), body)
+            b"POST %b HTTP/1.1\r\nhost: a\r\nx-request-id: r\r\ncontent-length: %d\r\n\r\n%b"
+            % (path, len(body), body)
             for path, body in asked
         )
         for client in lanes_:
@@ -261,7 +273,9 @@ def bodies(fast: int, general: int, count: int, seed: int) -> Counter[int]:
             try:
                 found[_judged(answers, stream.frame() if path == b"/act" else None)] += 1
             except (FoundError, ValueError) as error:
-                raise FoundError(f"--seed {seed}, body {number} to {path.decode()}: {body!r}\n{error}") from error
+                raise FoundError(
+                    f"--seed {seed}, body {number} to {path.decode()}: {body!r}\n{error}"
+                ) from error
     for client in (*lanes_, stream):
         client.close()
     return found
@@ -270,7 +284,9 @@ def bodies(fast: int, general: int, count: int, seed: int) -> Counter[int]:
 def _frame(body: bytes) -> bytes:
     size = len(body)
     length = bytes((0x80 | size,)) if size < 126 else b"\xfe" + size.to_bytes(2)
-    return b"\x82" + length + bytes(4) + body  # binary: what is no text would end a text message's stream
+    return (
+        b"\x82" + length + bytes(4) + body
+    )  # binary: what is no text would end a text message's stream
 
 
 def _judged(answers: list[tuple[bytes, bytes]], message: bytes | None) -> int:
@@ -296,16 +312,36 @@ def _requests(rng: random.Random) -> list[bytes]:
     for number in range(rng.randrange(1, 6)):
         head = b"host: a\r\nx-request-id: %d\r\n" % number
         body = rng.choice(STATES + BATCHES)
-        path = rng.choice((b"/act", b"/act", b"/act/batch", b"/act?x", b"/v2/models/cartpole-dqn/infer", b"/nowhere"))
+        path = rng.choice(
+            (
+                b"/act",
+                b"/act",
+                b"/act/batch",
+                b"/act?x",
+                b"/v2/models/cartpole-dqn/infer",
+                b"/nowhere",
+            )
+        )
         match rng.randrange(3):
             case 0:
-                found.append(b"GET %b HTTP/1.1\r\n%b\r\n" % (rng.choice((b"/health/live", b"/model", b"/v2", b"/act")), head))
+                found.append(
+                    b"GET %b HTTP/1.1\r\n%b\r\n"
+                    % (rng.choice((b"/health/live", b"/model", b"/v2", b"/act")), head)
+                )
             case 1:
-                found.append(b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b" % (path, head, len(body), body))
+                found.append(
+                    b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b"
+                    % (path, head, len(body), body)
+                )
             case _:
                 cut = rng.randrange(1, len(body))
-                chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (body[:cut], body[cut:]))
-                found.append(b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % (path, head, chunks))
+                chunks = b"".join(
+                    b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (body[:cut], body[cut:])
+                )
+                found.append(
+                    b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n"
+                    % (path, head, chunks)
+                )
     return found
 
 
@@ -355,7 +391,9 @@ def connections(fast: int, count: int, seed: int) -> Counter[str]:
             try:
                 found[_ended(client)] += 1
             except (FoundError, TimeoutError) as error:
-                raise FoundError(f"--seed {seed}, connection {waiting}, left open\n{error}") from error
+                raise FoundError(
+                    f"--seed {seed}, connection {waiting}, left open\n{error}"
+                ) from error
     return found
 
 
@@ -377,7 +415,9 @@ def serve(told: Connection) -> None:
     """Serve both lanes in a process of its own until told to stop; tell what was logged as an error."""
     log = Log()
     logging.getLogger().addHandler(log)
-    settings = Settings.model_validate({"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE})
+    settings = Settings.model_validate(
+        {"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE}
+    )
     with lanes(settings, Served(load(bundle.read(COMMITTED), "onnx"))) as both:
         told.send((both.fast, both.general))
         told.recv()
@@ -398,7 +438,9 @@ class Log(logging.Handler):
 
 def main() -> int:
     """Fuzz, and print what was answered."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bodies", type=int, default=20_000)
     parser.add_argument("--connections", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=1)
@@ -410,14 +452,24 @@ def main() -> int:
     began = time.monotonic()
     try:
         statuses = bodies(fast, general, options.bodies, options.seed)
-        print(f"{options.bodies} bodies in {time.monotonic() - began:.0f} s: {dict(statuses.most_common())}", flush=True)
+        print(
+            f"{options.bodies} bodies in {time.monotonic() - began:.0f} s: {dict(statuses.most_common())}",
+            flush=True,
+        )
         began = time.monotonic()
         ends = connections(fast, options.connections, options.seed)
-        print(f"{options.connections} connections in {time.monotonic() - began:.0f} s: {dict(ends.most_common())}")
+        print(
+            f"{options.connections} connections in {time.monotonic() - began:.0f} s: {dict(ends.most_common())}"
+        )
         ours.send("end")
         if errors := ours.recv():
             raise FoundError(f"the service has logged {len(errors)} errors: {errors[0]}")
-    except (FoundError, TimeoutError, ConnectionError, EOFError) as error:  # the last one if the service has ended
+    except (
+        FoundError,
+        TimeoutError,
+        ConnectionError,
+        EOFError,
+    ) as error:  # the last one if the service has ended
         print(f"FAILED: {error!r}")
         return 1
     finally:

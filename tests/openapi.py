@@ -17,7 +17,10 @@ FILE = ROOT / "docs" / "openapi.json"
 
 def document() -> str:
     """Return the application's OpenAPI document as it is committed."""
-    app = create_app(Settings.model_validate({}), Served(load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx")))
+    app = create_app(
+        Settings.model_validate({}),
+        Served(load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx")),
+    )
     with TestClient(app) as client:
         return json.dumps(client.get("/openapi.json").json(), indent=2, ensure_ascii=False) + "\n"
 

@@ -31,21 +31,34 @@ def finite_as_float32(number: float) -> bool:
         return False
 
 
-def test_a_state_is_answered_with_q_values_and_the_greedy_action(client: TestClient, committed: Bundle) -> None:
+def test_a_state_is_answered_with_q_values_and_the_greedy_action(
+    client: TestClient, committed: Bundle
+) -> None:
     answer = client.post("/act", json={"state": STATE})
     assert answer.status_code == 200
     body = answer.json()
     assert list(body) == ["action", "action_name", "q_values", "out_of_range", "model", "digest"]
     assert (body["action"], body["action_name"]) == (1, "right")
     assert body["q_values"][1] > body["q_values"][0]
-    assert (body["model"], body["digest"], body["out_of_range"]) == ("cartpole-dqn", committed.digest, [])
+    assert (body["model"], body["digest"], body["out_of_range"]) == (
+        "cartpole-dqn",
+        committed.digest,
+        [],
+    )
     assert answer.headers["etag"] == f'"{committed.digest}"'
     assert answer.headers["server-timing"].startswith("inference;dur=")
 
 
 def test_an_answer_needs_no_content_type(client: TestClient) -> None:
-    for headers in ({}, {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "text/plain"}):
-        assert client.post("/act", content=json.dumps({"state": STATE}), headers=headers).status_code == 200
+    for headers in (
+        {},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "text/plain"},
+    ):
+        assert (
+            client.post("/act", content=json.dumps({"state": STATE}), headers=headers).status_code
+            == 200
+        )
 
 
 def test_seq_is_echoed_and_absent_if_not_sent(client: TestClient) -> None:
@@ -83,7 +96,9 @@ def test_seq_is_echoed_and_absent_if_not_sent(client: TestClient) -> None:
         (b'{"state":[1,2,3,' + b"4" * 10_000_000 + b"]}", 413, None),
     ],
 )
-def test_a_bad_body_is_refused_with_what_and_where(client: TestClient, body: bytes, status: int, named: str | None) -> None:
+def test_a_bad_body_is_refused_with_what_and_where(
+    client: TestClient, body: bytes, status: int, named: str | None
+) -> None:
     answer = client.post("/act", content=body)
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -100,11 +115,15 @@ def test_a_bad_body_is_refused_with_what_and_where(client: TestClient, body: byt
 
 def test_the_largest_32_bit_float_is_read_as_a_number(client: TestClient) -> None:
     """It is refused for what the policy makes of it, not for what it is."""
-    answer = client.post("/act", json={"state": [3.4028234663852886e38, 3.4028234663852886e38, 0, 0]})
+    answer = client.post(
+        "/act", json={"state": [3.4028234663852886e38, 3.4028234663852886e38, 0, 0]}
+    )
     assert answer.json()["type"] == "urn:upright:problem:state-too-extreme"
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hypothesis_settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(state=st.lists(st.floats() | st.integers(), min_size=4, max_size=4))
 def test_four_numbers_get_an_action_or_a_reason(client: TestClient, state: list[float]) -> None:
     answer = client.post("/act", content=json.dumps({"state": state}))
@@ -117,8 +136,15 @@ def test_four_numbers_get_an_action_or_a_reason(client: TestClient, state: list[
         assert answer.json()["type"] == "urn:upright:problem:state-too-extreme"
 
 
-@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(body=st.binary(max_size=60) | st.builds(lambda value: json.dumps(value).encode(), JSON | st.fixed_dictionaries({"state": JSON})))
+@hypothesis_settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    body=st.binary(max_size=60)
+    | st.builds(
+        lambda value: json.dumps(value).encode(), JSON | st.fixed_dictionaries({"state": JSON})
+    )
+)
 def test_no_body_makes_the_service_fail(client: TestClient, body: bytes) -> None:
     for door in ("/act", "/act/batch"):
         assert client.post(door, content=body).status_code in (200, 400, 422)
@@ -146,20 +172,28 @@ def test_a_batch_answers_in_columns_what_act_answers_one_by_one(client: TestClie
         ({"state": STATE}, 422, "#/states"),
     ],
 )
-def test_a_bad_batch_is_refused_with_what_and_where(committed: Bundle, body: object, status: int, named: str) -> None:
+def test_a_bad_batch_is_refused_with_what_and_where(
+    committed: Bundle, body: object, status: int, named: str
+) -> None:
     with TestClient(create_app(settings(max_batch=5), Served(load(committed, "onnx")))) as client:
         answer = client.post("/act/batch", json=body)
     assert answer.status_code == status
     assert answer.json()["errors"][0]["pointer"] == named
 
 
-def test_a_batch_that_is_wrong_in_many_places_is_told_the_first_bad_state(client: TestClient) -> None:
+def test_a_batch_that_is_wrong_in_many_places_is_told_the_first_bad_state(
+    client: TestClient,
+) -> None:
     problem = client.post("/act/batch", json={"states": [STATE, *[[None] * 4] * 60_000]}).json()
-    assert [error["pointer"] for error in problem["errors"]] == [f"#/states/1/{index}" for index in range(4)]
+    assert [error["pointer"] for error in problem["errors"]] == [
+        f"#/states/1/{index}" for index in range(4)
+    ]
 
 
 def test_a_body_with_many_unknown_fields_is_told_the_first_ten(client: TestClient) -> None:
-    problem = client.post("/act", json={"state": STATE, **{f"field {index}": 0 for index in range(100)}}).json()
+    problem = client.post(
+        "/act", json={"state": STATE, **{f"field {index}": 0 for index in range(100)}}
+    ).json()
     assert len(problem["errors"]) == 10
     assert problem["errors"][0]["pointer"] == "#/field%200"
     assert "99 more" in problem["detail"]
@@ -172,13 +206,17 @@ def test_a_name_of_any_length_is_told_in_a_few_characters(client: TestClient) ->
 
 
 @pytest.mark.parametrize("wanted", ["*", '"DIGEST"', '"sha256:other", "DIGEST"'])
-def test_if_match_of_the_served_bundle_is_answered(client: TestClient, committed: Bundle, wanted: str) -> None:
+def test_if_match_of_the_served_bundle_is_answered(
+    client: TestClient, committed: Bundle, wanted: str
+) -> None:
     headers = {"if-match": wanted.replace("DIGEST", committed.digest)}
     assert client.post("/act", json={"state": STATE}, headers=headers).status_code == 200
 
 
 @pytest.mark.parametrize("wanted", ['"sha256:other"', 'W/"DIGEST"', "DIGEST", ""])
-def test_if_match_of_another_bundle_gets_412_and_no_action(client: TestClient, committed: Bundle, wanted: str) -> None:
+def test_if_match_of_another_bundle_gets_412_and_no_action(
+    client: TestClient, committed: Bundle, wanted: str
+) -> None:
     headers = {"if-match": wanted.replace("DIGEST", committed.digest)}
     for door, body in (("/act", {"state": STATE}), ("/act/batch", {"states": [STATE]})):
         answer = client.post(door, json=body, headers=headers)
@@ -188,15 +226,29 @@ def test_if_match_of_another_bundle_gets_412_and_no_action(client: TestClient, c
 
 
 def test_request_id_is_echoed_or_made(client: TestClient) -> None:
-    assert client.post("/act", json={"state": STATE}, headers={"x-request-id": "loop-7/42"}).headers["x-request-id"] == "loop-7/42"
-    made = {client.get(path).headers["x-request-id"] for path in ("/health/live", "/model", "/nowhere")}
+    assert (
+        client.post("/act", json={"state": STATE}, headers={"x-request-id": "loop-7/42"}).headers[
+            "x-request-id"
+        ]
+        == "loop-7/42"
+    )
+    made = {
+        client.get(path).headers["x-request-id"] for path in ("/health/live", "/model", "/nowhere")
+    }
     assert len(made) == 3
-    assert client.get("/model", headers={"x-request-id": "a" * 200}).headers["x-request-id"] != "a" * 200
+    assert (
+        client.get("/model", headers={"x-request-id": "a" * 200}).headers["x-request-id"]
+        != "a" * 200
+    )
 
 
 @pytest.mark.parametrize("door", ["/act", "/act/batch"])
-def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(committed: Bundle, door: str) -> None:
-    with TestClient(create_app(settings(), Served(Policy(committed, FixedBackend(math.nan, 1), "onnx")))) as client:
+def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
+    committed: Bundle, door: str
+) -> None:
+    with TestClient(
+        create_app(settings(), Served(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
+    ) as client:
         answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:upright:problem:q-values-not-finite"
@@ -216,7 +268,9 @@ def test_a_failing_backend_is_a_problem_that_carries_the_request_id(committed: B
     assert "no memory" not in answer.text
 
 
-def test_model_tells_the_manifest_the_digest_and_the_backend(client: TestClient, committed: Bundle) -> None:
+def test_model_tells_the_manifest_the_digest_and_the_backend(
+    client: TestClient, committed: Bundle
+) -> None:
     answer = client.get("/model")
     assert answer.json()["digest"] == committed.digest
     assert answer.json()["backend"] in ("onnx", "torchscript")
@@ -245,6 +299,16 @@ def test_openapi_document_describes_the_doors_bodies(client: TestClient) -> None
     assert act["requestBody"]["content"]["application/json"]["schema"]["required"] == ["state"]
     assert "412" in act["responses"]
     assert set(document["paths"]) == {
-        *("/act", "/act/batch", "/model", "/model/rollback", "/shadow", "/shadow/promote", "/health/live", "/health/ready", "/metrics")
+        *(
+            "/act",
+            "/act/batch",
+            "/model",
+            "/model/rollback",
+            "/shadow",
+            "/shadow/promote",
+            "/health/live",
+            "/health/ready",
+            "/metrics",
+        )
     }
     assert "Problem" in document["components"]["schemas"]

@@ -21,11 +21,19 @@ from tests.wire import ask, request, serving
 STATE = b'{"state":[0,0,0.05,0]}'
 ACT = request("POST", "/act", [], [STATE])[0]
 MODEL = request("GET", "/model", [], [])[0]
-UPGRADE = [(b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", b"13")]
-HANDSHAKE = request("GET", "/act/stream", [*UPGRADE, (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")], [])[0].replace(
-    b"content-length: 0\r\n", b""
+UPGRADE = [
+    (b"upgrade", b"websocket"),
+    (b"connection", b"upgrade"),
+    (b"sec-websocket-version", b"13"),
+]
+HANDSHAKE = request(
+    "GET", "/act/stream", [*UPGRADE, (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")], []
+)[0].replace(b"content-length: 0\r\n", b"")
+CHUNKED = (
+    b"POST /act%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n16\r\n"
+    + STATE
+    + b"\r\n0\r\n"
 )
-CHUNKED = b"POST /act%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n16\r\n" + STATE + b"\r\n0\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,9 @@ def test_what_is_no_http_is_refused_after_the_answers_to_what_came_before(port: 
     assert statuses(said(port, MODEL + CHUNKED.replace(b"16", b"zz") % b"?x")) == [200, 400]
 
 
-def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     head = b"POST /act HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
     assert statuses(said(port, head + b"zz\r\n")) == [400]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
@@ -79,8 +89,12 @@ def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(port: int
         b"x: a\rcontent-length: 22\r\ncontent-length: 22",
     ],
 )
-def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_after_it_is_read(port: int, head: bytes) -> None:
-    assert statuses(said(port, b"POST /act HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n" % head + STATE + ACT)) == [400]
+def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_after_it_is_read(
+    port: int, head: bytes
+) -> None:
+    assert statuses(
+        said(port, b"POST /act HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n" % head + STATE + ACT)
+    ) == [400]
 
 
 @pytest.mark.parametrize(
@@ -99,26 +113,51 @@ def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: 
     answered = said(port, sent)
     after = samples(ask(port, [request("GET", "/metrics", [], [])[0]])[0].body.decode())
     assert statuses(answered) == [431]
-    assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"].startswith(f"A request may have {HEAD_BYTES} bytes beside its body")
+    assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"].startswith(
+        f"A request may have {HEAD_BYTES} bytes beside its body"
+    )
     counted = ("upright_refused_requests_total", ("head-too-large",))
     assert after[counted] == before[counted] + 1
 
 
-def test_a_head_of_as_many_lines_as_may_be_and_a_body_in_chunks_of_one_byte_are_read(port: int) -> None:
+def test_a_head_of_as_many_lines_as_may_be_and_a_body_in_chunks_of_one_byte_are_read(
+    port: int,
+) -> None:
     lines = [(b"x%d" % number, b"y" * 600) for number in range(HEAD_LINES - 2)]
     assert ask(port, request("POST", "/act", lines, [STATE]))[0].status == 200
     assert (
-        ask(port, [b"".join(request("POST", "/act", [], [bytes([byte]) for byte in STATE + b" " * 5_000], chunked=True))])[0].status == 200
+        ask(
+            port,
+            [
+                b"".join(
+                    request(
+                        "POST",
+                        "/act",
+                        [],
+                        [bytes([byte]) for byte in STATE + b" " * 5_000],
+                        chunked=True,
+                    )
+                )
+            ],
+        )[0].status
+        == 200
     )
 
 
 def test_header_lines_after_a_body_change_nothing(port: int) -> None:
     for path in (b"", b"?general"):
-        assert ask(port, [CHUNKED % path + b'if-match: "other"\r\nx-request-id: late\r\n\r\n'])[0]["x-request-id"] != b"late"
+        assert (
+            ask(port, [CHUNKED % path + b'if-match: "other"\r\nx-request-id: late\r\n\r\n'])[0][
+                "x-request-id"
+            ]
+            != b"late"
+        )
 
 
 def test_an_answer_that_was_given_before_its_body_came_is_the_only_one(port: int) -> None:
-    assert statuses(said(port, b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")) == [404]
+    assert statuses(
+        said(port, b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+    ) == [404]
 
 
 def test_a_client_that_sends_all_at_once_and_closes_its_half_gets_all_answers(port: int) -> None:
@@ -126,7 +165,9 @@ def test_a_client_that_sends_all_at_once_and_closes_its_half_gets_all_answers(po
     assert statuses(said(port, sent, half_closes=True)) == [200] * 43
 
 
-def test_ten_thousand_requests_at_once_are_answered_and_do_not_keep_others_waiting(port: int) -> None:
+def test_ten_thousand_requests_at_once_are_answered_and_do_not_keep_others_waiting(
+    port: int,
+) -> None:
     """They are read in slices. Another client's request gets its turn between two of them, long before the last is answered."""
     with socket.create_connection(("127.0.0.1", port), 10) as greedy:
         greedy.sendall(ACT * 1_000)  # not more than the sockets hold, so that this returns
@@ -144,7 +185,11 @@ def test_ten_thousand_requests_at_once_are_answered_and_do_not_keep_others_waiti
 
 
 def test_offers_to_speak_http_2_one_after_the_other_are_all_declined(port: int) -> None:
-    offer = [(b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c"), (b"http2-settings", b"AA")]
+    offer = [
+        (b"connection", b"Upgrade, HTTP2-Settings"),
+        (b"upgrade", b"h2c"),
+        (b"http2-settings", b"AA"),
+    ]
     sent = request("POST", "/act", offer, [STATE])[0]
     assert {answer.status for answer in ask(port, [sent * 2_000], answers=2_000)} == {200}
     closing = sent.replace(b"Upgrade, HTTP2", b"Upgrade, close, HTTP2")
@@ -179,7 +224,10 @@ def test_who_reads_slowly_gets_the_whole_answer(start: Start) -> None:
 
 def test_nothing_is_kept_for_a_client_that_is_cut_off(start: Start) -> None:
     """An end after all that was left would mean that the system had kept it for as long as the client likes."""
-    with start("--body-timeout", "1") as address, socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), 10) as deaf:
+    with (
+        start("--body-timeout", "1") as address,
+        socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), 10) as deaf,
+    ):
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         deaf.sendall(MODEL * 400)
         time.sleep(3)
@@ -190,7 +238,10 @@ def test_nothing_is_kept_for_a_client_that_is_cut_off(start: Start) -> None:
 
 def test_a_head_request_is_answered_as_get_is_without_the_body(port: int) -> None:
     for path in ("/model", "/health/ready", "/metrics", "/v2", "/v2/health/ready"):
-        head, get = (ask(port, request(method, path, [], []), has_body=method == "GET")[0] for method in ("HEAD", "GET"))
+        head, get = (
+            ask(port, request(method, path, [], []), has_body=method == "GET")[0]
+            for method in ("HEAD", "GET")
+        )
         assert head.status == get.status == 200
         if path != "/metrics":  # which counts the one before
             assert head["content-length"] == get["content-length"]
@@ -236,12 +287,16 @@ def test_messages_before_a_close_are_answered_and_messages_after_it_are_not(port
     assert answered.endswith(b"\x88\x02\x03\xef")
 
 
-def test_what_is_no_text_is_refused_without_a_word_in_the_log(port: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_no_text_is_refused_without_a_word_in_the_log(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     said(port, HANDSHAKE, frame(b"\xff\xfe"))
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_message_in_parts_without_content_is_one_message(port: int) -> None:
     empty = frame(b"", 0, final=False)
-    parts = frame(STATE[:5], final=False) + empty * 10_000 + frame(STATE[5:], 0) + frame(b"\x03\xe8", 8)
+    parts = (
+        frame(STATE[:5], final=False) + empty * 10_000 + frame(STATE[5:], 0) + frame(b"\x03\xe8", 8)
+    )
     assert said(port, HANDSHAKE, parts).count(b'"action":1') == 1

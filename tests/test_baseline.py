@@ -32,13 +32,22 @@ def test_last_step_of_a_failed_episode_costs_and_the_other_steps_pay(short_run: 
 
 
 def test_full_episode_is_no_failure() -> None:
-    run = train(recipe("baseline", {"stop_window": 1, "stop_mean": 499, "episodes": 5000, "epsilon_decay": 0.98}), 0, CPU)
+    run = train(
+        recipe(
+            "baseline",
+            {"stop_window": 1, "stop_mean": 499, "episodes": 5000, "epsilon_decay": 0.98},
+        ),
+        0,
+        CPU,
+    )
     assert run.stopped == "solved"
     assert run.history[-1]["steps"] == run.history[-1]["score"] == 500
 
 
 def test_epsilon_falls_after_each_episode_and_never_below_its_minimum() -> None:
-    run = train(recipe("baseline", {"episodes": 30, "epsilon_decay": 0.8, "epsilon_min": 0.01}), 0, CPU)
+    run = train(
+        recipe("baseline", {"episodes": 30, "epsilon_decay": 0.8, "epsilon_min": 0.01}), 0, CPU
+    )
     expected = [max(0.01, 0.8**number) for number in range(30)]
     np.testing.assert_allclose([row["epsilon"] for row in run.history], expected)
 
@@ -67,7 +76,13 @@ def test_training_ends_at_the_limit_of_episodes() -> None:
 
 def test_interrupted_training_keeps_what_it_learned() -> None:
     reports: list[Progress] = []
-    run = train(recipe("baseline", {}), 0, CPU, report=reports.append, interrupted=lambda: len(reports) >= 20)
+    run = train(
+        recipe("baseline", {}),
+        0,
+        CPU,
+        report=reports.append,
+        interrupted=lambda: len(reports) >= 20,
+    )
     assert run.stopped == "interrupted"
     assert len(run.history) == len(reports) == 20
     assert weights(run) == weights(train(recipe("baseline", {"episodes": 20}), 0, CPU))
@@ -77,7 +92,9 @@ def test_progress_counts_steps_and_averages_the_last_hundred_scores() -> None:
     reports: list[Progress] = []
     run = train(recipe("baseline", {"episodes": 130}), 0, CPU, report=reports.append)
     assert reports[-1].figures["steps"] == sum(row["steps"] for row in run.history) == run.steps
-    assert reports[-1].figures["mean_score"] == pytest.approx(np.mean([row["score"] for row in run.history[-100:]]))
+    assert reports[-1].figures["mean_score"] == pytest.approx(
+        np.mean([row["score"] for row in run.history[-100:]])
+    )
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31])

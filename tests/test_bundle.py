@@ -8,11 +8,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from models import bundle
-from models.bundle import ArtifactChangedError, Bundle, BundleInvalidError, BundleMissingError, BundleWriteError, Manifest
+from models.bundle import (
+    ArtifactChangedError,
+    Bundle,
+    BundleInvalidError,
+    BundleMissingError,
+    BundleWriteError,
+    Manifest,
+)
 
 
 def files_of(source: Bundle) -> dict[str, bytes]:
-    names = [artifact.file for artifact in source.manifest.artifacts.values()] + list(source.manifest.companions)
+    names = [artifact.file for artifact in source.manifest.artifacts.values()] + list(
+        source.manifest.companions
+    )
     return {name: (source.folder / name).read_bytes() for name in names}
 
 
@@ -34,9 +43,13 @@ def test_what_is_written_is_what_is_read(exported: Bundle, tmp_path: Path) -> No
     assert again.digest == exported.digest == bundle.digest((folder / bundle.MANIFEST).read_bytes())
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
-def test_any_changed_byte_of_an_artifact_is_found_and_both_hashes_are_named(exported: Bundle, tmp_path: Path, data: st.DataObject) -> None:
+def test_any_changed_byte_of_an_artifact_is_found_and_both_hashes_are_named(
+    exported: Bundle, tmp_path: Path, data: st.DataObject
+) -> None:
     folder = tmp_path / "b"
     if not folder.exists():
         copy(exported, folder)
@@ -61,13 +74,17 @@ def test_any_changed_byte_of_an_artifact_is_found_and_both_hashes_are_named(expo
         path.write_bytes(content)
 
 
-def test_shorter_and_longer_artifacts_are_named_with_their_sizes(exported: Bundle, tmp_path: Path) -> None:
+def test_shorter_and_longer_artifacts_are_named_with_their_sizes(
+    exported: Bundle, tmp_path: Path
+) -> None:
     folder = copy(exported, tmp_path / "b")
     path = folder / "policy.onnx"
     content = path.read_bytes()
     for torn in (content[:-1], content + b"x"):
         path.write_bytes(torn)
-        with pytest.raises(ArtifactChangedError, match=f"policy.onnx: size differs.*expected {len(content)} bytes"):
+        with pytest.raises(
+            ArtifactChangedError, match=f"policy.onnx: size differs.*expected {len(content)} bytes"
+        ):
             bundle.read(folder)
 
 
@@ -84,7 +101,9 @@ def test_missing_folder_is_named(tmp_path: Path) -> None:
         bundle.read(tmp_path / "nowhere")
 
 
-def test_a_pipe_in_a_files_place_is_refused_and_does_not_block(exported: Bundle, tmp_path: Path) -> None:
+def test_a_pipe_in_a_files_place_is_refused_and_does_not_block(
+    exported: Bundle, tmp_path: Path
+) -> None:
     folder = copy(exported, tmp_path / "b")
     (folder / "policy.pt").unlink()
     os.mkfifo(folder / "policy.pt")
@@ -100,9 +119,18 @@ def test_a_pipe_in_a_files_place_is_refused_and_does_not_block(exported: Bundle,
         ({"actions": ["left"]}, "2 Q-values|1 actions"),
         ({"golden_states": []}, "golden_states"),
         ({"golden_states": [{"state": [0, 0, 0], "q_values": [0, 0]}]}, "golden_states"),
-        ({"artifacts": {"onnx": {"file": "../policy.onnx", "size": 1, "sha256": "0" * 64}}}, "artifacts.onnx.file"),
-        ({"artifacts": {"onnx": {"file": "manifest.json", "size": 1, "sha256": "0" * 64}}}, "same name"),
-        ({"artifacts": {"pickle": {"file": "policy.pkl", "size": 1, "sha256": "0" * 64}}}, "artifacts.pickle"),
+        (
+            {"artifacts": {"onnx": {"file": "../policy.onnx", "size": 1, "sha256": "0" * 64}}},
+            "artifacts.onnx.file",
+        ),
+        (
+            {"artifacts": {"onnx": {"file": "manifest.json", "size": 1, "sha256": "0" * 64}}},
+            "same name",
+        ),
+        (
+            {"artifacts": {"pickle": {"file": "policy.pkl", "size": 1, "sha256": "0" * 64}}},
+            "artifacts.pickle",
+        ),
     ],
 )
 def test_manifest_that_is_not_of_the_schema_is_refused_by_name(
@@ -121,7 +149,9 @@ def test_manifest_that_is_no_json_is_refused(exported: Bundle, tmp_path: Path) -
         bundle.read(folder)
 
 
-def test_a_write_that_fails_leaves_the_older_bundle_and_no_rest(exported: Bundle, tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_older_bundle_and_no_rest(
+    exported: Bundle, tmp_path: Path
+) -> None:
     folder = copy(exported, tmp_path / "b")
     files = files_of(exported) | {"policy.onnx": b"something else"}
     with pytest.raises(ArtifactChangedError):
@@ -135,7 +165,9 @@ def test_files_and_manifest_must_name_the_same(exported: Bundle, tmp_path: Path)
         bundle.write(tmp_path / "b", exported.manifest, {})
 
 
-def test_a_folder_with_other_peoples_files_is_never_replaced(exported: Bundle, tmp_path: Path) -> None:
+def test_a_folder_with_other_peoples_files_is_never_replaced(
+    exported: Bundle, tmp_path: Path
+) -> None:
     documents = tmp_path / "documents"
     documents.mkdir()
     (documents / "thesis.txt").write_text("years of work")
@@ -149,11 +181,19 @@ def test_a_folder_with_other_peoples_files_is_never_replaced(exported: Bundle, t
     assert (kept / "thesis.txt").exists()
 
 
-def test_a_reader_sees_the_old_bundle_or_the_new_one_whole(exported: Bundle, tmp_path: Path) -> None:
+def test_a_reader_sees_the_old_bundle_or_the_new_one_whole(
+    exported: Bundle, tmp_path: Path
+) -> None:
     folder = copy(exported, tmp_path / "b")
     other = exported.manifest.model_copy(update={"version": "2"})
-    content = {name: data if name != "policy.pt" else b"x" * 1000 for name, data in files_of(exported).items()}
-    artifacts = {**other.artifacts, "torchscript": bundle.describe("policy.pt", content["policy.pt"])}
+    content = {
+        name: data if name != "policy.pt" else b"x" * 1000
+        for name, data in files_of(exported).items()
+    }
+    artifacts = {
+        **other.artifacts,
+        "torchscript": bundle.describe("policy.pt", content["policy.pt"]),
+    }
     other = Manifest.model_validate(other.model_copy(update={"artifacts": artifacts}).model_dump())
     stop = threading.Event()
     seen: set[str] = set()
@@ -163,7 +203,11 @@ def test_a_reader_sees_the_old_bundle_or_the_new_one_whole(exported: Bundle, tmp
         while not stop.is_set():
             try:
                 found = bundle.read(folder)
-                expected = b"x" * 1000 if found.manifest.version == "2" else exported.artifacts["torchscript"]
+                expected = (
+                    b"x" * 1000
+                    if found.manifest.version == "2"
+                    else exported.artifacts["torchscript"]
+                )
                 assert found.artifacts["torchscript"] == expected
                 seen.add(found.manifest.version)
             except Exception as error:

@@ -19,7 +19,9 @@ from training.train import train, trainer_for
 CPU = torch.device("cpu")
 RECIPES = {
     "baseline": recipe("baseline", {"episodes": 60}),
-    "default": recipe("default", {"agents": 3, "steps": 1_500, "check_every": 100, "n_step": 3, "average": 0.01}),
+    "default": recipe(
+        "default", {"agents": 3, "steps": 1_500, "check_every": 100, "n_step": 3, "average": 0.01}
+    ),
     "perturbed": recipe(
         "default",
         {
@@ -42,14 +44,26 @@ Chosen = BaselineRecipe | PopulationRecipe
 
 
 def checkpoints_of(folder: Path, chosen: Chosen, seed: int = 0, **options: float) -> Checkpoints:
-    return Checkpoints(folder, Identity.of(chosen, seed, "cpu"), every=options.get("every", 0.0), keep=int(options.get("keep", 3)))
+    return Checkpoints(
+        folder,
+        Identity.of(chosen, seed, "cpu"),
+        every=options.get("every", 0.0),
+        keep=int(options.get("keep", 3)),
+    )
 
 
 def stop_after(count: int, folder: Path, chosen: Chosen) -> None:
     """Train until `count` reports came, and stop there."""
     reports: list[object] = []
     with checkpoints_of(folder, chosen) as checkpoints:
-        train(chosen, 0, CPU, checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) >= count)
+        train(
+            chosen,
+            0,
+            CPU,
+            checkpoints=checkpoints,
+            report=reports.append,
+            interrupted=lambda: len(reports) >= count,
+        )
 
 
 def to_the_end(folder: Path, chosen: Chosen) -> Run:
@@ -67,8 +81,15 @@ def test_stop_and_resume_equals_never_stopping(tmp_path: Path, name: str, count:
     resumed = to_the_end(tmp_path / "parts", chosen)
     for key, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[key])
-    assert (whole.steps, whole.stopped, whole.states_seen) == (resumed.steps, resumed.stopped, resumed.states_seen)
-    untimed = [[{key: value for key, value in row.items() if key != "seconds"} for row in run.history] for run in (whole, resumed)]
+    assert (whole.steps, whole.stopped, whole.states_seen) == (
+        resumed.steps,
+        resumed.stopped,
+        resumed.states_seen,
+    )
+    untimed = [
+        [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
+        for run in (whole, resumed)
+    ]
     assert untimed[0] == untimed[1]
     ends = [read(tmp_path / folder)[1] for folder in ("whole", "parts")]
     assert ends[0].values == ends[1].values
@@ -87,13 +108,24 @@ def test_resumed_seconds_go_on_from_those_before(tmp_path: Path) -> None:
     reports: list[object] = []
     with checkpoints_of(tmp_path, chosen) as checkpoints:
         stop = 5
-        first = train(chosen, 0, CPU, checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) >= stop, clock=clock)
+        first = train(
+            chosen,
+            0,
+            CPU,
+            checkpoints=checkpoints,
+            report=reports.append,
+            interrupted=lambda: len(reports) >= stop,
+            clock=clock,
+        )
         second = train(chosen, 0, CPU, checkpoints=checkpoints, clock=clock)
     assert second.seconds > first.seconds > 5
 
 
 def test_two_trainings_never_write_to_one_folder(tmp_path: Path) -> None:
-    with checkpoints_of(tmp_path, RECIPES["baseline"]), pytest.raises(CheckpointError, match="another training"):
+    with (
+        checkpoints_of(tmp_path, RECIPES["baseline"]),
+        pytest.raises(CheckpointError, match="another training"),
+    ):
         checkpoints_of(tmp_path, RECIPES["baseline"]).__enter__()
 
 
@@ -114,7 +146,12 @@ def test_training_that_is_interrupted_before_it_began_keeps_nothing(tmp_path: Pa
 def test_only_the_last_checkpoints_are_kept_and_partial_ones_removed(tmp_path: Path) -> None:
     (tmp_path / ".partial-killed").mkdir()
     stop_after(8, tmp_path, RECIPES["baseline"])
-    assert [path.name for path in sorted(tmp_path.iterdir())] == [".lock", "checkpoint-000007", "checkpoint-000008", "checkpoint-000009"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [
+        ".lock",
+        "checkpoint-000007",
+        "checkpoint-000008",
+        "checkpoint-000009",
+    ]
 
 
 @pytest.mark.parametrize("name", ["state.json", "arrays.safetensors"])
@@ -142,7 +179,12 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, 
     chosen = RECIPES["baseline"]
     stop_after(2, tmp_path, chosen)
     identity = Identity.of(chosen, 0, "cpu").model_dump()
-    identity[other] = {"recipe": RECIPES["default"].model_dump(), "seed": 1, "device": "cuda", "versions": {"torch": "9"}}[other]
+    identity[other] = {
+        "recipe": RECIPES["default"].model_dump(),
+        "seed": 1,
+        "device": "cuda",
+        "versions": {"torch": "9"},
+    }[other]
     with pytest.raises(CheckpointError, match=f"another run: {other} was"):
         Checkpoints(tmp_path, Identity.model_validate(identity)).newest()
 

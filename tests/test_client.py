@@ -22,7 +22,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from upright_client import AsyncPolicyClient, Counters, Decision, LastAction, Model, NoAnswerError, PolicyClient
+from upright_client import (
+    AsyncPolicyClient,
+    Counters,
+    Decision,
+    LastAction,
+    Model,
+    NoAnswerError,
+    PolicyClient,
+)
 from upright_client.core import place
 from upright_client.wire import HttpWire, StreamWire, WireError
 
@@ -39,7 +47,9 @@ T = TypeVar("T")
 
 class Client(Protocol):
     def act(self, state: Any) -> Decision: ...
-    def act_batch(self, states: Sequence[Any], *, deadline: float | None = None) -> list[Decision]: ...
+    def act_batch(
+        self, states: Sequence[Any], *, deadline: float | None = None
+    ) -> list[Decision]: ...
     def model(self) -> Model: ...
     def ready(self) -> bool: ...
     def counters(self) -> Counters: ...
@@ -137,7 +147,13 @@ def free_port() -> int:
 @contextmanager
 def service(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
     command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
-    with subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         try:
             wait_for(lambda: reachable(port))
             yield process
@@ -161,10 +177,23 @@ def wait_for(claim: Callable[[], bool], seconds: float = 30.0) -> None:
     raise AssertionError("it never came true")
 
 
-def test_a_decision_holds_the_answer_and_who_gave_it(make: Make, transport: str, port: int, committed: Bundle) -> None:
-    with make(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0, pin_digest=committed.digest) as client:
+def test_a_decision_holds_the_answer_and_who_gave_it(
+    make: Make, transport: str, port: int, committed: Bundle
+) -> None:
+    with make(
+        f"http://127.0.0.1:{port}",
+        transport=transport,
+        deadline=PATIENT,
+        fallback=0,
+        pin_digest=committed.digest,
+    ) as client:
         decision = client.act(STATE)
-        assert (decision.source, decision.reason, decision.action, decision.digest) == ("policy", None, 1, committed.digest)
+        assert (decision.source, decision.reason, decision.action, decision.digest) == (
+            "policy",
+            None,
+            1,
+            committed.digest,
+        )
         assert decision.q_values[1] > decision.q_values[0]
         assert 0 < decision.round_trip < PATIENT
         assert client.act(LEFT).action == 0
@@ -172,15 +201,21 @@ def test_a_decision_holds_the_answer_and_who_gave_it(make: Make, transport: str,
         assert client.counters() == Counters(answers=3, fallbacks={}, late_answers=0, reconnects=0)
 
 
-def test_a_unix_socket_is_called_by_its_path(make: Make, transport: str, port: int, socket_path: Path) -> None:
+def test_a_unix_socket_is_called_by_its_path(
+    make: Make, transport: str, port: int, socket_path: Path
+) -> None:
     assert port
     for address in (socket_path, str(socket_path), f"unix:{socket_path}"):
         with make(address, transport=transport, deadline=PATIENT, fallback=0) as client:
             assert client.act(STATE).source == "policy"
 
 
-def test_other_doors_answer_on_either_transport(make: Make, transport: str, port: int, committed: Bundle) -> None:
-    with make(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0) as client:
+def test_other_doors_answer_on_either_transport(
+    make: Make, transport: str, port: int, committed: Bundle
+) -> None:
+    with make(
+        f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0
+    ) as client:
         assert client.ready()
         assert client.model().digest == committed.digest
         assert client.model().manifest["name"] == "cartpole-dqn"
@@ -194,7 +229,11 @@ def test_other_doors_answer_on_either_transport(make: Make, transport: str, port
 def test_a_state_is_any_four_numbers(make: Make, port: int) -> None:
     with make(f"http://127.0.0.1:{port}", deadline=PATIENT, fallback=0) as client:
         expected = client.act([0, 0, 0.5, 0]).q_values
-        for state in (np.array([0, 0, 0.5, 0], np.float32), np.array([0, 0, 0.5, 0]), (0, np.float64(0), np.float32(0.5), np.int64(0))):
+        for state in (
+            np.array([0, 0, 0.5, 0], np.float32),
+            np.array([0, 0, 0.5, 0]),
+            (0, np.float64(0), np.float32(0.5), np.int64(0)),
+        ):
             assert client.act(state).q_values == expected
 
 
@@ -215,7 +254,9 @@ def test_a_state_is_any_four_numbers(make: Make, port: int) -> None:
         ("four", TypeError),
     ],
 )
-def test_misuse_is_raised_at_once_even_with_no_service(make: Make, state: Any, error: type[Exception]) -> None:
+def test_misuse_is_raised_at_once_even_with_no_service(
+    make: Make, state: Any, error: type[Exception]
+) -> None:
     with make(f"http://127.0.0.1:{free_port()}", fallback=0) as client:
         with pytest.raises(error):
             client.act(state)
@@ -237,21 +278,29 @@ def test_misuse_is_raised_at_once_even_with_no_service(make: Make, state: Any, e
         {"connections": 0},
     ],
 )
-def test_a_wrong_option_is_refused_when_the_client_is_made(make: Make, options: dict[str, Any]) -> None:
+def test_a_wrong_option_is_refused_when_the_client_is_made(
+    make: Make, options: dict[str, Any]
+) -> None:
     with pytest.raises((ValueError, TypeError)):
         make("http://127.0.0.1:1", **({"fallback": 0} | options))
 
 
-@pytest.mark.parametrize("address", ["http://", "https://", "http://a/path", "a:80", "http://u@a", "", "http://a?x=1"])
+@pytest.mark.parametrize(
+    "address", ["http://", "https://", "http://a/path", "a:80", "http://u@a", "", "http://a?x=1"]
+)
 def test_an_address_that_is_not_understood_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected http"):
         place(address)
 
 
 def test_with_no_service_the_fallback_answers(make: Make, transport: str) -> None:
-    with make(f"http://127.0.0.1:{free_port()}", transport=transport, deadline=SHORT, fallback=1) as client:
+    with make(
+        f"http://127.0.0.1:{free_port()}", transport=transport, deadline=SHORT, fallback=1
+    ) as client:
         decisions = [client.act(STATE) for _ in range(20)]
-        assert {(decision.action, decision.source, decision.reason) for decision in decisions} == {(1, "fallback", "disconnected")}
+        assert {(decision.action, decision.source, decision.reason) for decision in decisions} == {
+            (1, "fallback", "disconnected")
+        }
         assert decisions[0].q_values == ()
         assert decisions[0].digest is None
         assert not client.ready()
@@ -267,32 +316,60 @@ def test_a_name_that_no_name_server_knows_holds_up_nobody(make: Make) -> None:
         assert time.monotonic() - started < 1
 
 
-def test_a_fallback_may_be_the_last_action_or_a_function(make: Make, transport: str, port: int) -> None:
-    with FaultyProxy(port) as proxy, make(proxy.address, transport=transport, deadline=PATIENT, fallback=LastAction(first=0)) as client:
+def test_a_fallback_may_be_the_last_action_or_a_function(
+    make: Make, transport: str, port: int
+) -> None:
+    with (
+        FaultyProxy(port) as proxy,
+        make(
+            proxy.address, transport=transport, deadline=PATIENT, fallback=LastAction(first=0)
+        ) as client,
+    ):
         client.act(STATE)
         proxy.fault = "reset"
         decision = client.act(LEFT)
         assert (decision.source, decision.action) == ("fallback", 1)
-    with make(f"http://127.0.0.1:{free_port()}", fallback=lambda state: int(state[2] > 0)) as client:
+    with make(
+        f"http://127.0.0.1:{free_port()}", fallback=lambda state: int(state[2] > 0)
+    ) as client:
         assert [client.act(STATE).action, client.act(LEFT).action] == [1, 0]
     with make(f"http://127.0.0.1:{free_port()}", fallback=LastAction(first=1)) as client:
         assert client.act(LEFT).action == 1
 
 
 def test_a_fallback_that_gives_no_action_is_misuse(make: Make) -> None:
-    with make(f"http://127.0.0.1:{free_port()}", fallback=lambda _: "left") as client, pytest.raises(TypeError, match="left"):
+    with (
+        make(f"http://127.0.0.1:{free_port()}", fallback=lambda _: "left") as client,
+        pytest.raises(TypeError, match="left"),
+    ):
         client.act(STATE)
 
 
-def test_another_bundle_than_the_pinned_one_never_decides(make: Make, transport: str, port: int) -> None:
-    with make(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0, pin_digest="sha256:" + "0" * 64) as client:
+def test_another_bundle_than_the_pinned_one_never_decides(
+    make: Make, transport: str, port: int
+) -> None:
+    with make(
+        f"http://127.0.0.1:{port}",
+        transport=transport,
+        deadline=PATIENT,
+        fallback=0,
+        pin_digest="sha256:" + "0" * 64,
+    ) as client:
         decision = client.act(STATE)
-        assert (decision.source, decision.reason, decision.action) == ("fallback", "other-bundle", 0)
+        assert (decision.source, decision.reason, decision.action) == (
+            "fallback",
+            "other-bundle",
+            0,
+        )
         assert client.act_batch([STATE])[0].reason == "other-bundle"
 
 
-def test_a_state_that_the_service_refuses_is_a_fallback_with_its_reason(make: Make, transport: str, port: int) -> None:
-    with make(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0) as client:
+def test_a_state_that_the_service_refuses_is_a_fallback_with_its_reason(
+    make: Make, transport: str, port: int
+) -> None:
+    with make(
+        f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0
+    ) as client:
         assert client.act((3e38, 3e38, 3e38, 3e38)).reason == "refused"
         assert client.act(STATE).source == "policy"
 
@@ -337,7 +414,9 @@ def test_a_fault_is_a_fallback_in_time_and_the_policy_is_back_after_it(
         assert counters.deadline_misses > 0 or fault in ("garbage", "reset", "flood")
 
 
-def test_a_late_answer_is_thrown_away_and_the_right_one_is_waited_for(make: Make, transport: str, proxy: FaultyProxy) -> None:
+def test_a_late_answer_is_thrown_away_and_the_right_one_is_waited_for(
+    make: Make, transport: str, proxy: FaultyProxy
+) -> None:
     with make(proxy.address, transport=transport, deadline=PATIENT, fallback=0) as client:
         client.act(STATE)
         proxy.fault = "stale-first"
@@ -347,7 +426,9 @@ def test_a_late_answer_is_thrown_away_and_the_right_one_is_waited_for(make: Make
         assert client.counters().late_answers >= 2
 
 
-def test_an_answer_after_its_deadline_is_not_taken_for_the_next(make: Make, transport: str, proxy: FaultyProxy) -> None:
+def test_an_answer_after_its_deadline_is_not_taken_for_the_next(
+    make: Make, transport: str, proxy: FaultyProxy
+) -> None:
     with make(proxy.address, transport=transport, deadline=SHORT, fallback=0) as client:
         wait_for(lambda: client.act(LEFT).source == "policy")
         proxy.fault, proxy.delay = "delay", 1.5 * SHORT
@@ -361,7 +442,9 @@ def test_an_answer_after_its_deadline_is_not_taken_for_the_next(make: Make, tran
 
 def test_a_killed_service_is_found_again_when_it_is_back(make: Make, transport: str) -> None:
     chosen = free_port()
-    with make(f"http://127.0.0.1:{chosen}", transport=transport, deadline=SHORT, fallback=0) as client:
+    with make(
+        f"http://127.0.0.1:{chosen}", transport=transport, deadline=SHORT, fallback=0
+    ) as client:
         assert client.act(STATE).reason == "disconnected"
         with service(chosen) as process:
             wait_for(lambda: client.act(STATE).source == "policy")
@@ -373,9 +456,16 @@ def test_a_killed_service_is_found_again_when_it_is_back(make: Make, transport: 
         assert client.counters().reconnects >= 1
 
 
-def test_a_stalled_service_is_a_missed_deadline_and_nothing_piles_up(make: Make, transport: str) -> None:
+def test_a_stalled_service_is_a_missed_deadline_and_nothing_piles_up(
+    make: Make, transport: str
+) -> None:
     chosen = free_port()
-    with service(chosen) as process, make(f"http://127.0.0.1:{chosen}", transport=transport, deadline=SHORT, fallback=0) as client:
+    with (
+        service(chosen) as process,
+        make(
+            f"http://127.0.0.1:{chosen}", transport=transport, deadline=SHORT, fallback=0
+        ) as client,
+    ):
         wait_for(lambda: client.act(STATE).source == "policy")
         os.kill(process.pid, signal.SIGSTOP)
         try:
@@ -388,9 +478,13 @@ def test_a_stalled_service_is_a_missed_deadline_and_nothing_piles_up(make: Make,
 
 
 @pytest.mark.parametrize("connections", [1, 3])
-def test_threads_share_a_client_and_each_gets_its_own_answer(transport: Literal["http", "stream"], port: int, connections: int) -> None:
+def test_threads_share_a_client_and_each_gets_its_own_answer(
+    transport: Literal["http", "stream"], port: int, connections: int
+) -> None:
     address = f"http://127.0.0.1:{port}"
-    with PolicyClient(address, transport=transport, deadline=10.0, fallback=0, connections=connections) as client:
+    with PolicyClient(
+        address, transport=transport, deadline=10.0, fallback=0, connections=connections
+    ) as client:
         states = [(0.0, 0.0, angle / 1_000, 0.0) for angle in range(-100, 100, 25)]
         expected = [decision.q_values for decision in client.act_batch(states)]
         wrong: list[object] = []
@@ -410,10 +504,23 @@ def test_threads_share_a_client_and_each_gets_its_own_answer(transport: Literal[
         assert client.counters().answers == 30 * len(states) + len(states)
 
 
-def test_tasks_share_a_client_and_a_cancelled_one_harms_nobody(transport: Literal["http", "stream"], port: int) -> None:
+def test_tasks_share_a_client_and_a_cancelled_one_harms_nobody(
+    transport: Literal["http", "stream"], port: int
+) -> None:
     async def program() -> None:
-        async with AsyncPolicyClient(f"http://127.0.0.1:{port}", transport=transport, deadline=10.0, fallback=0, connections=2) as client:
-            assert [decision.action for decision in await asyncio.gather(*(client.act(state) for state in [STATE, LEFT] * 20))] == [
+        async with AsyncPolicyClient(
+            f"http://127.0.0.1:{port}",
+            transport=transport,
+            deadline=10.0,
+            fallback=0,
+            connections=2,
+        ) as client:
+            assert [
+                decision.action
+                for decision in await asyncio.gather(
+                    *(client.act(state) for state in [STATE, LEFT] * 20)
+                )
+            ] == [
                 1,
                 0,
             ] * 20
@@ -440,18 +547,27 @@ def test_more_callers_than_connections_are_told_that_it_is_busy(proxy: FaultyPro
 
 
 def test_a_closed_client_falls_back(make: Make, transport: str, port: int) -> None:
-    with make(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=1) as client:
+    with make(
+        f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=1
+    ) as client:
         client.act(STATE)
         client.close()
         decision = client.act(STATE)
         assert (decision.reason, decision.action) == ("closed", 1)
 
 
-def test_a_client_that_is_closed_while_it_connects_leaves_nothing_open(make: Make, transport: str) -> None:
+def test_a_client_that_is_closed_while_it_connects_leaves_nothing_open(
+    make: Make, transport: str
+) -> None:
     # An unclosed connection would be a ResourceWarning, and warnings are errors here.
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for _ in range(3):
-            with make(f"http://127.0.0.1:{silent.getsockname()[1]}", transport=transport, deadline=0.01, fallback=0) as client:
+            with make(
+                f"http://127.0.0.1:{silent.getsockname()[1]}",
+                transport=transport,
+                deadline=0.01,
+                fallback=0,
+            ) as client:
                 assert client.act(STATE).source == "fallback"
     gc.collect()
 
@@ -460,21 +576,31 @@ def test_a_closed_client_leaves_no_thread_and_no_socket(port: int) -> None:
     threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - pathlib's own listing opens one more
     for transport in ("http", "stream"):
         for _ in range(5):
-            with PolicyClient(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0) as client:
+            with PolicyClient(
+                f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0
+            ) as client:
                 client.act(STATE)
                 client.ready()
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208 - as above
 
 
-def test_a_program_with_many_open_files_is_answered_too(transport: Literal["http", "stream"], port: int) -> None:
+def test_a_program_with_many_open_files_is_answered_too(
+    transport: Literal["http", "stream"], port: int
+) -> None:
     limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, max(limit, 2_048)), most))
-    held = [os.dup(0) for _ in range(1_100)]  # from here on a socket's number is more than select() takes
+    held = [
+        os.dup(0) for _ in range(1_100)
+    ]  # from here on a socket's number is more than select() takes
     try:
-        with PolicyClient(f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0) as client:
+        with PolicyClient(
+            f"http://127.0.0.1:{port}", transport=transport, deadline=PATIENT, fallback=0
+        ) as client:
             assert client.act(STATE).source == "policy"
-        with PolicyClient(f"http://127.0.0.1:{free_port()}", transport=transport, deadline=SHORT, fallback=0) as client:
+        with PolicyClient(
+            f"http://127.0.0.1:{free_port()}", transport=transport, deadline=SHORT, fallback=0
+        ) as client:
             assert client.act(STATE).reason == "disconnected"
     finally:
         for descriptor in held:
@@ -483,7 +609,12 @@ def test_a_program_with_many_open_files_is_answered_too(transport: Literal["http
 
 def test_a_key_is_sent_with_every_request() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with PolicyClient(f"http://127.0.0.1:{listener.getsockname()[1]}", deadline=PATIENT, fallback=0, key="secret") as client:
+        with PolicyClient(
+            f"http://127.0.0.1:{listener.getsockname()[1]}",
+            deadline=PATIENT,
+            fallback=0,
+            key="secret",
+        ) as client:
             calling = threading.Thread(target=client.act, args=(STATE,))
             calling.start()
             connection, _ = listener.accept()
@@ -495,9 +626,19 @@ def test_a_key_is_sent_with_every_request() -> None:
 
 @given(st.lists(st.integers(1, 400), max_size=20), st.integers(1, 3))
 def test_answers_are_the_same_however_their_bytes_arrive(cuts: list[int], count: int) -> None:
-    bodies = [json.dumps({"seq": number, "pad": "x" * (60 * number)}).encode() for number in range(count)]
-    http = b"".join(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nx: y\r\n\r\n%b" % (len(body), body) for body in bodies)
-    frames = b"".join(b"\x81" + (bytes([len(body)]) if len(body) < 126 else b"\x7e" + len(body).to_bytes(2)) + body for body in bodies)
+    bodies = [
+        json.dumps({"seq": number, "pad": "x" * (60 * number)}).encode() for number in range(count)
+    ]
+    http = b"".join(
+        b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nx: y\r\n\r\n%b" % (len(body), body)
+        for body in bodies
+    )
+    frames = b"".join(
+        b"\x81"
+        + (bytes([len(body)]) if len(body) < 126 else b"\x7e" + len(body).to_bytes(2))
+        + body
+        for body in bodies
+    )
     stream = StreamWire("h", None)
     stream.opened = True
     for wire, whole in ((HttpWire("h", None), http), (stream, frames)):
@@ -554,7 +695,9 @@ def test_an_answer_beyond_the_limits_is_refused(answer: bytes) -> None:
 )
 def test_what_is_no_answer_of_this_service_never_decides(body: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        with PolicyClient(f"http://127.0.0.1:{listener.getsockname()[1]}", deadline=PATIENT, fallback=0) as client:
+        with PolicyClient(
+            f"http://127.0.0.1:{listener.getsockname()[1]}", deadline=PATIENT, fallback=0
+        ) as client:
             found: list[Decision] = []
             calling = threading.Thread(target=lambda: found.append(client.act(STATE)))
             calling.start()
@@ -562,7 +705,9 @@ def test_what_is_no_answer_of_this_service_never_decides(body: bytes) -> None:
             with connection:
                 asked = json.loads(connection.recv(65_536).partition(b"\r\n\r\n")[2])
                 reply = body.replace(b"SEQ", str(asked["seq"]).encode())
-                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply))
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply)
+                )
                 calling.join()
         assert (found[0].source, found[0].reason) == ("fallback", "garbage")
 
@@ -582,7 +727,10 @@ def test_the_client_needs_the_standard_library_alone() -> None:
 
 
 def test_the_wire_closes_a_connection_that_the_service_ends(start: Start) -> None:
-    with start("--keep-alive", "1") as address, PolicyClient(address, deadline=PATIENT, fallback=0) as client:
+    with (
+        start("--keep-alive", "1") as address,
+        PolicyClient(address, deadline=PATIENT, fallback=0) as client,
+    ):
         assert client.act(STATE).source == "policy"
         time.sleep(1.5)  # the service closes the idle connection meanwhile
         assert client.act(STATE).source == "policy"

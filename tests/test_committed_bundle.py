@@ -10,13 +10,18 @@ from training.formats import from_onnx, from_torchscript
 
 
 def test_it_scores_500_on_100_episodes_on_starts_of_its_own(committed: Bundle) -> None:
-    result = evaluation(play(from_onnx(committed.artifacts["onnx"]), episodes=100, seed=seeds.EXAM.start + 12_345))
+    result = evaluation(
+        play(from_onnx(committed.artifacts["onnx"]), episodes=100, seed=seeds.EXAM.start + 12_345)
+    )
     assert result.minimum == 500
 
 
 def test_its_manifest_says_what_the_file_scores(committed: Bundle) -> None:
     claimed = committed.manifest.evaluation
-    found = evaluation(play(from_onnx(committed.artifacts["onnx"]), episodes=claimed.episodes, seed=claimed.seed), claimed.seed)
+    found = evaluation(
+        play(from_onnx(committed.artifacts["onnx"]), episodes=claimed.episodes, seed=claimed.seed),
+        claimed.seed,
+    )
     assert found == claimed
     assert claimed.episodes >= 1_000
 
@@ -27,7 +32,11 @@ def test_its_onnx_and_torchscript_files_agree(committed: Bundle) -> None:
     high = np.array([value.seen_max for value in values], np.float32)
     states = np.random.default_rng(0).uniform(low, high, (10_000, 4)).astype(np.float32)
     parity.compare(
-        {"onnx": from_onnx(committed.artifacts["onnx"]), "torchscript": from_torchscript(committed.artifacts["torchscript"])}, states
+        {
+            "onnx": from_onnx(committed.artifacts["onnx"]),
+            "torchscript": from_torchscript(committed.artifacts["torchscript"]),
+        },
+        states,
     )
 
 
@@ -38,5 +47,9 @@ def test_its_model_card_is_the_one_its_manifest_makes(committed: Bundle) -> None
 def test_its_folder_holds_the_bundle_and_nothing_else(committed: Bundle) -> None:
     bundle.check_place(committed.folder)
     manifest = committed.manifest
-    expected = {bundle.MANIFEST, *(artifact.file for artifact in manifest.artifacts.values()), *manifest.companions}
+    expected = {
+        bundle.MANIFEST,
+        *(artifact.file for artifact in manifest.artifacts.values()),
+        *manifest.companions,
+    }
     assert {entry.name for entry in committed.folder.iterdir()} == expected

@@ -24,7 +24,14 @@ def promtool(*arguments: str) -> str:
     program = shutil.which("promtool")
     if program is None:
         pytest.skip("promtool is not installed: apt-get install prometheus")
-    result = subprocess.run([program, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, check=False, timeout=60)
+    result = subprocess.run(
+        [program, *arguments],
+        cwd=PROMETHEUS,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -40,7 +47,11 @@ def expressions() -> Iterator[str]:
     asked = [target["expr"] for panel in panels() for target in panel.get("targets", [])]
     asked += [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
     for expression in asked:
-        yield expression.replace("$job", "upright").replace("$instance", ".*").replace("$__rate_interval", "5m")
+        yield (
+            expression.replace("$job", "upright")
+            .replace("$instance", ".*")
+            .replace("$__rate_interval", "5m")
+        )
 
 
 def test_prometheus_takes_the_configuration_and_the_alerts() -> None:
@@ -61,9 +72,14 @@ def test_each_alert_is_tested_both_ways_and_described() -> None:
 
 
 def test_prometheus_can_read_every_query_of_the_dashboard(tmp_path: Path) -> None:
-    rules = [{"record": f"query:{number}", "expr": expression} for number, expression in enumerate(expressions())]
+    rules = [
+        {"record": f"query:{number}", "expr": expression}
+        for number, expression in enumerate(expressions())
+    ]
     file = tmp_path / "queries.yml"
-    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))  # JSON is YAML too
+    file.write_text(
+        json.dumps({"groups": [{"name": "dashboard", "rules": rules}]})
+    )  # JSON is YAML too
     assert f"{len(rules)} rules found" in promtool("check", "rules", str(file))
 
 
@@ -71,7 +87,11 @@ def test_panels_have_a_place_of_their_own_and_say_what_they_show() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert not cells & taken
         assert place["x"] + place["w"] <= 24
         taken |= cells
@@ -89,7 +109,12 @@ def test_every_name_that_is_asked_for_is_one_that_the_service_exposes(start: Sta
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             exposed.setdefault(sample.name, set()).update(sample.labels)
-    asked = "\n".join([*expressions(), *((PROMETHEUS / name).read_text() for name in ("alerts.yml", "alerts_test.yml"))])
+    asked = "\n".join(
+        [
+            *expressions(),
+            *((PROMETHEUS / name).read_text() for name in ("alerts.yml", "alerts_test.yml")),
+        ]
+    )
     used = re.findall(r"\b((?:upright|process)_[a-z_]+)(?:\{([^}]*)\})?", re.sub(r"#.*", "", asked))
     assert len(used) > 40
     for name, selector in used:

@@ -18,7 +18,9 @@ from tests.test_client import free_port, reachable, service, wait_for
 from tests.test_examples import needed
 
 API = ROOT / "docs" / "api.md"
-ANY_VALUE = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?|sha256:[0-9a-f]{64}")  # differ from bundle to bundle
+ANY_VALUE = re.compile(
+    r"-?\d+\.\d+(?:e[+-]?\d+)?|sha256:[0-9a-f]{64}"
+)  # differ from bundle to bundle
 
 
 @dataclass
@@ -45,7 +47,9 @@ def examples(text: str) -> list[Example]:
 @pytest.fixture(scope="module")
 def replaced(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     http, grpc, path = free_port(), free_port(), tmp_path_factory.mktemp("docs") / "act.sock"
-    with service(http, "--grpc-port", str(grpc), "--uds", str(path), "--shadow", "models/cartpole-dqn"):
+    with service(
+        http, "--grpc-port", str(grpc), "--uds", str(path), "--shadow", "models/cartpole-dqn"
+    ):
         wait_for(lambda: reachable(grpc))
         yield {
             "127.0.0.1:8000": f"127.0.0.1:{http}",
@@ -70,27 +74,43 @@ def printed(command: str, replaced: dict[str, str]) -> str:
     return result.stdout if result.stdout.endswith("\n") else result.stdout + "\n"
 
 
-@pytest.mark.parametrize("example", examples(API.read_text()), ids=lambda example: example.command[:80])
-def test_each_request_of_the_document_prints_what_the_document_says(example: Example, replaced: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "example", examples(API.read_text()), ids=lambda example: example.command[:80]
+)
+def test_each_request_of_the_document_prints_what_the_document_says(
+    example: Example, replaced: dict[str, str]
+) -> None:
     if example.command.startswith("curl"):
         needed("curl")
-    assert ANY_VALUE.sub("…", printed(example.command, replaced)) == ANY_VALUE.sub("…", example.printed)
+    assert ANY_VALUE.sub("…", printed(example.command, replaced)) == ANY_VALUE.sub(
+        "…", example.printed
+    )
 
 
 @pytest.mark.parametrize("file", ["README.md", "client/README.md"])
 def test_the_clients_first_program_is_decided_by_the_policy(
     file: str, replaced: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE)
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / file).read_text(), re.DOTALL | re.MULTILINE
+    )
     # A loaded machine may take longer than a loop's deadline; everything else is as it stands.
-    program = program.replace("127.0.0.1:8000", replaced["127.0.0.1:8000"]).replace("deadline=0.02", "deadline=5.0")
+    program = program.replace("127.0.0.1:8000", replaced["127.0.0.1:8000"]).replace(
+        "deadline=0.02", "deadline=5.0"
+    )
     exec(program + "\nprint(decision.action, decision.source)", {})  # noqa: S102 - our own document
     assert capsys.readouterr().out.endswith("1 policy\n")
 
 
 def test_the_document_shows_every_door() -> None:
     text = API.read_text()
-    for door in (*json.loads(openapi.document())["paths"], "/act/stream", "/v2/models", "/v2/repository", "gRPC"):
+    for door in (
+        *json.loads(openapi.document())["paths"],
+        "/act/stream",
+        "/v2/models",
+        "/v2/repository",
+        "gRPC",
+    ):
         assert door in text
 
 
@@ -105,7 +125,13 @@ def test_the_page_lists_the_settings_as_they_are() -> None:
 def test_the_help_names_every_setting_with_its_variable_and_its_meaning() -> None:
     command = [sys.executable, "-m", "service", "--help"]
     shown = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=os.environ | {"COLUMNS": "999"}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=os.environ | {"COLUMNS": "999"},
     ).stdout
     shown = " ".join(shown.split())
     for name, field in Settings.model_fields.items():

@@ -13,14 +13,24 @@ def output_bias(network: DQNetwork) -> torch.Tensor:
     return layer.bias
 
 
-def minibatch(rng: np.random.Generator, *, terminal: float, action: int | None = None, size: int = 64) -> Minibatch:
+def minibatch(
+    rng: np.random.Generator, *, terminal: float, action: int | None = None, size: int = 64
+) -> Minibatch:
     actions = rng.integers(2, size=size) if action is None else np.full(size, action)
     states = rng.normal(size=(2, size, 4)).astype(np.float32)
-    return Minibatch(states[0], actions, rng.normal(size=size).astype(np.float32), states[1], np.full(size, terminal, np.float32))
+    return Minibatch(
+        states[0],
+        actions,
+        rng.normal(size=size).astype(np.float32),
+        states[1],
+        np.full(size, terminal, np.float32),
+    )
 
 
 @pytest.mark.parametrize("terminal", [0.0, 1.0])
-def test_one_update_moves_q_towards_the_target_by_the_gradient_of_the_squared_error(terminal: float) -> None:
+def test_one_update_moves_q_towards_the_target_by_the_gradient_of_the_squared_error(
+    terminal: float,
+) -> None:
     """The gradient is worked out by hand for the output layer's bias, where Adam's first step is ± its learning rate."""
     torch.manual_seed(0)
     network = DQNetwork()
@@ -37,7 +47,9 @@ def test_one_update_moves_q_towards_the_target_by_the_gradient_of_the_squared_er
 
 def test_the_action_not_taken_is_left_alone() -> None:
     network = DQNetwork()
-    Learner(network, learning_rate=1e-2, discount=0.99).update(minibatch(np.random.default_rng(0), terminal=0, action=1))
+    Learner(network, learning_rate=1e-2, discount=0.99).update(
+        minibatch(np.random.default_rng(0), terminal=0, action=1)
+    )
     gradient = output_bias(network).grad
     assert gradient is not None
     assert gradient[0] == 0
@@ -72,6 +84,13 @@ def test_actor_gives_the_networks_q_values_before_and_after_an_update() -> None:
     actor = Actor(network)
     states = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     for _ in range(2):
-        np.testing.assert_allclose(actor.q_values(states), network(torch.from_numpy(states)).detach().numpy(), rtol=1e-5, atol=1e-6)
-        Learner(network, learning_rate=1e-2, discount=0.99).update(minibatch(np.random.default_rng(0), terminal=0))
+        np.testing.assert_allclose(
+            actor.q_values(states),
+            network(torch.from_numpy(states)).detach().numpy(),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        Learner(network, learning_rate=1e-2, discount=0.99).update(
+            minibatch(np.random.default_rng(0), terminal=0)
+        )
         actor.refresh()

@@ -26,7 +26,9 @@ def running(port: int, log: Path, *arguments: str) -> Iterator["subprocess.Popen
     command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=output, stderr=output) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=clean_environment(), stdout=output, stderr=output
+        ) as process,
     ):
         try:
             wait_for(lambda: reachable(port) and ask(port, READY)[0].status == 200)
@@ -36,7 +38,9 @@ def running(port: int, log: Path, *arguments: str) -> Iterator["subprocess.Popen
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_it_says_that_it_is_not_ready_and_still_answers_until_it_closes_properly(tmp_path: Path, workers: str) -> None:
+def test_it_says_that_it_is_not_ready_and_still_answers_until_it_closes_properly(
+    tmp_path: Path, workers: str
+) -> None:
     port = free_port()
     with running(port, tmp_path / "log", "--drain", "1.5", "--workers", workers) as process:
         with httpx2.Client(base_url=f"http://127.0.0.1:{port}") as kept:
@@ -54,7 +58,9 @@ def test_it_says_that_it_is_not_ready_and_still_answers_until_it_closes_properly
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_request_that_is_on_its_way_is_answered_and_half_a_one_ends_in_good_order(tmp_path: Path) -> None:
+def test_a_request_that_is_on_its_way_is_answered_and_half_a_one_ends_in_good_order(
+    tmp_path: Path,
+) -> None:
     port = free_port()
     log = tmp_path / "log"
     batch = request("POST", "/v2/models/cartpole-dqn/infer", [], [b"x" * 100])[0]
@@ -90,7 +96,9 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, workers: str) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-def test_a_restart_loses_none_of_the_requests_of_clients_that_keep_their_connections(tmp_path: Path) -> None:
+def test_a_restart_loses_none_of_the_requests_of_clients_that_keep_their_connections(
+    tmp_path: Path,
+) -> None:
     """Two services take turns on two ports; a client goes to the other one where one refuses to be connected to, and never asks twice."""
     ports = [free_port(), free_port()]
     answered = [0]
@@ -99,7 +107,10 @@ def test_a_restart_loses_none_of_the_requests_of_clients_that_keep_their_connect
 
     def client() -> None:
         with ExitStack() as stack:
-            kept = [stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}")) for port in ports]
+            kept = [
+                stack.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{port}"))
+                for port in ports
+            ]
             while not done.is_set():
                 for connection in kept:
                     try:

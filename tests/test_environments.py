@@ -38,8 +38,13 @@ def test_perturbed_mass_and_length_reach_the_derived_parameters() -> None:
     environment.reset(seed=0)
     for _ in range(100):
         environment.step(np.random.default_rng(0).integers(0, 2, 50))
-        np.testing.assert_array_equal(environment.total_mass, environment.conditions.pole_mass + 1.0)
-        np.testing.assert_array_equal(environment.polemass_length, environment.conditions.pole_mass * environment.conditions.half_length)
+        np.testing.assert_array_equal(
+            environment.total_mass, environment.conditions.pole_mass + 1.0
+        )
+        np.testing.assert_array_equal(
+            environment.polemass_length,
+            environment.conditions.pole_mass * environment.conditions.half_length,
+        )
     assert len(np.unique(environment.conditions.pole_mass)) > 20
 
 
@@ -86,7 +91,9 @@ def test_noise_is_seen_but_does_not_move_the_cart() -> None:
     quiet = environment.conditions.noise == 0
     assert 0.4 < quiet.mean() < 0.6
     assert np.abs(error[quiet]).max() < 1e-6
-    assert (error[~quiet] / environment.conditions.noise[~quiet, None]).std() == pytest.approx(1, abs=0.05)
+    assert (error[~quiet] / environment.conditions.noise[~quiet, None]).std() == pytest.approx(
+        1, abs=0.05
+    )
 
 
 def test_reward_is_one_upright_and_less_elsewhere() -> None:
@@ -103,7 +110,10 @@ def test_a_fall_pays_its_own_and_nothing_else() -> None:
     np.testing.assert_allclose(rewards, [-0.5, -20])
 
 
-@pytest.mark.parametrize("wrong", [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 4}, {"noise": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 4}, {"noise": -1.0}],
+)
 def test_impossible_perturbation_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="perturbations"):
         Perturbations(**wrong)  # type: ignore[arg-type]  # the wrong values are the point

@@ -21,21 +21,30 @@ def always_left(states: NDArray[np.float32]) -> NDArray[np.float32]:
 def test_scores_are_those_of_the_ordinary_environment_from_the_same_starts(policy: object) -> None:
     assert callable(policy)
     played = play(policy, episodes=12)
-    starts = gym.make_vec("CartPole-v1", num_envs=12, vectorization_mode="vector_entry_point").reset(seed=SEED)[0]
+    starts = gym.make_vec(
+        "CartPole-v1", num_envs=12, vectorization_mode="vector_entry_point"
+    ).reset(seed=SEED)[0]
     environment = gym.make("CartPole-v1")
     for start, expected in zip(starts, played.steps, strict=True):
         state, _ = environment.reset()
         environment.unwrapped.state = state = start  # type: ignore[attr-defined] # CartPole's own attribute
         steps, ended = 0, False
         while not ended:
-            state, _, terminated, truncated, _ = environment.step(int(policy(np.asarray(state, np.float32)[None])[0].argmax()))
+            state, _, terminated, truncated, _ = environment.step(
+                int(policy(np.asarray(state, np.float32)[None])[0].argmax())
+            )
             steps, ended = steps + 1, terminated or truncated
-        assert abs(steps - expected) <= 1  # the one environment reckons in 64 bits, the other stores 32
+        assert (
+            abs(steps - expected) <= 1
+        )  # the one environment reckons in 64 bits, the other stores 32
     assert len(played.states) == played.steps.sum()
 
 
 def test_summary_counts_mean_worst_and_the_share_at_the_limit() -> None:
-    good, bad = evaluation(play(toward_the_fall, episodes=50)), evaluation(play(always_left, episodes=50))
+    good, bad = (
+        evaluation(play(toward_the_fall, episodes=50)),
+        evaluation(play(always_left, episodes=50)),
+    )
     assert (good.episodes, good.share_at_limit, good.minimum, good.mean) == (50, 1.0, 500, 500.0)
     assert bad.share_at_limit == 0
     assert bad.minimum <= bad.mean < 15

@@ -16,14 +16,20 @@ def test_reference_reaches_its_known_row() -> None:
 
 
 def test_same_seed_gives_the_same_shares_and_another_seed_other_draws() -> None:
-    columns = (Column("extreme", runs=50, force=((1.0, 2.0),), half_length=((0.05, 1.0),), noise=0.2),)
+    columns = (
+        Column("extreme", runs=50, force=((1.0, 2.0),), half_length=((0.05, 1.0),), noise=0.2),
+    )
     assert np.array_equal(examine(lqr, 5, columns), examine(lqr, 5, columns))
     draws = [columns[0].draw(np.random.default_rng(seed), 5).force for seed in (1, 2)]
     assert not np.array_equal(draws[0], draws[1])
 
 
 def test_copies_meet_the_same_runs_as_one_alone() -> None:
-    columns = tuple(column for column in SCORECARD if column.name in ("extreme", "noise 0.1", "push 1", "delay 3"))
+    columns = tuple(
+        column
+        for column in SCORECARD
+        if column.name in ("extreme", "noise 0.1", "push 1", "delay 3")
+    )
     alone = examine(lqr, 7, columns, runs=40)
     assert np.array_equal(examine(lqr, 7, columns, runs=40, copies=3), np.repeat(alone, 3, axis=0))
 
@@ -43,7 +49,12 @@ def test_what_one_controller_does_changes_no_draw_of_another() -> None:
 
 
 def test_always_left_survives_nothing() -> None:
-    assert examine(lambda states: np.zeros(len(states), np.int64), 3, (Column("nominal", runs=20),))[0, 0] == 0
+    assert (
+        examine(lambda states: np.zeros(len(states), np.int64), 3, (Column("nominal", runs=20),))[
+            0, 0
+        ]
+        == 0
+    )
 
 
 def test_seeds_of_training_validation_and_exam_are_disjoint() -> None:

@@ -37,7 +37,9 @@ def running() -> Iterator[Addresses]:
 
 def output(*command: str | Path) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT / "client"), "PYTHONWARNINGS": "ignore"}
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    result = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=environment
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -69,11 +71,25 @@ def test_the_loop_without_a_client_balances_to_the_end(running: Addresses) -> No
     assert output(sys.executable, EXAMPLES / "plain.py", running.http) == "score 500\n"
 
 
-def test_the_example_in_c_compiles_without_a_warning_and_asks(running: Addresses, tmp_path: Path) -> None:
+def test_the_example_in_c_compiles_without_a_warning_and_asks(
+    running: Addresses, tmp_path: Path
+) -> None:
     compiler = needed("cc")
     if not any(Path("/usr/include").rglob("curl/curl.h")):
-        pytest.skip("needs libcurl's headers (libcurl4-openssl-dev), which this machine has not; .ci/run installs them")
-    output(compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "act", EXAMPLES / "act.c", "-lcurl")
+        pytest.skip(
+            "needs libcurl's headers (libcurl4-openssl-dev), which this machine has not; .ci/run installs them"
+        )
+    output(
+        compiler,
+        "-std=c11",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-o",
+        tmp_path / "act",
+        EXAMPLES / "act.c",
+        "-lcurl",
+    )
     assert output(tmp_path / "act", running.http) == "action 1\naction 0\n0 of 100 calls failed\n"
 
 
@@ -92,7 +108,11 @@ def test_the_example_in_shell_asks(running: Addresses) -> None:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_the_examples_with_tritonclient_ask(running: Addresses, kind: str) -> None:
-    said = output(sys.executable, EXAMPLES / f"triton_{kind}.py", running.host if kind == "http" else running.grpc)
+    said = output(
+        sys.executable,
+        EXAMPLES / f"triton_{kind}.py",
+        running.host if kind == "http" else running.grpc,
+    )
     assert said.startswith("actions [1, 0]\nq_values [[")
 
 

@@ -22,7 +22,9 @@ def torchscript_file() -> bytes:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 1000])
-def test_every_format_takes_a_batch_of_any_size(onnx_file: bytes, torchscript_file: bytes, batch: int) -> None:
+def test_every_format_takes_a_batch_of_any_size(
+    onnx_file: bytes, torchscript_file: bytes, batch: int
+) -> None:
     states = np.random.default_rng(batch).normal(size=(batch, 4)).astype(np.float32)
     expected = from_network(NETWORK)(states)
     for run in (from_onnx(onnx_file), from_torchscript(torchscript_file)):
@@ -33,7 +35,11 @@ def test_onnx_names_what_goes_in_and_out_and_leaves_the_batch_open(onnx_file: by
     model = onnx.load_from_string(onnx_file)
     (state,), (q_values,) = model.graph.input, model.graph.output
     assert (state.name, q_values.name) == ("state", "q_values")
-    assert state.type.tensor_type.shape.dim[0].dim_param == q_values.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert (
+        state.type.tensor_type.shape.dim[0].dim_param
+        == q_values.type.tensor_type.shape.dim[0].dim_param
+        == "batch"
+    )
     assert state.type.tensor_type.shape.dim[1].dim_value == 4
 
 

@@ -8,7 +8,12 @@ import pytest
 from tests.conftest import ROOT
 
 ROOMS = ("training", "service", "models", "client", "upright_client", "tests", "benchmarks")
-MAY_IMPORT = {"training": {"training", "models"}, "service": {"service", "models"}, "models": {"models"}, "client": {"upright_client"}}
+MAY_IMPORT = {
+    "training": {"training", "models"},
+    "service": {"service", "models"},
+    "models": {"models"},
+    "client": {"upright_client"},
+}
 
 
 def imports(file: Path) -> set[str]:
@@ -32,7 +37,15 @@ def test_imports_go_one_way(room: str) -> None:
 
 def test_the_contract_knows_no_runtime_and_no_server() -> None:
     for file in (ROOT / "models").rglob("*.py"):
-        assert not imports(file) & {"torch", "onnx", "onnxruntime", "numpy", "fastapi", "starlette", "gymnasium"}
+        assert not imports(file) & {
+            "torch",
+            "onnx",
+            "onnxruntime",
+            "numpy",
+            "fastapi",
+            "starlette",
+            "gymnasium",
+        }
 
 
 def test_every_module_says_what_it_is() -> None:
@@ -40,4 +53,6 @@ def test_every_module_says_what_it_is() -> None:
         for file in (ROOT / room).rglob("*.py"):
             if ".peers" in file.parts:
                 continue  # other people's modules, in the environments that benchmarks make
-            assert ast.get_docstring(ast.parse(file.read_text())), f"{file.relative_to(ROOT)} has no docstring"
+            assert ast.get_docstring(ast.parse(file.read_text())), (
+                f"{file.relative_to(ROOT)} has no docstring"
+            )

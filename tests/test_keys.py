@@ -37,7 +37,9 @@ from tests.test_start import refused
 from tests.wire import Lanes, ask, lanes, request
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
+    warnings.simplefilter(
+        "ignore"
+    )  # what other people's modules warn of when they are imported is no claim of ours
     import grpc
     import tritonclient.grpc
     import tritonclient.http
@@ -62,8 +64,18 @@ DOORS: list[tuple[str, str, Scope]] = [
     ("POST", "/shadow/promote", "admin"),
     ("GET", "/a/door/that/was/added/and/forgotten", "admin"),
 ]
-OPEN = ["/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/v2/models/cartpole-dqn/ready", "/docs", "/openapi.json"]
-MADE: dict[str, str] = {scope: f"upright_the-key-for-{scope}" for scope in keys.SCOPES} | {"both": "upright_the-key-for-two"}
+OPEN = [
+    "/health/live",
+    "/health/ready",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/v2/models/cartpole-dqn/ready",
+    "/docs",
+    "/openapi.json",
+]
+MADE: dict[str, str] = {scope: f"upright_the-key-for-{scope}" for scope in keys.SCOPES} | {
+    "both": "upright_the-key-for-two"
+}
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -75,7 +87,12 @@ def entry(name: str, key: str, *scopes: str) -> str:
 
 
 def written(path: Path) -> Path:
-    path.write_text("".join(entry(name, key, *(["act", "metrics"] if name == "both" else [name])) for name, key in MADE.items()))
+    path.write_text(
+        "".join(
+            entry(name, key, *(["act", "metrics"] if name == "both" else [name]))
+            for name, key in MADE.items()
+        )
+    )
     return path
 
 
@@ -99,11 +116,17 @@ def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), DOORS)
-def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(guarded: TestClient, method: str, path: str, scope: Scope) -> None:
+def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(
+    guarded: TestClient, method: str, path: str, scope: Scope
+) -> None:
     def ask(headers: dict[str, str]) -> Any:
-        return guarded.request(method, path, headers=headers, content=BODY if method == "POST" else None)
+        return guarded.request(
+            method, path, headers=headers, content=BODY if method == "POST" else None
+        )
 
-    refusals = {401: [{}, bearer("upright_guessed"), bearer(""), {"Authorization": f"Basic {MADE[scope]}"}]}
+    refusals = {
+        401: [{}, bearer("upright_guessed"), bearer(""), {"Authorization": f"Basic {MADE[scope]}"}]
+    }
     refusals[403] = [bearer(MADE[other]) for other in keys.SCOPES if other != scope]
     for status, presented in refusals.items():
         for headers in presented:
@@ -120,7 +143,10 @@ def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(guarded: TestClient,
                 assert body["status"] == status
                 assert f"scope {scope}" in body["detail"]
     assert ask(bearer(MADE[scope])).status_code not in (401, 403)
-    assert ask({"authorization": f"bearer  {MADE[scope]}"}).status_code not in (401, 403)  # a scheme's name has no case (RFC 9110, 11.1)
+    assert ask({"authorization": f"bearer  {MADE[scope]}"}).status_code not in (
+        401,
+        403,
+    )  # a scheme's name has no case (RFC 9110, 11.1)
 
 
 @pytest.mark.parametrize("path", OPEN)
@@ -151,17 +177,26 @@ def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_
     written: list[bytes] = []
 
     def answered(head: dict[bytes, bytes]) -> bool:
-        return lane.answer(path.encode(), head, body, 0.0, b"", lambda answer, _: written.append(answer))
+        return lane.answer(
+            path.encode(), head, body, 0.0, b"", lambda answer, _: written.append(answer)
+        )
 
     right, wrong = f"Bearer {MADE['act']}".encode(), f"Bearer {MADE['admin']}".encode()
     assert answered({b"authorization": right})
-    for head in ({}, {b"authorization": wrong}, {b"authorization": b"Bearer x"}, {b"authorization": b""}):
+    for head in (
+        {},
+        {b"authorization": wrong},
+        {b"authorization": b"Bearer x"},
+        {b"authorization": b""},
+    ):
         assert not answered(head)
     assert len(written) == 1
 
 
 @pytest.mark.parametrize("presented", [*MADE.values(), "upright_guessed", ""])
-def test_every_known_hash_is_compared_whichever_key_is_presented(file: Path, presented: str) -> None:
+def test_every_known_hash_is_compared_whichever_key_is_presented(
+    file: Path, presented: str
+) -> None:
     compared: list[tuple[bytes, bytes]] = []
 
     def same(one: bytes, other: bytes) -> bool:
@@ -169,7 +204,10 @@ def test_every_known_hash_is_compared_whichever_key_is_presented(file: Path, pre
         return hmac.compare_digest(one, other)
 
     Keys(file, same).refusal(f"Bearer {presented}".encode(), "act")
-    assert compared == [(sha256(presented.encode()).digest(), sha256(key.encode()).digest()) for key in MADE.values()]
+    assert compared == [
+        (sha256(presented.encode()).digest(), sha256(key.encode()).digest())
+        for key in MADE.values()
+    ]
 
 
 def test_hashes_are_compared_in_constant_time_unless_a_test_says_otherwise(file: Path) -> None:
@@ -180,20 +218,34 @@ def test_refusals_are_counted_by_what_was_wrong(guarded: TestClient) -> None:
     for headers in ({}, {}, bearer("upright_guessed"), bearer(MADE["admin"])):
         guarded.post("/act", content=BODY, headers=headers)
     found = samples(guarded.get("/metrics", headers=bearer(MADE["metrics"])).text)
-    assert [found["upright_keys_total", (outcome,)] for outcome in get_args(keys.Refusal)] == [2, 1, 1]
+    assert [found["upright_keys_total", (outcome,)] for outcome in get_args(keys.Refusal)] == [
+        2,
+        1,
+        1,
+    ]
     assert found["upright_requests_total", ("/act", "401")] == 3
     assert found["upright_requests_total", ("/act", "403")] == 1
 
 
-@pytest.mark.parametrize(("headers", "status"), [({}, 401), (bearer("upright_guessed"), 401), (bearer(MADE["metrics"]), 403)])
-def test_a_stream_is_refused_at_its_handshake(guarded: TestClient, headers: dict[str, str], status: int) -> None:
-    with pytest.raises(WebSocketDenialResponse) as refused_stream, guarded.websocket_connect("/act/stream", headers=headers):
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({}, 401), (bearer("upright_guessed"), 401), (bearer(MADE["metrics"]), 403)],
+)
+def test_a_stream_is_refused_at_its_handshake(
+    guarded: TestClient, headers: dict[str, str], status: int
+) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused_stream,
+        guarded.websocket_connect("/act/stream", headers=headers),
+    ):
         pass
     assert refused_stream.value.status_code == status
     assert refused_stream.value.json()["status"] == status
 
 
-def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(guarded: TestClient, file: Path) -> None:
+def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
+    guarded: TestClient, file: Path
+) -> None:
     with guarded.websocket_connect("/act/stream", headers=bearer(MADE["act"])) as stream:
         stream.send_text(BODY.decode())
         assert stream.receive_json()["action"] == 1
@@ -208,12 +260,24 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(guarded:
     [
         ("key = [", "is no TOML"),
         ("[[keys]]", "keys: there is no field of this name"),
-        (entry("loop", "k", "act") + entry("loop", "l", "act"), "key 'loop' has the same name as another one"),
-        (entry("loop", "k", "act") + entry("pool", "k", "act"), "key 'pool' has the same sha256 as another one"),
-        (entry("loop", "k", "drive"), "key 'loop', scopes: input should be 'act', 'admin' or 'metrics'"),
+        (
+            entry("loop", "k", "act") + entry("loop", "l", "act"),
+            "key 'loop' has the same name as another one",
+        ),
+        (
+            entry("loop", "k", "act") + entry("pool", "k", "act"),
+            "key 'pool' has the same sha256 as another one",
+        ),
+        (
+            entry("loop", "k", "drive"),
+            "key 'loop', scopes: input should be 'act', 'admin' or 'metrics'",
+        ),
         (entry("loop", "k"), "key 'loop', scopes: "),
         (entry("a loop", "k", "act"), "key 1 of the file, name: "),
-        (entry("loop", "k", "act") + "expires = 1", "key 'loop', expires: there is no field of this name"),
+        (
+            entry("loop", "k", "act") + "expires = 1",
+            "key 'loop', expires: there is no field of this name",
+        ),
         ('[[key]]\nname = "loop"\nscopes = ["act"]', "key 'loop', sha256: is missing"),
         (
             '[[key]]\nname = "loop"\nscopes = ["act"]\nsha256 = "upright_secret"',
@@ -224,27 +288,44 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(guarded:
         ("key = [7]", "key 1 of the file: "),
     ],
 )
-def test_a_file_that_is_wrong_is_refused_by_the_name_of_its_entry(tmp_path: Path, text: str, named: str) -> None:
+def test_a_file_that_is_wrong_is_refused_by_the_name_of_its_entry(
+    tmp_path: Path, text: str, named: str
+) -> None:
     file = tmp_path / "keys.toml"
     file.write_text(text)
     with pytest.raises(KeysError) as raised:
         Keys(file)
-    assert str(raised.value).startswith(f"{file}: {named}" if named != "is no TOML" else f"{file}: is no TOML")
+    assert str(raised.value).startswith(
+        f"{file}: {named}" if named != "is no TOML" else f"{file}: is no TOML"
+    )
     assert "secret" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_file_of_keys_that_is_not_there_stops_the_start_with_one_line(tmp_path: Path) -> None:
     code, complaint = refused("--keys", str(tmp_path / "absent.toml"))
-    assert (code, complaint) == (1, f"upright: {tmp_path / 'absent.toml'}: No such file or directory\n")
+    assert (code, complaint) == (
+        1,
+        f"upright: {tmp_path / 'absent.toml'}: No such file or directory\n",
+    )
 
 
 def make_key(*arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "service", "key", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
 
 
-def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(tmp_path: Path) -> None:
+def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "keys.toml"
     made = make_key("loop-7", "--scope", "act", "--scope", "metrics", "--keys", str(file))
     assert made.returncode == 0, made.stderr
@@ -254,7 +335,11 @@ def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(t
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     known = Keys(file)
-    assert [known.refusal(f"Bearer {key}".encode(), scope) for scope in keys.SCOPES] == [None, "scope", None]
+    assert [known.refusal(f"Bearer {key}".encode(), scope) for scope in keys.SCOPES] == [
+        None,
+        "scope",
+        None,
+    ]
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -268,7 +353,13 @@ def test_adding_a_key_keeps_what_stands_in_the_file_and_its_mode(file: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "named"), [("act", "key 'act' has the same name"), ("a\nb", "no name for a key"), ('x"', "no name"), ("", "no name")]
+    ("name", "named"),
+    [
+        ("act", "key 'act' has the same name"),
+        ("a\nb", "no name for a key"),
+        ('x"', "no name"),
+        ("", "no name"),
+    ],
 )
 def test_a_key_that_would_spoil_the_file_is_not_added(file: Path, name: str, named: str) -> None:
     before = file.read_text()
@@ -281,7 +372,10 @@ def test_a_key_that_would_spoil_the_file_is_not_added(file: Path, name: str, nam
 def test_a_key_is_not_added_to_a_file_that_is_broken_or_cannot_be_written(tmp_path: Path) -> None:
     broken = tmp_path / "keys.toml"
     broken.write_text("key = [")
-    for file, named in ((broken, f"{broken}: is no TOML"), (tmp_path / "absent" / "keys.toml", "No such file or directory")):
+    for file, named in (
+        (broken, f"{broken}: is no TOML"),
+        (tmp_path / "absent" / "keys.toml", "No such file or directory"),
+    ):
         made = make_key("loop", "--scope", "act", "--keys", str(file))
         assert (made.returncode, made.stdout, made.stderr.count("\n")) == (1, "", 1)
         assert named in made.stderr
@@ -291,7 +385,11 @@ def test_a_key_is_not_added_to_a_file_that_is_broken_or_cannot_be_written(tmp_pa
 def test_keys_that_are_added_at_the_same_time_are_all_in_the_file(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: new_key.add(file, f"k{number}", ["act"], f"{number:064x}"), range(40)))
+        list(
+            pool.map(
+                lambda number: new_key.add(file, f"k{number}", ["act"], f"{number:064x}"), range(40)
+            )
+        )
     assert {found.name for found in key_file.read(file)} == {f"k{number}" for number in range(40)}
 
 
@@ -328,12 +426,19 @@ def test_grpc_asks_for_the_same_keys(running: Running) -> None:
     service = "/inference.GRPCInferenceService"
     unauthenticated, denied = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
     with grpc.insecure_channel(running.grpc) as channel:
-        for method, scope in (("ServerMetadata", "act"), ("ModelInfer", "act"), ("RepositoryModelLoad", "admin")):
+        for method, scope in (
+            ("ServerMetadata", "act"),
+            ("ModelInfer", "act"),
+            ("RepositoryModelLoad", "admin"),
+        ):
             for presented in (None, "upright_guessed", ""):
                 assert code(channel, f"{service}/{method}", presented) == unauthenticated
             for other in set(keys.SCOPES) - {scope}:
                 assert code(channel, f"{service}/{method}", MADE[other]) == denied
-            assert code(channel, f"{service}/{method}", MADE[scope]) not in (unauthenticated, denied)
+            assert code(channel, f"{service}/{method}", MADE[scope]) not in (
+                unauthenticated,
+                denied,
+            )
         assert code(channel, "/another.Service/Method", MADE["act"]) == denied
         for method in (f"{service}/ServerReady", "/grpc.health.v1.Health/Check"):
             assert code(channel, method, None) == grpc.StatusCode.OK
@@ -345,28 +450,42 @@ def test_grpc_asks_for_the_same_keys(running: Running) -> None:
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_tritonclient_can_present_a_key(running: Running, kind: str) -> None:
-    module, place = (tritonclient.http, running.address.removeprefix("http://")) if kind == "http" else (tritonclient.grpc, running.grpc)
+    module, place = (
+        (tritonclient.http, running.address.removeprefix("http://"))
+        if kind == "http"
+        else (tritonclient.grpc, running.grpc)
+    )
     with contextlib.closing(module.InferenceServerClient(place)) as client:
         assert client.is_server_ready()
         with pytest.raises(InferenceServerException, match="needs a key with the scope act"):
             client.get_model_metadata("cartpole-dqn")
-        assert client.get_model_metadata("cartpole-dqn", headers={"authorization": f"Bearer {MADE['act']}"})
+        assert client.get_model_metadata(
+            "cartpole-dqn", headers={"authorization": f"Bearer {MADE['act']}"}
+        )
 
 
 @pytest.mark.parametrize("make", [PolicyClient, InLoop])
 @pytest.mark.parametrize("transport", ["http", "stream"])
-def test_the_client_is_answered_by_its_key_and_falls_back_as_denied_without(running: Running, make: Make, transport: str) -> None:
-    with make(running.address, transport=transport, deadline=PATIENT, fallback=0, key=MADE["act"]) as client:
+def test_the_client_is_answered_by_its_key_and_falls_back_as_denied_without(
+    running: Running, make: Make, transport: str
+) -> None:
+    with make(
+        running.address, transport=transport, deadline=PATIENT, fallback=0, key=MADE["act"]
+    ) as client:
         assert client.act(STATE).source == "policy"
         assert client.act_batch([STATE])[0].source == "policy"
         assert client.model().backend == "onnx"
     for key in (None, "upright_guessed", MADE["metrics"]):
-        with make(running.address, transport=transport, deadline=PATIENT, fallback=1, key=key) as client:
+        with make(
+            running.address, transport=transport, deadline=PATIENT, fallback=1, key=key
+        ) as client:
             decision = client.act(STATE)
             assert (decision.source, decision.reason, decision.action) == ("fallback", "denied", 1)
             assert client.act_batch([STATE])[0].reason == "denied"
             assert client.ready()
-            with pytest.raises(NoAnswerError, match=r"denied: status 40[13]: /model needs a key with the scope act"):
+            with pytest.raises(
+                NoAnswerError, match=r"denied: status 40[13]: /model needs a key with the scope act"
+            ):
                 client.model()
             assert client.counters().fallbacks == {"denied": 2}
 
@@ -375,7 +494,9 @@ def test_the_client_is_answered_again_once_its_key_is_known(running: Running, fi
     before = file.read_text()
     transports: list[Literal["http", "stream"]] = ["http", "stream"]
     for transport in transports:
-        with PolicyClient(running.address, transport=transport, deadline=PATIENT, fallback=0, key="upright_late") as client:
+        with PolicyClient(
+            running.address, transport=transport, deadline=PATIENT, fallback=0, key="upright_late"
+        ) as client:
             assert client.act(STATE).reason == "denied"
             file.write_text(before + entry("late", "upright_late", "act"))
             os.kill(running.process, signal.SIGHUP)
@@ -385,7 +506,9 @@ def test_the_client_is_answered_again_once_its_key_is_known(running: Running, fi
             wait_for(lambda client=client: client.act(STATE).reason == "denied")  # type: ignore[misc]
 
 
-def test_sighup_brings_new_keys_and_a_broken_file_keeps_the_old_ones(running: Running, file: Path) -> None:
+def test_sighup_brings_new_keys_and_a_broken_file_keeps_the_old_ones(
+    running: Running, file: Path
+) -> None:
     def status(key: str) -> int:
         return httpx2.post(f"{running.address}/act", content=BODY, headers=bearer(key)).status_code
 
@@ -400,9 +523,14 @@ def test_sighup_brings_new_keys_and_a_broken_file_keeps_the_old_ones(running: Ru
     assert status("upright_new") == 200
 
 
-def test_a_stream_of_the_running_service_ends_when_its_key_is_taken_away(running: Running, file: Path) -> None:
+def test_a_stream_of_the_running_service_ends_when_its_key_is_taken_away(
+    running: Running, file: Path
+) -> None:
     url = f"{running.address.replace('http', 'ws')}/act/stream"
-    with connect(url, additional_headers=bearer(MADE["act"])) as taken, connect(url, additional_headers=bearer(MADE["both"])) as kept:
+    with (
+        connect(url, additional_headers=bearer(MADE["act"])) as taken,
+        connect(url, additional_headers=bearer(MADE["both"])) as kept,
+    ):
         for stream in (taken, kept):
             stream.send(BODY)
             assert json.loads(stream.recv(PATIENT))["action"] == 1
@@ -423,10 +551,15 @@ def test_no_key_is_ever_logged(running: Running, file: Path) -> None:
     with grpc.insecure_channel(running.grpc) as channel:
         for key in presented:
             for method, path, _ in DOORS:
-                httpx2.request(method, f"{running.address}{path}", headers=bearer(key), content=BODY)
+                httpx2.request(
+                    method, f"{running.address}{path}", headers=bearer(key), content=BODY
+                )
             with (
                 contextlib.suppress(InvalidStatus, ConnectionClosed),
-                connect(f"{running.address.replace('http', 'ws')}/act/stream", additional_headers=bearer(key)) as stream,
+                connect(
+                    f"{running.address.replace('http', 'ws')}/act/stream",
+                    additional_headers=bearer(key),
+                ) as stream,
             ):
                 stream.send("{")
                 stream.recv(PATIENT)
@@ -438,7 +571,9 @@ def test_no_key_is_ever_logged(running: Running, file: Path) -> None:
     log = running.log.read_text()
     assert "Keys are on, from" in log
     assert "Traceback" not in log
-    assert "ASGI callable" not in log  # uvicorn's word for a handshake that it thinks was left unanswered
+    assert (
+        "ASGI callable" not in log
+    )  # uvicorn's word for a handshake that it thinks was left unanswered
     for key in presented:
         assert key not in log
         assert sha256(key.encode()).hexdigest() not in log
@@ -451,14 +586,30 @@ def test_the_log_says_at_the_start_that_keys_are_off(start: Start, tmp_path: Pat
         assert log.read_text().count("Keys are off") == 1
 
 
-def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(start: Start, file: Path, tmp_path: Path) -> None:
+def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(
+    start: Start, file: Path, tmp_path: Path
+) -> None:
     log = tmp_path / "service.log"
     with start("--keys", str(file)):
         wait_for(lambda: "startup complete" in log.read_text())
         assert "travel in clear" not in log.read_text()
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "service", "--host", "0.0.0.0", "--port", "0", "--drain", "0", "--keys", str(file)]  # noqa: S104 - the claim is about it
-        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()) as process:
+        command = [
+            sys.executable,
+            "-m",
+            "service",
+            "--host",
+            "0.0.0.0",
+            "--port",
+            "0",
+            "--drain",
+            "0",
+            "--keys",
+            str(file),
+        ]  # noqa: S104 - the claim is about it
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()
+        ) as process:
             try:
                 wait_for(lambda: "startup complete" in log.read_text())
                 assert "Keys travel in clear to 0.0.0.0" in log.read_text()
@@ -472,18 +623,25 @@ def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) ->
         wait_for(lambda: log.read_text().count("startup complete") == 2)
 
         def statuses(key: str) -> set[int]:
-            return {httpx2.post(f"{address}/act", content=BODY, headers=bearer(key)).status_code for _ in range(10)}
+            return {
+                httpx2.post(f"{address}/act", content=BODY, headers=bearer(key)).status_code
+                for _ in range(10)
+            }
 
         assert (statuses("upright_new"), statuses(MADE["act"])) == ({401}, {200})
         file.write_text(entry("new", "upright_new", "act"))
-        os.kill(int(re.findall(r"Started parent process \[(\d+)\]", log.read_text())[0]), signal.SIGHUP)
+        os.kill(
+            int(re.findall(r"Started parent process \[(\d+)\]", log.read_text())[0]), signal.SIGHUP
+        )
         wait_for(lambda: log.read_text().count("Keys were read again") == 2)
         assert (statuses("upright_new"), statuses(MADE["act"])) == ({200}, {401})
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("key", [None, "", "upright_guessed", *MADE.values()])
-def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(both: Lanes, path: str, key: str | None) -> None:
+def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(
+    both: Lanes, path: str, key: str | None
+) -> None:
     headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     for body in (BODY, b'{"states":[[0,0,0.05,0]]}', b"{"):
         sent = request("POST", path, headers, [body])
@@ -493,7 +651,9 @@ def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(both: Lanes
 
 
 def test_of_two_keys_the_first_one_counts_on_either_lane(both: Lanes) -> None:
-    right, wrong = ((b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed"))
+    right, wrong = (
+        (b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed")
+    )
     for headers, status in (([right, wrong], 200), ([wrong, right], 401)):
         sent = request("POST", "/act", headers, [BODY])
         assert [ask(port, sent)[0].status for port in (both.fast, both.general)] == [status, status]

@@ -21,7 +21,9 @@ from tests.test_client import wait_for
 from tests.wire import serving
 
 KINDS = (Protocol, StreamProtocol, RequestResponseCycle)
-H2C = ACT.replace(b"\r\n", b"\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n", 1)
+H2C = ACT.replace(
+    b"\r\n", b"\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n", 1
+)
 
 
 class Circle:
@@ -57,7 +59,9 @@ SENT = {
 
 
 @pytest.mark.parametrize("sent", SENT.values(), ids=SENT)
-def test_a_connection_that_has_gone_leaves_nothing_to_the_garbage_collector(committed: Bundle, sent: bytes) -> None:
+def test_a_connection_that_has_gone_leaves_nothing_to_the_garbage_collector(
+    committed: Bundle, sent: bytes
+) -> None:
     def left() -> list[object]:
         return [thing for thing in gc.get_objects() if type(thing) in KINDS]
 

@@ -37,11 +37,18 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
 
 
 def ask_by_grpc(
-    port: int, state: Sequence[float] = STATE, *, model: str = "cartpole-dqn", datatype: str = "FP32", headers: dict[str, str] | None = None
+    port: int,
+    state: Sequence[float] = STATE,
+    *,
+    model: str = "cartpole-dqn",
+    datatype: str = "FP32",
+    headers: dict[str, str] | None = None,
 ) -> None:
     """Ask for an action. Raises `InferenceServerException`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
+        warnings.simplefilter(
+            "ignore"
+        )  # what other people's modules warn of when they are imported is no claim of ours
         import tritonclient.grpc
 
     wait_for(lambda: reachable(port))
@@ -66,25 +73,41 @@ def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None
     assert found["upright_requests_total", ("other", "404")] == 1
     assert found["upright_request_seconds_count", ("/act",)] == 4
     assert found["upright_inference_seconds_count", ()] == 4
-    assert (found["upright_actions_total", ("left",)], found["upright_actions_total", ("right",)]) == (1, 4)
+    assert (
+        found["upright_actions_total", ("left",)],
+        found["upright_actions_total", ("right",)],
+    ) == (1, 4)
     requests = sum(found["upright_request_seconds_sum", (door,)] for door in ("/act", "/act/batch"))
     assert requests > found["upright_inference_seconds_sum", ()] > 0
 
 
-def test_the_bundle_served_and_what_serves_it_are_labels(client: TestClient, backend: str, committed: Bundle) -> None:
+def test_the_bundle_served_and_what_serves_it_are_labels(
+    client: TestClient, backend: str, committed: Bundle
+) -> None:
     found = {
         sample.name: sample.labels
         for family in text_string_to_metric_families(client.get("/metrics").text)
         for sample in family.samples
         if sample.name.endswith("_info")
     }
-    assert found["upright_bundle_info"] == {"model": "cartpole-dqn", "version": "1", "digest": committed.digest, "backend": backend}
-    versions = {"version": version("upright"), "python": platform.python_version(), "onnxruntime": version("onnxruntime")}
+    assert found["upright_bundle_info"] == {
+        "model": "cartpole-dqn",
+        "version": "1",
+        "digest": committed.digest,
+        "backend": backend,
+    }
+    versions = {
+        "version": version("upright"),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }
     assert found["upright_build_info"] == versions
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
-def test_state_values_outside_the_training_range_are_counted_by_name(client: TestClient, path: str) -> None:
+def test_state_values_outside_the_training_range_are_counted_by_name(
+    client: TestClient, path: str
+) -> None:
     for state in ([0, 0, 0.05, 0], [100, 0, 0, 0], [-100, 0, 0, 100]):
         body = {"state": state} if path == "/act" else {"states": [state, STATE, state]}
         assert client.post(path, json=body).status_code == 200
@@ -99,11 +122,16 @@ def test_a_state_value_that_another_bundle_names_is_counted_too() -> None:
     metrics = Metrics(["left", "right"], ["x"])
     metrics.inferred(1e-5, [0], [["x", "newcomer"]])
     found = samples(metrics.exposition({}).decode())
-    assert (found["upright_out_of_range_total", ("x",)], found["upright_out_of_range_total", ("other",)]) == (1, 1)
+    assert (
+        found["upright_out_of_range_total", ("x",)],
+        found["upright_out_of_range_total", ("other",)],
+    ) == (1, 1)
 
 
 def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
-    assert BEGUN < samples(client.get("/metrics").text)["process_start_time_seconds", ()] < time.time()
+    assert (
+        BEGUN < samples(client.get("/metrics").text)["process_start_time_seconds", ()] < time.time()
+    )
 
 
 def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
@@ -115,7 +143,9 @@ def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> N
     assert ready == [1, 0]
 
 
-def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(start: Start) -> None:
+def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(
+    start: Start,
+) -> None:
     port = free_port()
     with start("--grpc-port", str(port)) as address:
         ask_by_grpc(port)
@@ -127,7 +157,10 @@ def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(s
         with pytest.raises(Exception, match="FAILED_PRECONDITION"):
             ask_by_grpc(port, headers={"if-match": '"sha256:another"'})
         found = samples(httpx2.get(f"{address}/metrics").text)
-    counted = {status: found.get(("upright_requests_total", ("grpc", status)), 0) for status in ("200", "400", "404", "412", "500")}
+    counted = {
+        status: found.get(("upright_requests_total", ("grpc", status)), 0)
+        for status in ("200", "400", "404", "412", "500")
+    }
     assert counted == {"200": 1, "400": 1, "404": 2, "412": 1, "500": 0}
     assert found["upright_request_seconds_count", ("grpc",)] == 5
     assert found["upright_actions_total", ("right",)] == 1
@@ -166,12 +199,19 @@ def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_se
     assert found["upright_requests_total", ("/v2", "200")] == 1
 
 
-def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(tmp_path: Path) -> None:
+def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(
+    tmp_path: Path,
+) -> None:
     # File locks are a process's own, so one process can stand for the first only: it takes row 0 again and again.
     file = tmp_path / "counts"
     file.touch()
-    first, successor = Metrics(["left", "right"], ["x"], file), Metrics(["left", "right"], ["x"], file)
+    first, successor = (
+        Metrics(["left", "right"], ["x"], file),
+        Metrics(["left", "right"], ["x"], file),
+    )
     first.answered("/act", 200, 1e-5)
     successor.answered("/act", 200, 1e-5)
     for metrics in (first, successor):
-        assert samples(metrics.exposition({}).decode())["upright_requests_total", ("/act", "200")] == 2
+        assert (
+            samples(metrics.exposition({}).decode())["upright_requests_total", ("/act", "200")] == 2
+        )

@@ -30,7 +30,9 @@ RAW = np.array(STATES, "<f4").tobytes()
 
 
 def asked(**changes: Any) -> dict[str, Any]:
-    return {"inputs": [{"name": "state", "shape": [2, 4], "datatype": "FP32", "data": STATES} | changes]}
+    return {
+        "inputs": [{"name": "state", "shape": [2, 4], "datatype": "FP32", "data": STATES} | changes]
+    }
 
 
 def binary(document: dict[str, Any], raw: bytes = RAW, **headers: str) -> dict[str, Any]:
@@ -71,13 +73,18 @@ def test_the_metadata_is_the_protocols(client: TestClient) -> None:
         "versions": ["1"],
         "platform": "onnx_onnxv1",
         "inputs": [{"name": "state", "datatype": "FP32", "shape": [-1, 4]}],
-        "outputs": [{"name": "q_values", "datatype": "FP32", "shape": [-1, 2]}, {"name": "action", "datatype": "INT64", "shape": [-1]}],
+        "outputs": [
+            {"name": "q_values", "datatype": "FP32", "shape": [-1, 2]},
+            {"name": "action", "datatype": "INT64", "shape": [-1]},
+        ],
     }
 
 
 @pytest.mark.parametrize("data", [STATES, [number for state in STATES for number in state]])
 @pytest.mark.parametrize("path", [INFER, f"{MODEL}/versions/1/infer"])
-def test_infer_answers_as_act_does(client: TestClient, path: str, data: object, committed: Bundle) -> None:
+def test_infer_answers_as_act_does(
+    client: TestClient, path: str, data: object, committed: Bundle
+) -> None:
     answer = client.post(path, json=asked(data=data) | {"id": "seven"})
     assert answer.status_code == 200
     body = answer.json()
@@ -85,8 +92,18 @@ def test_infer_answers_as_act_does(client: TestClient, path: str, data: object, 
     assert (body["model_name"], body["model_version"], body["id"]) == ("cartpole-dqn", "1", "seven")
     assert body["parameters"] == {"digest": committed.digest}
     assert body["outputs"] == [
-        {"name": "q_values", "datatype": "FP32", "shape": [2, 2], "data": [value for act in acts for value in act["q_values"]]},
-        {"name": "action", "datatype": "INT64", "shape": [2], "data": [act["action"] for act in acts]},
+        {
+            "name": "q_values",
+            "datatype": "FP32",
+            "shape": [2, 2],
+            "data": [value for act in acts for value in act["q_values"]],
+        },
+        {
+            "name": "action",
+            "datatype": "INT64",
+            "shape": [2],
+            "data": [act["action"] for act in acts],
+        },
     ]
     assert "id" not in client.post(path, json=asked()).json()
 
@@ -96,10 +113,22 @@ def test_binary_goes_both_ways_and_each_output_may_choose(client: TestClient) ->
     for document, binaries in (
         (in_binary(), set()),
         (in_binary() | {"parameters": {"binary_data_output": True}}, {"q_values", "action"}),
-        (in_binary() | {"outputs": [{"name": "action", "parameters": {"binary_data": True}}, {"name": "q_values"}]}, {"action"}),
         (
             in_binary()
-            | {"parameters": {"binary_data_output": True}, "outputs": [{"name": "q_values", "parameters": {"binary_data": False}}]},
+            | {
+                "outputs": [
+                    {"name": "action", "parameters": {"binary_data": True}},
+                    {"name": "q_values"},
+                ]
+            },
+            {"action"},
+        ),
+        (
+            in_binary()
+            | {
+                "parameters": {"binary_data_output": True},
+                "outputs": [{"name": "q_values", "parameters": {"binary_data": False}}],
+            },
             set(),
         ),
     ):
@@ -114,7 +143,9 @@ def test_binary_goes_both_ways_and_each_output_may_choose(client: TestClient) ->
             expected = next(other for other in plain if other["name"] == output["name"])
             if output["name"] in binaries:
                 size = output["parameters"]["binary_data_size"]
-                found = np.frombuffer(raw[:size], "<f4" if output["datatype"] == "FP32" else "<i8").tolist()
+                found = np.frombuffer(
+                    raw[:size], "<f4" if output["datatype"] == "FP32" else "<i8"
+                ).tolist()
                 raw = raw[size:]
             else:
                 found = output["data"]
@@ -125,7 +156,12 @@ def test_binary_goes_both_ways_and_each_output_may_choose(client: TestClient) ->
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 def test_a_compressed_body_is_read(client: TestClient, coding: str) -> None:
     pack = gzip.compress if coding == "gzip" else zlib.compress
-    assert client.post(INFER, content=pack(json.dumps(asked()).encode()), headers={"content-encoding": coding}).status_code == 200
+    assert (
+        client.post(
+            INFER, content=pack(json.dumps(asked()).encode()), headers={"content-encoding": coding}
+        ).status_code
+        == 200
+    )
     given = binary(in_binary())
     given["content"] = pack(given["content"])
     given["headers"]["content-encoding"] = coding
@@ -185,13 +221,18 @@ WRONG: list[tuple[dict[str, Any] | bytes, str]] = [
     (asked() | {"outputs": [{}]}, "outputs/0/name"),
     (asked() | {"id": 7}, "id"),
     (asked() | {"parameters": {"binary_data_output": 1}}, "binary_data_output"),
-    (asked() | {"outputs": [{"name": "action", "parameters": {"binary_data": "yes"}}]}, "binary_data"),
+    (
+        asked() | {"outputs": [{"name": "action", "parameters": {"binary_data": "yes"}}]},
+        "binary_data",
+    ),
     (b'{"inputs":' + b"[" * 20_000, "JSON|recursion"),
 ]
 
 
 @pytest.mark.parametrize(("body", "named"), WRONG)
-def test_a_wrong_request_is_refused_with_the_reason(client: TestClient, body: dict[str, Any] | bytes, named: str) -> None:
+def test_a_wrong_request_is_refused_with_the_reason(
+    client: TestClient, body: dict[str, Any] | bytes, named: str
+) -> None:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = client.post(INFER, content=content)
     assert answer.status_code == 400, answer.text
@@ -244,7 +285,9 @@ def test_a_wrong_binary_request_is_refused_with_the_reason(
         ("GET", "/v2/repository/index", 405),
     ],
 )
-def test_every_other_status_has_the_protocols_error(client: TestClient, method: str, path: str, status: int) -> None:
+def test_every_other_status_has_the_protocols_error(
+    client: TestClient, method: str, path: str, status: int
+) -> None:
     answer = client.request(method, path)
     assert answer.status_code == status
     assert list(answer.json()) == ["error"]
@@ -264,19 +307,26 @@ def test_more_than_the_doors_take_is_refused(client: TestClient, committed: Bund
 
 
 def test_if_match_of_another_bundle_gets_no_action(client: TestClient, committed: Bundle) -> None:
-    assert client.post(INFER, json=asked(), headers={"if-match": f'"{committed.digest}"'}).status_code == 200
+    assert (
+        client.post(INFER, json=asked(), headers={"if-match": f'"{committed.digest}"'}).status_code
+        == 200
+    )
     answer = client.post(INFER, json=asked(), headers={"if-match": '"sha256:other"'})
     assert answer.status_code == 412
     assert list(answer.json()) == ["error"]
 
 
-def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(tmp_path: Path, committed: Bundle) -> None:
+def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(
+    tmp_path: Path, committed: Bundle
+) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
     with TestClient(create_app(settings(bundle=folder), Served(load(committed, "onnx")))) as client:
         for body in (b"", b"{}", b'{"ready":true}'):
             answer = client.post("/v2/repository/index", content=body)
-            assert answer.json() == [{"name": "cartpole-dqn", "version": "1", "state": "READY", "reason": ""}]
+            assert answer.json() == [
+                {"name": "cartpole-dqn", "version": "1", "state": "READY", "reason": ""}
+            ]
         assert client.post("/v2/repository/index", content=b"{").status_code == 400
         load_path = "/v2/repository/models/cartpole-dqn/load"
         assert client.post(load_path, json={}).status_code == 200
@@ -294,14 +344,18 @@ def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(tmp_pa
 
 def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) -> None:
     policy = load(committed, "onnx")
-    policy._backend = FixedBackend(np.nan, np.nan)  # the seam of a failure that cannot happen on demand
+    policy._backend = FixedBackend(
+        np.nan, np.nan
+    )  # the seam of a failure that cannot happen on demand
     with TestClient(create_app(settings(), Served(policy))) as client:
         answer = client.post(INFER, json=asked())
         assert answer.status_code == 500
         assert list(answer.json()) == ["error"]
 
 
-def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(committed: Bundle) -> None:
+def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(
+    committed: Bundle,
+) -> None:
     app = create_app(settings(), Served(load(committed, "onnx")))
     rng = random.Random(6)  # noqa: S311 - no secret depends on it
     good = [json.dumps(body).encode() if isinstance(body, dict) else body for body, _ in WRONG]
@@ -313,7 +367,9 @@ def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(commi
         headers: list[tuple[bytes, bytes]] = []
         if rng.random() < 0.4:
             body = bytearray(packed)
-            declared: object = rng.choice([length, length, length + rng.randint(-5, 5), rng.randint(-9, 999), 10**20, "x", ""])
+            declared: object = rng.choice(
+                [length, length, length + rng.randint(-5, 5), rng.randint(-9, 999), 10**20, "x", ""]
+            )
             headers.append((oip.HEADER_LENGTH.lower().encode(), str(declared).encode()))
         else:
             body = bytearray(rng.choice(good))
@@ -327,7 +383,20 @@ def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(commi
                 case 1:
                     del body[place : place + rng.randint(1, 9)]
                 case 2:
-                    body[place:place] = rng.choice([b"0", b"-", b"9" * 30, b"null", b"[", b"{", b'"', b"1e999", b"NaN", b"\\ud800"])
+                    body[place:place] = rng.choice(
+                        [
+                            b"0",
+                            b"-",
+                            b"9" * 30,
+                            b"null",
+                            b"[",
+                            b"{",
+                            b'"',
+                            b"1e999",
+                            b"NaN",
+                            b"\\ud800",
+                        ]
+                    )
                 case 3:
                     body[place:place] = body[max(0, place - 12) : place]
                 case 4:

@@ -41,7 +41,9 @@ def test_docs_is_a_page_that_loads_all_it_needs_from_here(client: TestClient) ->
         answer = client.get(path)
         assert answer.status_code == 200
         assert answer.headers["x-content-type-options"] == "nosniff"
-        kind = {"js": "text/javascript", "css": "text/css", "png": "image/png"}[path.rpartition(".")[2]]
+        kind = {"js": "text/javascript", "css": "text/css", "png": "image/png"}[
+            path.rpartition(".")[2]
+        ]
         assert answer.headers["content-type"].partition(";")[0] == kind
         assert len(answer.content) == int(answer.headers["content-length"]) > 500
     assert "SwaggerUIBundle" in client.get(loaded[2]).text
@@ -49,10 +51,15 @@ def test_docs_is_a_page_that_loads_all_it_needs_from_here(client: TestClient) ->
 
 def test_a_browser_may_run_nothing_on_the_page_but_what_is_here(client: TestClient) -> None:
     page = client.get("/docs")
-    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    policy = dict(
+        part.split(" ", 1) for part in page.headers["content-security-policy"].split("; ")
+    )
     assert policy["default-src"] == "'none'"
     (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
-    assert policy["script-src"] == f"'self' 'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
+    assert (
+        policy["script-src"]
+        == f"'self' 'sha256-{base64.b64encode(sha256(script.encode()).digest()).decode()}'"
+    )
     assert policy["frame-ancestors"] == "'none'"
     assert "http" not in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
@@ -78,7 +85,9 @@ def both() -> Iterator[Lanes]:
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("headers", [[], ALLOWED, STRANGER, [(b"Origin", ANOTHER.encode())]])
 @pytest.mark.parametrize("body", [BODY, b'{"states":[[0,0,0.05,0]]}', b"{"])
-def test_no_byte_differs_between_the_lanes_when_pages_may_call(both: Lanes, path: str, headers: Headers, body: bytes) -> None:
+def test_no_byte_differs_between_the_lanes_when_pages_may_call(
+    both: Lanes, path: str, headers: Headers, body: bytes
+) -> None:
     sent = request("POST", path, headers, [body])
     fast, general = ask(both.fast, sent), ask(both.general, sent)
     assert fast == general
@@ -88,7 +97,10 @@ def test_no_byte_differs_between_the_lanes_when_pages_may_call(both: Lanes, path
 
 
 def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: Lanes) -> None:
-    question: Headers = [(b"access-control-request-method", b"POST"), (b"access-control-request-headers", b"authorization, if-match")]
+    question: Headers = [
+        (b"access-control-request-method", b"POST"),
+        (b"access-control-request-headers", b"authorization, if-match"),
+    ]
     answer = ask(both.fast, request("OPTIONS", "/act", ALLOWED + question, []))[0]
     assert (answer.status, answer["access-control-allow-origin"]) == (200, ORIGIN.encode())
     assert b"Authorization" in answer["access-control-allow-headers"]
@@ -99,12 +111,22 @@ def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: 
 
 def test_no_page_may_call_unless_it_is_named() -> None:
     with lanes(settings(), Served(POLICY)) as both:
-        for sent in (request("POST", "/act", ALLOWED, [BODY]), request("OPTIONS", "/act", ALLOWED, [])):
+        for sent in (
+            request("POST", "/act", ALLOWED, [BODY]),
+            request("OPTIONS", "/act", ALLOWED, []),
+        ):
             answer = ask(both.fast, sent)[0]
-            assert not [name for name, _ in answer.headers if name.startswith(b"access-control") or name == b"vary"]
+            assert not [
+                name
+                for name, _ in answer.headers
+                if name.startswith(b"access-control") or name == b"vary"
+            ]
 
 
-@pytest.mark.parametrize("origin", ["*", "board.example", "https://board.example/", "https://user@board.example", "null", ""])
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "board.example", "https://board.example/", "https://user@board.example", "null", ""],
+)
 def test_an_origin_that_no_browser_sends_is_refused_by_name(origin: str) -> None:
     code, complaint = refused("--cors-origin", origin)
     assert (code, complaint.count("\n")) == (2, 1)

@@ -12,7 +12,13 @@ LOW, HIGH = np.array([-4.8, -3, -0.4, -4], np.float32), np.array([4.8, 3, 0.4, 4
 
 
 def test_runtimes_that_agree_pass_and_their_largest_difference_is_told() -> None:
-    result = parity.compare({"a": from_network(NETWORK), "b": lambda states: from_network(NETWORK)(states) + np.float32(2e-6)}, STATES)
+    result = parity.compare(
+        {
+            "a": from_network(NETWORK),
+            "b": lambda states: from_network(NETWORK)(states) + np.float32(2e-6),
+        },
+        STATES,
+    )
     assert result.states == 500
     assert 0 < result.largest_difference["a - b"] < 1e-5
 

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from models import bundle
 from models.bundle import Bundle, GoldenState
-from service.policy import BackendName, BackendUnavailableError, Float32Array, Policy, QValuesNotFiniteError, SelfTestError, load
+from service.policy import (
+    BackendName,
+    BackendUnavailableError,
+    Float32Array,
+    Policy,
+    QValuesNotFiniteError,
+    SelfTestError,
+    load,
+)
 from tests.conftest import COMMITTED
 
 COMMITTED_BUNDLE = bundle.read(COMMITTED)
@@ -39,7 +47,9 @@ def test_both_backends_give_the_same_q_values_and_the_same_action(state: tuple[f
 
 @settings(max_examples=100, deadline=None)
 @given(states=st.lists(plausible, min_size=1, max_size=40))
-def test_each_row_of_a_batch_is_the_single_answer_to_the_bit(states: list[tuple[float, ...]]) -> None:
+def test_each_row_of_a_batch_is_the_single_answer_to_the_bit(
+    states: list[tuple[float, ...]],
+) -> None:
     together = np.array(states, np.float32)
     for policy in (ONNX, TORCHSCRIPT):
         batch = policy.decide(together)
@@ -54,7 +64,9 @@ def test_each_row_of_a_batch_is_the_single_answer_to_the_bit(states: list[tuple[
 
 @settings(max_examples=200, deadline=None)
 @given(state=st.tuples(*[st.floats(-bound, bound) for bound in (4.5, 10.0, 0.5, 10.0)]))
-def test_one_state_is_decided_as_a_row_of_a_batch_is(state: tuple[float, float, float, float]) -> None:
+def test_one_state_is_decided_as_a_row_of_a_batch_is(
+    state: tuple[float, float, float, float],
+) -> None:
     for policy in (ONNX, TORCHSCRIPT):
         one, row = policy.decide_one(state), policy.decide(np.array([state], np.float32))
         assert one == (row.actions[0], row.q_values[0], row.out_of_range[0])
@@ -68,18 +80,24 @@ def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:
 
 
 def test_a_tie_is_the_first_action(committed: Bundle) -> None:
-    assert Policy(committed, FixedBackend(2, 2), "onnx").decide(np.zeros((1, 4), np.float32)).actions == [0]
+    assert Policy(committed, FixedBackend(2, 2), "onnx").decide(
+        np.zeros((1, 4), np.float32)
+    ).actions == [0]
 
 
 @pytest.mark.parametrize("q_values", [(np.nan, 1), (1, np.nan), (np.inf, 1), (1, -np.inf)])
-def test_a_q_value_that_is_not_finite_never_becomes_an_action(committed: Bundle, q_values: tuple[float, float]) -> None:
+def test_a_q_value_that_is_not_finite_never_becomes_an_action(
+    committed: Bundle, q_values: tuple[float, float]
+) -> None:
     with pytest.raises(QValuesNotFiniteError):
         Policy(committed, FixedBackend(*q_values), "onnx").decide(np.zeros((1, 4), np.float32))
 
 
 def test_values_outside_what_training_saw_are_named(committed: Bundle) -> None:
     values = committed.manifest.state
-    at_the_edge = np.array([[value.seen_max for value in values], [value.seen_min for value in values]], np.float32)
+    at_the_edge = np.array(
+        [[value.seen_max for value in values], [value.seen_min for value in values]], np.float32
+    )
     assert ONNX.decide(at_the_edge).out_of_range == [[], []]
     for index, value in enumerate(values):
         beyond = at_the_edge.copy()
@@ -87,23 +105,38 @@ def test_values_outside_what_training_saw_are_named(committed: Bundle) -> None:
         assert ONNX.decide(beyond).out_of_range == [[value.name], [value.name]]
 
 
-def test_golden_states_that_the_artifact_does_not_reproduce_are_refused(committed: Bundle, backend: BackendName) -> None:
+def test_golden_states_that_the_artifact_does_not_reproduce_are_refused(
+    committed: Bundle, backend: BackendName
+) -> None:
     golden = committed.manifest.golden_states[3]
-    wrong = GoldenState(state=golden.state, q_values=(golden.q_values[0], golden.q_values[1] + 0.01))
+    wrong = GoldenState(
+        state=golden.state, q_values=(golden.q_values[0], golden.q_values[1] + 0.01)
+    )
     states = (*committed.manifest.golden_states[:3], wrong)
-    other = Bundle(committed.folder, "", committed.manifest.model_copy(update={"golden_states": states}), committed.artifacts)
+    other = Bundle(
+        committed.folder,
+        "",
+        committed.manifest.model_copy(update={"golden_states": states}),
+        committed.artifacts,
+    )
     with pytest.raises(SelfTestError, match="golden state 3"):
         load(other, backend)
 
 
 @pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04"])
-def test_an_artifact_that_is_no_model_is_refused_by_name(committed: Bundle, backend: BackendName, content: bytes) -> None:
-    other = Bundle(committed.folder, "", committed.manifest, {"onnx": content, "torchscript": content})
+def test_an_artifact_that_is_no_model_is_refused_by_name(
+    committed: Bundle, backend: BackendName, content: bytes
+) -> None:
+    other = Bundle(
+        committed.folder, "", committed.manifest, {"onnx": content, "torchscript": content}
+    )
     with pytest.raises(SelfTestError, match=r"policy\.(onnx|pt).*cannot load"):
         load(other, backend)
 
 
 def test_a_bundle_without_the_backends_artifact_is_refused(committed: Bundle) -> None:
-    manifest = committed.manifest.model_copy(update={"artifacts": {"onnx": committed.manifest.artifacts["onnx"]}})
+    manifest = committed.manifest.model_copy(
+        update={"artifacts": {"onnx": committed.manifest.artifacts["onnx"]}}
+    )
     with pytest.raises(BackendUnavailableError, match="torchscript"):
         load(Bundle(Path("b"), "", manifest, committed.artifacts), "torchscript")

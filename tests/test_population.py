@@ -18,18 +18,38 @@ def _as_in_training() -> Iterator[None]:
 
 
 def population(
-    agents: int, seed: int = 0, batch: int = 8, *, advantage: float = 0.0, huber: float = 1.0, scale: tuple[float, ...] = (1, 1, 1, 1)
+    agents: int,
+    seed: int = 0,
+    batch: int = 8,
+    *,
+    advantage: float = 0.0,
+    huber: float = 1.0,
+    scale: tuple[float, ...] = (1, 1, 1, 1),
 ) -> Population:
     rng = np.random.default_rng(seed)
-    return Population(agents, (24, 24), batch, rng, learning_rate=1e-2, polyak=0.1, advantage=advantage, huber=huber, scale=scale)
+    return Population(
+        agents,
+        (24, 24),
+        batch,
+        rng,
+        learning_rate=1e-2,
+        polyak=0.1,
+        advantage=advantage,
+        huber=huber,
+        scale=scale,
+    )
 
 
 def fill(minibatch: Minibatch, rng: np.random.Generator) -> None:
     shape = tuple(minibatch.actions.shape)
-    minibatch.states.copy_(torch.from_numpy(rng.standard_normal(tuple(minibatch.states.shape)).astype(np.float32)))
+    minibatch.states.copy_(
+        torch.from_numpy(rng.standard_normal(tuple(minibatch.states.shape)).astype(np.float32))
+    )
     minibatch.actions.copy_(torch.from_numpy(rng.integers(0, 2, shape)))
     minibatch.rewards.copy_(torch.from_numpy(rng.random(shape, np.float32)))
-    minibatch.discounts.copy_(torch.from_numpy((0.99 * (rng.random(shape) < 0.9)).astype(np.float32)))
+    minibatch.discounts.copy_(
+        torch.from_numpy((0.99 * (rng.random(shape) < 0.9)).astype(np.float32))
+    )
 
 
 def test_one_agent_of_the_population_equals_its_plain_network() -> None:
@@ -56,12 +76,20 @@ def test_gradient_by_hand_equals_autograds(agents: int, advantage: float, huber:
         states, next_states = batch.states[k, :, 0], batch.states[k, :, 1]
         with torch.enable_grad():
             best = network(next_states).argmax(1, keepdim=True)
-            goal = batch.rewards[k] + batch.discounts[k] * target(next_states).gather(1, best).detach()
+            goal = (
+                batch.rewards[k] + batch.discounts[k] * target(next_states).gather(1, best).detach()
+            )
             here = target(states).detach()
-            goal -= advantage * (here.max(1, keepdim=True).values - here.gather(1, batch.actions[k]))
-            torch.nn.functional.huber_loss(network(states).gather(1, batch.actions[k]), goal, delta=huber).backward()  # type: ignore[no-untyped-call]  # torch's own
+            goal -= advantage * (
+                here.max(1, keepdim=True).values - here.gather(1, batch.actions[k])
+            )
+            torch.nn.functional.huber_loss(
+                network(states).gather(1, batch.actions[k]), goal, delta=huber
+            ).backward()  # type: ignore[no-untyped-call]  # torch's own
         linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
-        for layer, weights, biases in zip(linear, ours.gradient.weights, ours.gradient.biases, strict=True):
+        for layer, weights, biases in zip(
+            linear, ours.gradient.weights, ours.gradient.biases, strict=True
+        ):
             assert layer.weight.grad is not None
             assert layer.bias.grad is not None
             torch.testing.assert_close(weights[k].T, layer.weight.grad, rtol=1e-4, atol=1e-6)
@@ -73,7 +101,9 @@ def test_scale_of_the_states_is_folded_into_the_plain_network() -> None:
     states = np.random.default_rng(1).standard_normal((2, 50, 4)).astype(np.float32)
     expected = other.q_values((states / np.array([1, 1, 0.1, 2])).astype(np.float32))
     np.testing.assert_allclose(scaled.q_values(states), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(scaled.agent(1)(torch.from_numpy(states[1])).numpy(), expected[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        scaled.agent(1)(torch.from_numpy(states[1])).numpy(), expected[1], rtol=1e-4, atol=1e-5
+    )
     fill(scaled.minibatch, np.random.default_rng(1))
     fill(other.minibatch, np.random.default_rng(1))
     other.minibatch.states.div_(torch.tensor([1, 1, 0.1, 2]))
@@ -89,7 +119,9 @@ def test_diagnostics_are_those_of_the_last_update() -> None:
     ours.learn()
     found = ours.diagnostics()
     assert found["q_value"] == pytest.approx(q_values.mean().item(), abs=1e-5)
-    assert found["action_gap"] == pytest.approx((q_values[..., 0] - q_values[..., 1]).abs().mean().item(), abs=1e-5)
+    assert found["action_gap"] == pytest.approx(
+        (q_values[..., 0] - q_values[..., 1]).abs().mean().item(), abs=1e-5
+    )
     assert found["loss"] > 0
     assert found["gradient_norm"] > 0
 
@@ -103,7 +135,11 @@ def test_an_agent_whose_weights_are_lost_is_not_alive() -> None:
 
 def test_agents_do_not_touch_each_other() -> None:
     two, alone = population(2), population(1)
-    for ours, mine in zip((*two.online.weights, *two.online.biases), (*alone.online.weights, *alone.online.biases), strict=True):
+    for ours, mine in zip(
+        (*two.online.weights, *two.online.biases),
+        (*alone.online.weights, *alone.online.biases),
+        strict=True,
+    ):
         mine[0].copy_(ours[1])
     alone.target.flat.copy_(alone.online.flat)
     two.target.flat.copy_(two.online.flat)

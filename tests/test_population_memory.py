@@ -17,12 +17,25 @@ def play(memory: PopulationMemory, ends: list[str], environments: int = 1) -> No
     for t, end in enumerate(ends):
         row = np.full((environments, 4), t, np.float32)
         flags = [np.full(environments, end == name) for name in ("terminated", "truncated")]
-        memory.add(row, np.full(environments, t % 2), np.full(environments, t + 1, np.float32), row + 1, flags[0], flags[1])
+        memory.add(
+            row,
+            np.full(environments, t % 2),
+            np.full(environments, t + 1, np.float32),
+            row + 1,
+            flags[0],
+            flags[1],
+        )
 
 
 def stored(memory: PopulationMemory, row: int) -> tuple[float, float, int, float, float]:
     state, next_state = memory.states[0, row, :, 0].tolist()
-    return state, next_state, int(memory.actions[0, row]), float(memory.rewards[0, row]), float(memory.discounts[0, row])
+    return (
+        state,
+        next_state,
+        int(memory.actions[0, row]),
+        float(memory.rewards[0, row]),
+        float(memory.discounts[0, row]),
+    )
 
 
 def test_truncated_transition_still_bootstraps() -> None:
@@ -46,7 +59,10 @@ def test_step_that_both_terminated_and_truncated_does_not_bootstrap() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 4), st.lists(st.sampled_from(["", "", "", "terminated", "truncated"]), min_size=4, max_size=20))
+@given(
+    st.integers(1, 4),
+    st.lists(st.sampled_from(["", "", "", "terminated", "truncated"]), min_size=4, max_size=20),
+)
 def test_every_n_step_return_equals_the_one_summed_by_hand(n_step: int, ends: list[str]) -> None:
     with torch.no_grad():
         memory = PopulationMemory(1, 50, 1, n_step=n_step, gamma=GAMMA)
@@ -59,7 +75,9 @@ def test_every_n_step_return_equals_the_one_summed_by_hand(n_step: int, ends: li
             if ends[t + steps - 1]:
                 break
         discount = 0.0 if ends[t + steps - 1] == "terminated" else GAMMA**steps
-        np.testing.assert_allclose(stored(memory, t), (t, t + steps, t % 2, total, discount), rtol=1e-5)
+        np.testing.assert_allclose(
+            stored(memory, t), (t, t + steps, t % 2, total, discount), rtol=1e-5
+        )
 
 
 def test_each_agent_samples_only_what_it_saw() -> None:

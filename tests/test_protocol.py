@@ -20,7 +20,9 @@ METRICS = request("GET", "/metrics", [], [])
 
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
-    with serving(settings(head_timeout=1, body_timeout=1, keep_alive=2), Served(load(committed, "onnx"))) as port:
+    with serving(
+        settings(head_timeout=1, body_timeout=1, keep_alive=2), Served(load(committed, "onnx"))
+    ) as port:
         yield port
 
 
@@ -44,16 +46,27 @@ def eventually(holds: Callable[[], bool]) -> None:
         (b"POST /a", "head"),
         (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "head"),
         (ACT[:-5], "body"),  # the fast lane's
-        (ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5], "body"),  # the general lane's
+        (
+            ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5],
+            "body",
+        ),  # the general lane's
     ],
 )
-def test_a_request_that_comes_too_slowly_gets_408_and_its_connection_is_closed(port: int, sent: bytes, part: str) -> None:
+def test_a_request_that_comes_too_slowly_gets_408_and_its_connection_is_closed(
+    port: int, sent: bytes, part: str
+) -> None:
     before = samples(ask(port, METRICS)[0].body.decode())["upright_slow_requests_total", (part,)]
     with held(port, sent) as slow:
         answer = slow.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408 ")
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == f"The request's {part} did not come in time"
-    assert samples(ask(port, METRICS)[0].body.decode())["upright_slow_requests_total", (part,)] == before + 1
+    assert (
+        json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
+        == f"The request's {part} did not come in time"
+    )
+    assert (
+        samples(ask(port, METRICS)[0].body.decode())["upright_slow_requests_total", (part,)]
+        == before + 1
+    )
 
 
 @pytest.mark.parametrize("sent", [b"", ACT, b"".join(request("GET", "/health/live", [], []))])
@@ -69,13 +82,17 @@ def test_a_slow_request_after_a_good_one_is_given_up_too(port: int) -> None:
     assert b"HTTP/1.1 408 " in answer
 
 
-def test_when_as_many_as_may_be_are_under_way_the_next_gets_503_but_health_and_metrics_are_answered(committed: Bundle) -> None:
+def test_when_as_many_as_may_be_are_under_way_the_next_gets_503_but_health_and_metrics_are_answered(
+    committed: Bundle,
+) -> None:
     with serving(settings(max_requests=3), Served(load(committed, "onnx"))) as port:
         _fill(port)
 
 
 def _fill(port: int) -> None:
-    waiting = [held(port, ACT[:-5]) for _ in range(2)] + [held(port, ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5])]
+    waiting = [held(port, ACT[:-5]) for _ in range(2)] + [
+        held(port, ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5])
+    ]
     try:
         eventually(lambda: ask(port, request("GET", "/model", [], []))[0].status == 503)
         refused = ask(port, [ACT[:-5]])[0]
@@ -86,7 +103,9 @@ def _fill(port: int) -> None:
         assert "try again" in json.loads(triton.body)["error"]
         for path in ("/health/live", "/health/ready", "/metrics", "/v2/health/ready"):
             assert ask(port, request("GET", path, [], []))[0].status == 200
-        assert ask(port, [ACT])[0].status == 200  # a request that comes whole is answered at once, and never under way
+        assert (
+            ask(port, [ACT])[0].status == 200
+        )  # a request that comes whole is answered at once, and never under way
     finally:
         for connection in waiting:
             connection.close()

@@ -78,7 +78,9 @@ def test_unknown_names_are_refused() -> None:
         ("perturbations.nominal", 2),
     ],
 )
-def test_population_hyperparameter_outside_its_range_is_refused_by_name(name: str, value: object) -> None:
+def test_population_hyperparameter_outside_its_range_is_refused_by_name(
+    name: str, value: object
+) -> None:
     with pytest.raises(RecipeError, match=name):
         recipe("default", {name: value})
 

@@ -24,9 +24,19 @@ runpy.run_module("service", run_name="__main__", alter_sys=True)
 """
 
 
-def run(*arguments: str | Path, program: tuple[str, ...] = ("-m", "service")) -> tuple[int, str, str]:
+def run(
+    *arguments: str | Path, program: tuple[str, ...] = ("-m", "service")
+) -> tuple[int, str, str]:
     command = [sys.executable, *program, *map(str, arguments)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
     return result.returncode, result.stdout, result.stderr
 
 
@@ -42,7 +52,9 @@ def record(start: Start, tmp_path: Path) -> Path:
     return file
 
 
-def test_a_record_is_replayed_to_the_bit_by_each_backend(start: Start, tmp_path: Path, backend: BackendName) -> None:
+def test_a_record_is_replayed_to_the_bit_by_each_backend(
+    start: Start, tmp_path: Path, backend: BackendName
+) -> None:
     file = tmp_path / "decisions.sqlite"
     with start("--record", str(file), "--backend", backend) as address:
         ask(address, range(30))
@@ -50,7 +62,9 @@ def test_a_record_is_replayed_to_the_bit_by_each_backend(start: Start, tmp_path:
     assert run("replay", file) == (0, "30 rows are identical, 0 differ, 0 were left out\n", "")
 
 
-def test_a_record_is_replayed_with_its_older_files_while_the_service_writes_it(start: Start, record: Path) -> None:
+def test_a_record_is_replayed_with_its_older_files_while_the_service_writes_it(
+    start: Start, record: Path
+) -> None:
     with start("--record", str(record)) as address:
         ask(address, range(40, 45))
         code, shown, _ = run("replay", record)
@@ -61,12 +75,20 @@ def test_a_record_is_replayed_with_its_older_files_while_the_service_writes_it(s
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [("q_left = q_left + 0.5", "0.5"), ("action = 1 - action", "1 have another action"), ("out_of_range = 'pole_angle'", "pole_angle")],
+    [
+        ("q_left = q_left + 0.5", "0.5"),
+        ("action = 1 - action", "1 have another action"),
+        ("out_of_range = 'pole_angle'", "pole_angle"),
+    ],
 )
-def test_a_difference_is_shown_and_told_by_the_exit_code(record: Path, change: str, named: str) -> None:
+def test_a_difference_is_shown_and_told_by_the_exit_code(
+    record: Path, change: str, named: str
+) -> None:
     with closing(sqlite3.connect(record)) as connection, connection:
         connection.execute(f"UPDATE decisions SET {change} WHERE seq = 25")  # noqa: S608 - our own words
-        (request_id,) = connection.execute("SELECT request_id FROM decisions WHERE seq = 25").fetchone()
+        (request_id,) = connection.execute(
+            "SELECT request_id FROM decisions WHERE seq = 25"
+        ).fetchone()
     code, shown, _ = run("replay", record)
     assert code == 1
     assert f"request {request_id}" in shown
@@ -83,7 +105,9 @@ def test_rows_of_a_bundle_that_is_not_given_are_named_counted_and_told_by_the_ex
     assert code == 3
     assert f"7 rows were left out: no bundle given is {exported.digest}" in shown
     assert "40 rows are identical, 0 differ, 7 were left out" in shown
-    code, shown, _ = run("replay", record, "--bundle", exported.folder, "--bundle", committed.folder)
+    code, shown, _ = run(
+        "replay", record, "--bundle", exported.folder, "--bundle", committed.folder
+    )
     assert (code, shown) == (0, "47 rows are identical, 0 differ, 0 were left out\n")
 
 
@@ -103,9 +127,13 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, command: tuple
     assert {path.name for path in tmp_path.iterdir()} == {"other.sqlite"}
 
 
-def test_an_export_holds_every_decision_as_it_is_in_the_record(record: Path, tmp_path: Path) -> None:
+def test_an_export_holds_every_decision_as_it_is_in_the_record(
+    record: Path, tmp_path: Path
+) -> None:
     with closing(sqlite3.connect(record)) as connection, connection:
-        connection.execute("UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL WHERE seq = 25")
+        connection.execute(
+            "UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL WHERE seq = 25"
+        )
     rows = list(read(record))
     for suffix in ("csv", "jsonl", "parquet"):
         file = tmp_path / f"out.{suffix}"
@@ -116,21 +144,33 @@ def test_an_export_holds_every_decision_as_it_is_in_the_record(record: Path, tmp
     columns = parquet.read_table(tmp_path / "out.parquet").to_pylist()
     for row, line, cells, column in zip(rows, lines, table, columns, strict=True):
         assert list(line.values()) == [*row[:4], *row.state, *row.q_values, *row[6:]]
-        assert list(cells.values()) == ["" if value is None else str(value) for value in line.values()]
+        assert list(cells.values()) == [
+            "" if value is None else str(value) for value in line.values()
+        ]
         assert round(column.pop("time").timestamp() * 1e6) == round(row.time * 1e6)
         assert column == {name: value for name, value in line.items() if name != "time"}
-        assert [str(column[name]) for name in STATE] == [str(value) for value in row.state]  # 0.0 is not -0.0
+        assert [str(column[name]) for name in STATE] == [
+            str(value) for value in row.state
+        ]  # 0.0 is not -0.0
     assert [line["seq"] for line in lines] == [*range(25), None, *range(26, 40)]
 
 
-def test_an_unknown_suffix_or_a_missing_library_is_said_in_one_line(record: Path, tmp_path: Path) -> None:
+def test_an_unknown_suffix_or_a_missing_library_is_said_in_one_line(
+    record: Path, tmp_path: Path
+) -> None:
     code, _, complaint = run("export", record, "--to", tmp_path / "decisions.xlsx")
     assert (code, complaint.count("\n")) == (1, 1)
     assert ".parquet, .csv, .jsonl" in complaint
-    code, _, complaint = run("export", record, "--to", tmp_path / "decisions.parquet", program=("-c", WITHOUT_PYARROW))
+    code, _, complaint = run(
+        "export", record, "--to", tmp_path / "decisions.parquet", program=("-c", WITHOUT_PYARROW)
+    )
     assert (code, complaint.count("\n")) == (1, 1)
     assert "pyarrow, which is not installed" in complaint
     code, _, complaint = run("export", record, "--to", tmp_path / "nowhere" / "decisions.csv")
     assert (code, complaint.count("\n")) == (1, 1)
     assert "nowhere/decisions.csv" in complaint
-    assert not [path for path in tmp_path.iterdir() if "csv" in path.name or "parquet" in path.name or "xlsx" in path.name]
+    assert not [
+        path
+        for path in tmp_path.iterdir()
+        if "csv" in path.name or "parquet" in path.name or "xlsx" in path.name
+    ]

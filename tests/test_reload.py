@@ -29,7 +29,9 @@ from tests.test_client import free_port, wait_for
 from tests.test_metrics import samples
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
+    warnings.simplefilter(
+        "ignore"
+    )  # what other people's modules warn of when they are imported is no claim of ours
     import tritonclient.grpc
     from tritonclient.utils import InferenceServerException
 
@@ -49,7 +51,9 @@ def write(committed: Bundle, folder: Path) -> Write:
     """Put a bundle of this version into the folder that is served, and return its digest."""
 
     def written(version: str, **manifest: object) -> str:
-        return bundles.relative(committed, folder, bundles.halved, version=version, **manifest).digest
+        return bundles.relative(
+            committed, folder, bundles.halved, version=version, **manifest
+        ).digest
 
     return written
 
@@ -61,7 +65,10 @@ def live(address: str) -> str:
 
 def counted(address: str) -> dict[str, float]:
     found = samples(httpx2.get(f"{address}/metrics").text)
-    return {outcome: found["upright_reloads_total", (outcome,)] for outcome in ("loaded", "unchanged", "refused")}
+    return {
+        outcome: found["upright_reloads_total", (outcome,)]
+        for outcome in ("loaded", "unchanged", "refused")
+    }
 
 
 def process_of(log: Path) -> int:
@@ -118,12 +125,16 @@ def test_a_load_over_grpc_does_the_same(start: Start, folder: Path, write: Write
             client.load_model("cartpole-dqn")
             assert live(address) == second
             (folder / "policy.onnx").unlink()
-            with pytest.raises(InferenceServerException, match=r"FAILED_PRECONDITION.*policy\.onnx"):
+            with pytest.raises(
+                InferenceServerException, match=r"FAILED_PRECONDITION.*policy\.onnx"
+            ):
                 client.load_model("cartpole-dqn")
             assert live(address) == second
 
 
-def test_a_rollback_returns_to_the_bundle_before_once(start: Start, folder: Path, write: Write) -> None:
+def test_a_rollback_returns_to_the_bundle_before_once(
+    start: Start, folder: Path, write: Write
+) -> None:
     first = write("1")
     with start("--bundle", str(folder)) as address:
         assert httpx2.post(f"{address}/model/rollback").status_code == 409
@@ -134,14 +145,19 @@ def test_a_rollback_returns_to_the_bundle_before_once(start: Start, folder: Path
         done = httpx2.post(f"{address}/model/rollback", headers={"if-match": f'"{second}"'})
         assert (done.json(), live(address)) == ({"outcome": "loaded", "digest": first}, first)
         again = httpx2.post(f"{address}/model/rollback")
-        assert (again.status_code, again.headers["content-type"]) == (409, "application/problem+json")
+        assert (again.status_code, again.headers["content-type"]) == (
+            409,
+            "application/problem+json",
+        )
         assert again.json()["type"] == "urn:upright:problem:no-rollback"
         assert live(address) == first
         httpx2.post(address + LOAD)
         assert live(address) == second
 
 
-def test_a_watched_folder_is_loaded_when_it_changes_and_a_rollback_stands(start: Start, tmp_path: Path, folder: Path, write: Write) -> None:
+def test_a_watched_folder_is_loaded_when_it_changes_and_a_rollback_stands(
+    start: Start, tmp_path: Path, folder: Path, write: Write
+) -> None:
     first, log = write("1"), tmp_path / "service.log"
     with start("--bundle", str(folder), "--watch", "0.1") as address:
         second = write("2")
@@ -156,14 +172,18 @@ def test_a_watched_folder_is_loaded_when_it_changes_and_a_rollback_stands(start:
         wait_for(lambda: live(address) == third)
 
 
-def test_what_was_replaced_before_the_first_look_is_loaded_by_it(start: Start, folder: Path, write: Write) -> None:
+def test_what_was_replaced_before_the_first_look_is_loaded_by_it(
+    start: Start, folder: Path, write: Write
+) -> None:
     write("1")
     with start("--bundle", str(folder), "--watch", "1") as address:
         second = write("2")
         wait_for(lambda: live(address) == second)
 
 
-def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began_with(folder: Path, write: Write) -> None:
+def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began_with(
+    folder: Path, write: Write
+) -> None:
     first = write("1")
     served = Served(load(bundle.read(folder), "onnx"))
     app = create_app(settings(bundle=folder), served)
@@ -180,8 +200,25 @@ def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began
         async def send(message: Message) -> None:
             sent.append(message)
 
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"", "headers": []}
-        await app(scope | {"asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": ""}, receive, send)
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [],
+        }
+        await app(
+            scope
+            | {
+                "asgi": {"version": "3.0"},
+                "http_version": "1.1",
+                "scheme": "http",
+                "root_path": "",
+            },
+            receive,
+            send,
+        )
         return b"".join(message.get("body", b"") for message in sent)
 
     async def both() -> tuple[bytes, bytes]:
@@ -192,10 +229,15 @@ def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began
         return late, await post("/act", lambda: None, act)
 
     late, after = asyncio.run(both())
-    assert (json.loads(late)["digest"], json.loads(after)["digest"]) == (first, served.policy.bundle.digest)
+    assert (json.loads(late)["digest"], json.loads(after)["digest"]) == (
+        first,
+        served.policy.bundle.digest,
+    )
 
 
-def test_loads_that_come_together_wait_for_each_other(start: Start, folder: Path, write: Write) -> None:
+def test_loads_that_come_together_wait_for_each_other(
+    start: Start, folder: Path, write: Write
+) -> None:
     write("1")
     with start("--bundle", str(folder)) as address, ThreadPoolExecutor(8) as callers:
         second = write("2")
@@ -223,7 +265,9 @@ def test_a_bundle_that_was_left_behind_is_given_up(folder: Path, write: Write) -
         gc.enable()
 
 
-def test_reloads_of_good_and_bad_bundles_under_load_lose_no_answer_and_let_no_bad_bundle_live(tmp_path: Path) -> None:
+def test_reloads_of_good_and_bad_bundles_under_load_lose_no_answer_and_let_no_bad_bundle_live(
+    tmp_path: Path,
+) -> None:
     seen = reload.soak(tmp_path, reloads=150, settled=75, window=75, seed=1)
     assert (seen.wrong, seen.shown, seen.bad_live) == (0, [], 0)
     for kind, statuses in seen.reloads.items():

@@ -8,7 +8,13 @@ def filled(capacity: int, count: int) -> ReplayMemory:
     """Transition i has i in all its parts."""
     memory = ReplayMemory(capacity)
     for i in range(count):
-        memory.add(np.full(4, i, np.float32), i % 2, float(i), np.full(4, i + 0.5, np.float32), terminal=i % 3 == 0)
+        memory.add(
+            np.full(4, i, np.float32),
+            i % 2,
+            float(i),
+            np.full(4, i + 0.5, np.float32),
+            terminal=i % 3 == 0,
+        )
     return memory
 
 

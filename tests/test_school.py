@@ -17,25 +17,50 @@ from training.school import score
 from training.train import train
 
 CPU = torch.device("cpu")
-SMALL = recipe("robust", {"agents": 3, "steps": 1_600, "check_every": 100, "memory": 5_000, "learning_starts": 200})
+SMALL = recipe(
+    "robust",
+    {"agents": 3, "steps": 1_600, "check_every": 100, "memory": 5_000, "learning_starts": 200},
+)
 
 
 def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_path: Path) -> None:
     """Each in a process of its own, as it is done: TorchScript numbers the classes that a process has exported."""
 
     def bundle_of(folder: Path) -> Bundle:
-        words = ["--recipe", "robust", "--agents", "3", "--steps", "1600", "--check-every", "100", "--memory", "5000", "--force"]
+        words = [
+            "--recipe",
+            "robust",
+            "--agents",
+            "3",
+            "--steps",
+            "1600",
+            "--check-every",
+            "100",
+            "--memory",
+            "5000",
+            "--force",
+        ]
         places = ["--out", str(folder / "p"), "--run", str(folder / "run")]
-        subprocess.run([sys.executable, "-m", "training", "train", *words, *places], cwd=ROOT, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "training", "train", *words, *places],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
         return bundle.read(folder / "p")
 
     first, again = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b")
     assert first.artifacts == again.artifacts
-    untimed = [each.manifest.model_dump(exclude={"created": True, "provenance": {"seconds"}}) for each in (first, again)]
+    untimed = [
+        each.manifest.model_dump(exclude={"created": True, "provenance": {"seconds"}})
+        for each in (first, again)
+    ]
     assert untimed[0] == untimed[1]
 
 
-def test_default_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> None:
+def test_default_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> (
+    None
+):
     reports: list[Progress] = []
     run = train(recipe("default", {}), 0, CPU, report=reports.append)
     assert run.stopped == "solved"
@@ -52,7 +77,15 @@ def test_every_check_reports_what_a_program_may_draw() -> None:
         assert report.kept
         assert report.figures["agents_alive"] == 3
         assert report.figures["loss"] > 0
-        for name in ("q_value", "action_gap", "gradient_norm", "terminal_share", "best_return", "epsilon", "seconds"):
+        for name in (
+            "q_value",
+            "action_gap",
+            "gradient_norm",
+            "terminal_share",
+            "best_return",
+            "epsilon",
+            "seconds",
+        ):
             assert name in report.figures
 
 
@@ -61,6 +94,10 @@ def test_training_that_uses_up_its_steps_without_a_pass_is_not_solved() -> None:
     assert run.stopped == "limit"
 
 
-@pytest.mark.parametrize(("share", "expected"), [([1.0, 1.0], 1.0), ([0.5, 1.0], (0.5 + 0.75) / 2), ([1.0, 0.9], 1.0)])
-def test_score_is_the_worst_column_and_the_mean_against_the_regulator(share: list[float], expected: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "expected"), [([1.0, 1.0], 1.0), ([0.5, 1.0], (0.5 + 0.75) / 2), ([1.0, 0.9], 1.0)]
+)
+def test_score_is_the_worst_column_and_the_mean_against_the_regulator(
+    share: list[float], expected: float
+) -> None:
     assert score(np.array([share]), np.array([1.0, 0.9]))[0] == pytest.approx(expected)

@@ -33,7 +33,12 @@ def contrary(tmp_path: Path, committed: Bundle) -> Bundle:
 
 def found(client: TestClient | httpx2.Client, states: int) -> dict[str, Any]:
     """Return the shadow's report once so many states were dealt with."""
-    wait_for(lambda: sum(client.get("/shadow").json()[name] for name in ("compared", "failed", "dropped")) >= states)
+    wait_for(
+        lambda: (
+            sum(client.get("/shadow").json()[name] for name in ("compared", "failed", "dropped"))
+            >= states
+        )
+    )
     report: dict[str, Any] = client.get("/shadow").json()
     return report
 
@@ -51,7 +56,13 @@ def test_a_twin_agrees_on_every_state_of_every_door(committed: Bundle) -> None:
         tensor = {"name": "state", "shape": [2, 4], "datatype": "FP32", "data": STATE + OTHER}
         client.post("/v2/models/cartpole-dqn/infer", json={"inputs": [tensor]})
         report = found(client, 502)
-        assert (report["compared"], report["agreed"], report["disagreed"], report["failed"], report["dropped"]) == (502, 502, 0, 0, 0)
+        assert (
+            report["compared"],
+            report["agreed"],
+            report["disagreed"],
+            report["failed"],
+            report["dropped"],
+        ) == (502, 502, 0, 0, 0)
         assert report["live_seconds"] > 0
         assert report["shadow_seconds"] > 0
 
@@ -76,16 +87,22 @@ def test_disagreement_is_counted_and_where_the_answer_was_clear_as_wide(
         assert counts["upright_shadow_states_total", ("disagreed",)] == 3 - widely
 
 
-def test_a_shadow_that_fails_harms_nobody(committed: Bundle, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_shadow_that_fails_harms_nobody(
+    committed: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
     failing = load(committed, "onnx")
-    failing._backend = FixedBackend(np.nan, np.nan)  # the seam of a failure that cannot happen on demand
+    failing._backend = FixedBackend(
+        np.nan, np.nan
+    )  # the seam of a failure that cannot happen on demand
     with app(Served(load(committed, "onnx"), shadow=failing)) as client:
         for _ in range(20):
             assert client.post("/act", json={"state": STATE}).json()["action"] == 1
         client.post("/act/batch", json={"states": [STATE] * 5})
         report = found(client, 25)
         assert (report["failed"], report["compared"], report["shadow_seconds"]) == (25, 0, None)
-        assert [record.getMessage() for record in caplog.records if "shadow" in record.getMessage()] == [
+        assert [
+            record.getMessage() for record in caplog.records if "shadow" in record.getMessage()
+        ] == [
             f"the shadow {committed.digest} failed: the policy has no finite Q-values for state 0"
         ]
 
@@ -114,7 +131,14 @@ def test_one_state_without_an_answer_costs_the_others_nothing(committed: Bundle)
 def test_a_full_queue_drops_and_counts(committed: Bundle) -> None:
     served = Served(load(committed, "onnx"))
     idle = Shadow(load(committed, "onnx"), served, 1.0)  # never started: nothing is worked off
-    inference = Inference(served.policy, [(0.0, 0.0, 0.05, 0.0)] * 1_000, [[10.6, 11.8]] * 1_000, [1] * 1_000, [[]] * 1_000, 1e-5)
+    inference = Inference(
+        served.policy,
+        [(0.0, 0.0, 0.05, 0.0)] * 1_000,
+        [[10.6, 11.8]] * 1_000,
+        [1] * 1_000,
+        [[]] * 1_000,
+        1e-5,
+    )
     for _ in range(20):
         idle.watch(inference, "id")
     assert idle.report().dropped == 20_000 - shadow.QUEUED_MAX // 1_000 * 1_000
@@ -123,17 +147,25 @@ def test_a_full_queue_drops_and_counts(committed: Bundle) -> None:
 def test_without_a_shadow_there_is_none_to_look_at_or_to_promote(client: TestClient) -> None:
     for method, path, status in (("GET", "/shadow", 404), ("POST", "/shadow/promote", 409)):
         answer = client.request(method, path)
-        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+        assert (answer.status_code, answer.headers["content-type"]) == (
+            status,
+            "application/problem+json",
+        )
 
 
 @pytest.fixture
 def shadowed(start: Start, contrary: Bundle) -> Iterator[httpx2.Client]:
     """The real server with a shadow."""
-    with start("--shadow", str(contrary.folder)) as address, httpx2.Client(base_url=address) as client:
+    with (
+        start("--shadow", str(contrary.folder)) as address,
+        httpx2.Client(base_url=address) as client,
+    ):
         yield client
 
 
-def test_the_real_server_compares_promotes_and_rolls_back(shadowed: httpx2.Client, committed: Bundle, contrary: Bundle) -> None:
+def test_the_real_server_compares_promotes_and_rolls_back(
+    shadowed: httpx2.Client, committed: Bundle, contrary: Bundle
+) -> None:
     answers = [shadowed.post("/act", json={"state": STATE}).json() for _ in range(50)]
     assert {(answer["action"], answer["digest"]) for answer in answers} == {(1, committed.digest)}
     assert found(shadowed, 50)["disagreed"] == 50
@@ -150,10 +182,15 @@ def test_the_real_server_compares_promotes_and_rolls_back(shadowed: httpx2.Clien
     assert (answer["action"], answer["digest"]) == (1, committed.digest)
 
 
-def test_a_shadow_that_is_loaded_from_the_folder_is_compared_no_more(start: Start, tmp_path: Path, committed: Bundle) -> None:
+def test_a_shadow_that_is_loaded_from_the_folder_is_compared_no_more(
+    start: Start, tmp_path: Path, committed: Bundle
+) -> None:
     folder = tmp_path / "live"
     bundles.relative(committed, folder, bundles.halved)
-    with start("--bundle", str(folder), "--shadow", str(COMMITTED)) as address, httpx2.Client(base_url=address) as client:
+    with (
+        start("--bundle", str(folder), "--shadow", str(COMMITTED)) as address,
+        httpx2.Client(base_url=address) as client,
+    ):
         assert client.get("/shadow").json()["digest"] == committed.digest
         folder.rename(tmp_path / "aside")
         folder.symlink_to(COMMITTED)

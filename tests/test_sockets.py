@@ -18,7 +18,9 @@ def ask(path: Path) -> int:
         return client.post("http://localhost/act", content=b'{"state":[0,0,0.05,0]}').status_code
 
 
-def test_a_unix_socket_answers_beside_tcp_and_is_gone_afterwards(start: Start, tmp_path: Path) -> None:
+def test_a_unix_socket_answers_beside_tcp_and_is_gone_afterwards(
+    start: Start, tmp_path: Path
+) -> None:
     path = tmp_path / "act.sock"
     with start("--uds", str(path)) as address:
         assert httpx2.get(f"{address}/health/ready").status_code == 200
@@ -29,7 +31,9 @@ def test_a_unix_socket_answers_beside_tcp_and_is_gone_afterwards(start: Start, t
 
 def test_a_unix_socket_may_stand_in_place_of_tcp_with_permissions_of_choice(tmp_path: Path) -> None:
     path, port = tmp_path / "act.sock", free_port()
-    with sockets.listening(settings(uds=path, uds_mode="600", uds_only=True, port=port)) as listeners:
+    with sockets.listening(
+        settings(uds=path, uds_mode="600", uds_only=True, port=port)
+    ) as listeners:
         assert [sockets.address(listener) for listener in listeners] == [f"unix:{path}"]
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         with pytest.raises(ConnectionRefusedError):
@@ -67,7 +71,10 @@ def test_a_socket_that_another_program_listens_on_is_left_alone(tmp_path: Path) 
     path = tmp_path / "act.sock"
     with sockets.listening(settings(uds=path, uds_only=True)):
         inode = path.stat().st_ino
-        with pytest.raises(sockets.SocketError, match="another program"), sockets.listening(settings(uds=path, uds_only=True)):
+        with (
+            pytest.raises(sockets.SocketError, match="another program"),
+            sockets.listening(settings(uds=path, uds_only=True)),
+        ):
             pass
         assert path.stat().st_ino == inode
 
@@ -82,7 +89,9 @@ def test_a_socket_that_another_program_listens_on_is_left_alone(tmp_path: Path) 
         (["--host", "203.0.113.1"], 1, "--host 203.0.113.1"),
     ],
 )
-def test_a_place_that_cannot_be_had_is_refused_in_one_line(arguments: list[str], code: int, named: str) -> None:
+def test_a_place_that_cannot_be_had_is_refused_in_one_line(
+    arguments: list[str], code: int, named: str
+) -> None:
     found, complaint = refused(*arguments)
     assert found == code
     assert named in complaint

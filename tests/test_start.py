@@ -41,11 +41,16 @@ def test_the_real_server_answers_on_a_socket(start: Start, backend: str) -> None
 
 def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -> None:
     with start(program=("-c", WITHOUT_TORCH)) as address:
-        assert httpx2.post(f"{address}/act", json={"state": [0, 0, -0.05, 0]}).json()["action_name"] == "left"
+        assert (
+            httpx2.post(f"{address}/act", json={"state": [0, 0, -0.05, 0]}).json()["action_name"]
+            == "left"
+        )
 
 
 @pytest.mark.parametrize("module", ["service.policy", "training.formats"])
-def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(tmp_path: Path, module: str) -> None:
+def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(
+    tmp_path: Path, module: str
+) -> None:
     environment = clean_environment() | {"HOME": str(tmp_path)}
     for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
         environment.pop(name, None)
@@ -59,9 +64,25 @@ def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(tmp
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(tmp_path: Path, number: signal.Signals, workers: str) -> None:
-    command = [sys.executable, "-m", "service", "--port", "0", "--drain", "0", "--workers", workers, "--uds", str(tmp_path / "act.sock")]
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=clean_environment()) as process:
+def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, workers: str
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        "0",
+        "--drain",
+        "0",
+        "--workers",
+        workers,
+        "--uds",
+        str(tmp_path / "act.sock"),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=clean_environment()
+    ) as process:
         assert process.stderr is not None
         shown = ""
         while shown.count("Application startup complete") < int(workers):
@@ -76,7 +97,15 @@ def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(tmp_path
 
 def test_torchscript_without_torch_is_refused_in_one_line() -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, "--port", "0", "--backend", "torchscript"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment())
+    result = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "torch, which is not installed" in result.stderr
@@ -103,8 +132,12 @@ def test_a_wrong_setting_is_refused_by_name(arguments: list[str], named: str) ->
     assert "Traceback" not in complaint
 
 
-@pytest.mark.parametrize("damage", ["missing", "torn", "changed", "no-manifest", "wrong-manifest", "other-model"])
-def test_a_broken_bundle_stops_the_start_with_one_clear_line(tmp_path: Path, committed: Bundle, exported: Bundle, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["missing", "torn", "changed", "no-manifest", "wrong-manifest", "other-model"]
+)
+def test_a_broken_bundle_stops_the_start_with_one_clear_line(
+    tmp_path: Path, committed: Bundle, exported: Bundle, damage: str
+) -> None:
     folder = tmp_path / "bundle"
     if damage != "missing":
         shutil.copytree(COMMITTED, folder)
@@ -131,7 +164,11 @@ def test_a_broken_bundle_stops_the_start_with_one_clear_line(tmp_path: Path, com
             before, after = exported.manifest.artifacts["onnx"], exported.artifacts["onnx"]
             model.write_bytes(after)
             ours = committed.manifest.artifacts["onnx"]
-            manifest.write_text(text.replace(ours.sha256, before.sha256).replace(f'"size": {ours.size}', f'"size": {before.size}'))
+            manifest.write_text(
+                text.replace(ours.sha256, before.sha256).replace(
+                    f'"size": {ours.size}', f'"size": {before.size}'
+                )
+            )
             expected = ["policy.onnx", "golden state"]
     code, complaint = refused("--bundle", str(folder))
     assert code == 1

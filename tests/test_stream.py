@@ -24,13 +24,20 @@ STATE = [0.0, 0.0, 0.05, 0.0]
 
 @pytest.fixture
 def stream(start: Start) -> Iterator[tuple[ClientConnection, str]]:
-    with start() as address, connect(f"{address.replace('http', 'ws')}/act/stream", compression="deflate") as stream:
+    with (
+        start() as address,
+        connect(f"{address.replace('http', 'ws')}/act/stream", compression="deflate") as stream,
+    ):
         yield stream, address
 
 
 def test_each_message_is_answered_as_act_would(client: TestClient) -> None:
     with client.websocket_connect("/act/stream") as stream:
-        for message in ({"state": STATE}, {"state": STATE, "seq": 7}, {"state": [100, 0, 0, 0], "seq": 0}):
+        for message in (
+            {"state": STATE},
+            {"state": STATE, "seq": 7},
+            {"state": [100, 0, 0, 0], "seq": 0},
+        ):
             stream.send_json(message)
             assert stream.receive_json() == client.post("/act", json=message).json()
         stream.send_bytes(json.dumps({"state": STATE}).encode())
@@ -38,9 +45,19 @@ def test_each_message_is_answered_as_act_would(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "message", ["{", "[]", '{"state":[1,2,3]}', '{"state":[1,2,3,NaN]}', '{"state":[3e38,3e38,3e38,3e38]}', "[" * 5_000]
+    "message",
+    [
+        "{",
+        "[]",
+        '{"state":[1,2,3]}',
+        '{"state":[1,2,3,NaN]}',
+        '{"state":[3e38,3e38,3e38,3e38]}',
+        "[" * 5_000,
+    ],
 )
-def test_a_bad_message_is_answered_with_its_problem_and_the_channel_stays(client: TestClient, message: str) -> None:
+def test_a_bad_message_is_answered_with_its_problem_and_the_channel_stays(
+    client: TestClient, message: str
+) -> None:
     with client.websocket_connect("/act/stream") as stream:
         stream.send_text(message)
         assert stream.receive_json() == client.post("/act", content=message).json()
@@ -48,8 +65,12 @@ def test_a_bad_message_is_answered_with_its_problem_and_the_channel_stays(client
         assert stream.receive_json()["action"] == 1
 
 
-@pytest.mark.parametrize(("seq", "echoed"), [(5, True), (-1, True), (True, False), ("5", False), (None, False)])
-def test_a_problem_names_the_seq_that_it_is_about(client: TestClient, seq: object, echoed: bool) -> None:
+@pytest.mark.parametrize(
+    ("seq", "echoed"), [(5, True), (-1, True), (True, False), ("5", False), (None, False)]
+)
+def test_a_problem_names_the_seq_that_it_is_about(
+    client: TestClient, seq: object, echoed: bool
+) -> None:
     with client.websocket_connect("/act/stream") as stream:
         stream.send_json({"state": [1, 2, 3], "seq": seq})
         problem = stream.receive_json()
@@ -57,7 +78,9 @@ def test_a_problem_names_the_seq_that_it_is_about(client: TestClient, seq: objec
 
 
 def test_if_match_holds_for_every_message(client: TestClient, committed: Bundle) -> None:
-    with client.websocket_connect("/act/stream", headers={"If-Match": f'"{committed.digest}"'}) as stream:
+    with client.websocket_connect(
+        "/act/stream", headers={"If-Match": f'"{committed.digest}"'}
+    ) as stream:
         stream.send_json({"state": STATE})
         assert stream.receive_json()["action"] == 1
     with client.websocket_connect("/act/stream", headers={"If-Match": '"sha256:other"'}) as stream:
@@ -78,7 +101,9 @@ def test_compression_is_not_agreed_on(stream: tuple[ClientConnection, str]) -> N
     assert stream[0].protocol.extensions == []
 
 
-def test_a_message_above_the_limit_closes_the_channel_with_the_protocols_code(stream: tuple[ClientConnection, str]) -> None:
+def test_a_message_above_the_limit_closes_the_channel_with_the_protocols_code(
+    stream: tuple[ClientConnection, str],
+) -> None:
     channel, address = stream
     channel.send("x" * 20_000)
     with pytest.raises(ConnectionClosed) as closed:
@@ -97,7 +122,10 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
             for _ in range(50):
                 rude.send(json.dumps({"state": STATE}))
             rude.socket.shutdown(socket.SHUT_RDWR)
-        for garbage in (b"GET /act/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", b"\x00" * 100):
+        for garbage in (
+            b"GET /act/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            b"\x00" * 100,
+        ):
             with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as raw:
                 raw.sendall(garbage)
                 raw.recv(100)
@@ -108,15 +136,17 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
 
 def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path: Path) -> None:
     # The real patience is seconds; this program's is short, and everything else is the service's own.
-    program = (
-        "import sys, service.stream as s; s.SLOW_READER_SECONDS = 0.3; from service.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    )
+    program = "import sys, service.stream as s; s.SLOW_READER_SECONDS = 0.3; from service.__main__ import main; sys.exit(main(sys.argv[1:]))"
     port = free_port()
     log = tmp_path / "service.log"
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-c", program, "--port", str(port)], cwd=ROOT, env=clean_environment(), stdout=output, stderr=output
+            [sys.executable, "-c", program, "--port", str(port)],
+            cwd=ROOT,
+            env=clean_environment(),
+            stdout=output,
+            stderr=output,
         ) as process,
     ):
         try:
@@ -149,7 +179,10 @@ def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path:
 
 
 def test_a_stream_that_asks_faster_than_it_may_is_told_so_and_stays(start: Start) -> None:
-    with start("--stream-rate", "20") as address, connect(f"{address.replace('http', 'ws')}/act/stream") as stream:
+    with (
+        start("--stream-rate", "20") as address,
+        connect(f"{address.replace('http', 'ws')}/act/stream") as stream,
+    ):
         for seq in range(60):  # the second may change meanwhile, once
             stream.send(json.dumps({"state": STATE, "seq": seq}))
         answers = [json.loads(stream.recv()) for _ in range(60)]

@@ -27,7 +27,9 @@ from tests.test_client import PATIENT, SHORT, STATE, InLoop, Make, free_port, wa
 from tests.test_start import refused
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
+    warnings.simplefilter(
+        "ignore"
+    )  # what other people's modules warn of when they are imported is no claim of ours
     import grpc
 
 BODY = b'{"state":[0,0,0.05,0]}'
@@ -66,10 +68,18 @@ def files(tmp_path: Path) -> Files:
     folder = tmp_path / "tls"
     folder.mkdir()
     ca = trustme.CA()
-    made = Files(ca, *(folder / f"{name}.pem" for name in ("authority", "certificate", "key", "client", "stranger")))
+    made = Files(
+        ca,
+        *(
+            folder / f"{name}.pem"
+            for name in ("authority", "certificate", "key", "client", "stranger")
+        ),
+    )
     ca.cert_pem.write_to_path(made.authority)
     ca.issue_cert("loop@example.org").private_key_and_cert_chain_pem.write_to_path(made.client)
-    trustme.CA().issue_cert("loop@example.org").private_key_and_cert_chain_pem.write_to_path(made.stranger)
+    trustme.CA().issue_cert("loop@example.org").private_key_and_cert_chain_pem.write_to_path(
+        made.stranger
+    )
     made.renew()
     return made
 
@@ -122,7 +132,9 @@ def shown(address: str, context: ssl.SSLContext) -> str:
 def ready(place: str, files: Files, client: Path | None = None) -> bool:
     """Return whether the service answers over gRPC."""
     pem = None if client is None else client.read_bytes()
-    with grpc.secure_channel(place, grpc.ssl_channel_credentials(files.authority.read_bytes(), pem, pem)) as channel:
+    with grpc.secure_channel(
+        place, grpc.ssl_channel_credentials(files.authority.read_bytes(), pem, pem)
+    ) as channel:
         try:
             channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=PATIENT)
         except grpc.RpcError:
@@ -137,7 +149,9 @@ def test_every_door_speaks_tls_and_none_speaks_in_clear(serve: Serve, files: Fil
         assert f"Listening on {running.address}" in log
         assert f"Listening on grpcs://{running.grpc}" in log
         assert status(running.address, files.context()) == 200
-        with connect(f"{running.address.replace('https', 'wss')}/act/stream", ssl=files.context()) as stream:
+        with connect(
+            f"{running.address.replace('https', 'wss')}/act/stream", ssl=files.context()
+        ) as stream:
             stream.send(BODY)
             assert '"action":1' in str(stream.recv(PATIENT))
         assert ready(running.grpc, files)
@@ -148,7 +162,9 @@ def test_every_door_speaks_tls_and_none_speaks_in_clear(serve: Serve, files: Fil
     assert "Traceback" not in running.log.read_text()
 
 
-def test_only_clients_with_a_certificate_of_the_authority_are_answered(serve: Serve, files: Files) -> None:
+def test_only_clients_with_a_certificate_of_the_authority_are_answered(
+    serve: Serve, files: Files
+) -> None:
     with serve("--tls-client-ca", str(files.authority)) as running:
         assert status(running.address, files.context(files.client)) == 200
         assert ready(running.grpc, files, files.client)
@@ -157,7 +173,9 @@ def test_only_clients_with_a_certificate_of_the_authority_are_answered(serve: Se
             assert not ready(running.grpc, files, client)
 
 
-def test_sighup_renews_the_certificate_and_files_that_do_not_fit_change_nothing(serve: Serve, files: Files) -> None:
+def test_sighup_renews_the_certificate_and_files_that_do_not_fit_change_nothing(
+    serve: Serve, files: Files
+) -> None:
     with serve("--tls-client-ca", str(files.authority)) as running:
         context = files.context(files.client)
         over_grpc = files.context(files.client)
@@ -193,7 +211,9 @@ def test_every_worker_speaks_tls(start: Start, files: Files, tmp_path: Path) -> 
 def test_the_client_speaks_tls(serve: Serve, files: Files, make: Make, transport: str) -> None:
     with serve("--tls-client-ca", str(files.authority)) as running:
         context = files.context(files.client)
-        with make(running.address, transport=transport, deadline=PATIENT, fallback=0, ssl_context=context) as client:
+        with make(
+            running.address, transport=transport, deadline=PATIENT, fallback=0, ssl_context=context
+        ) as client:
             states = [(0.0, 0.0, angle / 1_000, 0.0) for angle in range(-100, 100)]
             batch = [decision.q_values for decision in client.act_batch(states)]
             assert [client.act(state).q_values for state in states] == batch
@@ -204,11 +224,17 @@ def test_the_client_speaks_tls(serve: Serve, files: Files, make: Make, transport
 
 @pytest.mark.parametrize("make", [PolicyClient, InLoop])
 @pytest.mark.parametrize("transport", ["http", "stream"])
-def test_a_service_that_the_client_does_not_trust_never_decides(serve: Serve, files: Files, make: Make, transport: str) -> None:
+def test_a_service_that_the_client_does_not_trust_never_decides(
+    serve: Serve, files: Files, make: Make, transport: str
+) -> None:
     with serve() as running:
-        elsewhere = running.address.replace("127.0.0.1", "localhost")  # the certificate is for the other name
+        elsewhere = running.address.replace(
+            "127.0.0.1", "localhost"
+        )  # the certificate is for the other name
         for address, context in ((running.address, None), (elsewhere, files.context())):
-            with make(address, transport=transport, deadline=PATIENT, fallback=1, ssl_context=context) as client:
+            with make(
+                address, transport=transport, deadline=PATIENT, fallback=1, ssl_context=context
+            ) as client:
                 decision = client.act(STATE)
                 assert (decision.source, decision.reason) == ("fallback", "disconnected")
                 assert not client.ready()
@@ -220,11 +246,15 @@ def test_the_client_says_what_it_does_not_trust(serve: Serve) -> None:
         assert "certificate verify failed" in client.trouble
 
 
-def test_a_client_without_a_certificate_falls_back_where_one_is_asked_for(serve: Serve, files: Files) -> None:
+def test_a_client_without_a_certificate_falls_back_where_one_is_asked_for(
+    serve: Serve, files: Files
+) -> None:
     with serve("--tls-client-ca", str(files.authority)) as running:
         for client_certificate in (None, files.stranger):
             context = files.context(client_certificate)
-            with PolicyClient(running.address, deadline=PATIENT, fallback=1, ssl_context=context) as client:
+            with PolicyClient(
+                running.address, deadline=PATIENT, fallback=1, ssl_context=context
+            ) as client:
                 assert client.act(STATE).source == "fallback"
 
 
@@ -240,24 +270,40 @@ def test_a_context_that_cannot_be_used_is_misuse(make: Make, files: Files) -> No
 
 
 @pytest.mark.parametrize("make", [PolicyClient, InLoop])
-def test_a_service_that_speaks_in_clear_is_no_service_to_a_client_that_asks_for_tls(start: Start, make: Make, files: Files) -> None:
-    with start() as address, make(address.replace("http", "https"), deadline=SHORT, fallback=1, ssl_context=files.context()) as client:
+def test_a_service_that_speaks_in_clear_is_no_service_to_a_client_that_asks_for_tls(
+    start: Start, make: Make, files: Files
+) -> None:
+    with (
+        start() as address,
+        make(
+            address.replace("http", "https"),
+            deadline=SHORT,
+            fallback=1,
+            ssl_context=files.context(),
+        ) as client,
+    ):
         assert client.act(STATE).source == "fallback"
 
 
 def encrypted(files: Files) -> None:
     key = serialization.load_pem_private_key(files.key.read_bytes(), None)
     protected = serialization.BestAvailableEncryption(PASSWORD.encode())
-    files.key.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protected))
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protected)
+    )
 
 
-def test_the_password_of_a_key_comes_from_the_environment_alone_and_is_never_shown(files: Files, tmp_path: Path) -> None:
+def test_the_password_of_a_key_comes_from_the_environment_alone_and_is_never_shown(
+    files: Files, tmp_path: Path
+) -> None:
     encrypted(files)
     log = tmp_path / "log"
     command = [sys.executable, "-m", "service", "--port", "0", "--drain", "0", *files.flags]
     with log.open("wb") as output:
         environment = clean_environment() | {"UPRIGHT_TLS_KEY_PASSWORD": PASSWORD}
-        with subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, env=environment) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=output, stderr=output, env=environment
+        ) as process:
             try:
                 wait_for(lambda: "startup complete" in log.read_text())
             finally:
@@ -266,7 +312,14 @@ def test_the_password_of_a_key_comes_from_the_environment_alone_and_is_never_sho
     code, complaint = refused(*files.flags, f"--tls-key-password={PASSWORD}")
     assert code == 2
     assert PASSWORD not in complaint
-    help_text = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True, check=True, env=clean_environment()).stdout
+    help_text = subprocess.run(
+        [*command, "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean_environment(),
+    ).stdout
     assert "--tls-cert" in help_text
     assert "--tls-key-password" not in help_text
 
@@ -316,14 +369,23 @@ def test_files_that_cannot_be_used_are_named(files: Files, damage: str, named: s
         case "wrong-password":
             encrypted(files)
             password = "guessed"  # noqa: S105 - the test's own
-    chosen = {"tls_cert": files.certificate, "tls_key": files.key, "tls_client_ca": files.authority, "tls_key_password": password}
+    chosen = {
+        "tls_cert": files.certificate,
+        "tls_key": files.key,
+        "tls_client_ca": files.authority,
+        "tls_key_password": password,
+    }
     with pytest.raises(TlsError) as raised:
         Tls(settings(**chosen))
-    assert str(raised.value).startswith(named.format(certificate=files.certificate, key=files.key, authority=files.authority))
+    assert str(raised.value).startswith(
+        named.format(certificate=files.certificate, key=files.key, authority=files.authority)
+    )
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_file_that_cannot_be_used_stops_the_start_with_one_line_before_anything_listens(files: Files, workers: str) -> None:
+def test_a_file_that_cannot_be_used_stops_the_start_with_one_line_before_anything_listens(
+    files: Files, workers: str
+) -> None:
     files.key.unlink()
     code, complaint = refused(*files.flags, "--workers", workers)
     assert (code, complaint) == (1, f"upright: --tls-key {files.key}: No such file or directory\n")
@@ -335,7 +397,10 @@ def test_a_file_that_cannot_be_used_stops_the_start_with_one_line_before_anythin
         (["--tls-cert", "c.pem"], "tls_cert and tls_key go together"),
         (["--tls-key", "k.pem"], "tls_cert and tls_key go together"),
         (["--tls-client-ca", "a.pem"], "tls_client_ca needs tls_cert"),
-        (["--tls-cert", "c.pem", "--tls-key", "k.pem", "--uds", "act.sock"], "uds and tls_cert do not go together"),
+        (
+            ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--uds", "act.sock"],
+            "uds and tls_cert do not go together",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(arguments: list[str], named: str) -> None:

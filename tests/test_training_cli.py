@@ -25,7 +25,17 @@ from training.train import train
 def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: Start) -> None:
     """Train, prove, export, start the service on the result, ask it."""
     out, run = tmp_path / "small", tmp_path / "run"
-    short = ["--recipe", "baseline", "--seed", "3", "--stop-mean", "20", "--hidden", "16,8", "--force"]
+    short = [
+        "--recipe",
+        "baseline",
+        "--seed",
+        "3",
+        "--stop-mean",
+        "20",
+        "--hidden",
+        "16,8",
+        "--force",
+    ]
     assert main(["train", *short, "--out", str(out), "--run", str(run)]) == 0
     made = bundle.read(out)
     assert made.manifest.network.hidden == (16, 8)
@@ -35,16 +45,47 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
     assert answer.status_code == 200
     assert answer.json()["digest"] == made.digest
     assert len(answer.json()["q_values"]) == 2
-    assert {entry.name for entry in out.iterdir()} == {MANIFEST, "policy.onnx", "policy.pt", *made.manifest.companions}
-    assert set(made.manifest.companions) == {"README.md", "scores.csv", "scores.png", "exam.png", "surface.png", "policy.gif"}
+    assert {entry.name for entry in out.iterdir()} == {
+        MANIFEST,
+        "policy.onnx",
+        "policy.pt",
+        *made.manifest.companions,
+    }
+    assert set(made.manifest.companions) == {
+        "README.md",
+        "scores.csv",
+        "scores.png",
+        "exam.png",
+        "surface.png",
+        "policy.gif",
+    }
     assert not made.manifest.gate.passed
 
 
-def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, run = tmp_path / "small", tmp_path / "run"
-    assert main(["train", "--recipe", "baseline", "--episodes", "15", "--out", str(out), "--run", str(run)]) == 1
+    assert (
+        main(
+            [
+                "train",
+                "--recipe",
+                "baseline",
+                "--episodes",
+                "15",
+                "--out",
+                str(out),
+                "--run",
+                str(run),
+            ]
+        )
+        == 1
+    )
     assert not out.exists()
-    assert "does not pass the gate nominal: 0.00% of 1,000 greedy episodes" in capsys.readouterr().err
+    assert (
+        "does not pass the gate nominal: 0.00% of 1,000 greedy episodes" in capsys.readouterr().err
+    )
     assert main(["export", str(run), "--out", str(out), "--force"]) == 0
     manifest = bundle.read(out).manifest
     assert manifest.provenance.stopped == "limit"
@@ -91,22 +132,35 @@ def test_wrong_words_are_refused_by_name_before_anything_is_done(
     ],
 )
 def test_a_bundle_that_could_not_be_written_is_refused_before_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--recipe", "baseline", *arguments]) == 1
     assert named in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_place_that_is_taken_is_refused_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_is_taken_is_refused_before_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "note.txt").write_text("mine")
     assert main(["train", "--out", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(COMMITTED), "--episodes", "30", "--seed", str(seeds.EXAM[5]), "--json"]) == 0
+def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        main(
+            ["evaluate", str(COMMITTED), "--episodes", "30", "--seed", str(seeds.EXAM[5]), "--json"]
+        )
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert result["evaluation"]["episodes"] == 30
     assert result["evaluation"]["seed"] == result["exam"]["seed"] == seeds.EXAM[5]
@@ -114,7 +168,9 @@ def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(capsys: pytest.
     assert result["bundle"] == bundle.read(COMMITTED).digest
 
 
-def test_evaluate_and_export_name_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_and_export_name_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(tmp_path / "nothing")]) == 1
     assert "nothing" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "norun"), "--out", str(tmp_path / "b")]) == 1
@@ -123,8 +179,21 @@ def test_evaluate_and_export_name_what_is_missing(tmp_path: Path, capsys: pytest
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "training", "train", "--recipe", "baseline", "--out", str(tmp_path / "b"), "--run", str(run)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "training",
+        "train",
+        "--recipe",
+        "baseline",
+        "--out",
+        str(tmp_path / "b"),
+        "--run",
+        str(run),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         while "episode" not in lines[-1]:
@@ -158,10 +227,15 @@ def test_a_terminal_sees_a_live_line_and_a_file_only_the_kept_ones(tmp_path: Pat
     quiet = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     assert "\x1b" not in quiet
     assert "\r" not in quiet
-    assert [line.split()[1] for line in quiet.splitlines() if line.startswith("episode  ")] == ["100/200", "200/200"]
+    assert [line.split()[1] for line in quiet.splitlines() if line.startswith("episode  ")] == [
+        "100/200",
+        "200/200",
+    ]
 
     main_end, program_end = os.openpty()
-    with subprocess.Popen(command, cwd=ROOT, stdout=program_end, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=program_end, env={**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    ) as process:
         os.close(program_end)
         shown = b""
         started = time.monotonic()
@@ -188,7 +262,9 @@ def test_help_is_quick_and_shows_a_first_command(capsys: pytest.CaptureFixture[s
     assert "A first run:" in shown
 
 
-def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gate_that_fails_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The exporter is made to write another network's weights, which cannot be had on demand otherwise."""
     short = recipe("baseline", {"episodes": 5})
     with Checkpoints(tmp_path / "run", Identity.of(short, 0, "cpu")) as checkpoints:
@@ -200,12 +276,32 @@ def test_a_gate_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "b").exists()
 
 
-def test_a_run_is_neither_continued_nor_given_up_without_being_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_neither_continued_nor_given_up_without_being_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     short, run = recipe("baseline", {"episodes": 15}), tmp_path / "run"
     reports: list[Progress] = []
     with Checkpoints(run, Identity.of(short, 0, "cpu")) as checkpoints:
-        train(short, 0, torch.device("cpu"), checkpoints=checkpoints, report=reports.append, interrupted=lambda: len(reports) == 5)
-    words = ["train", "--recipe", "baseline", "--episodes", "15", "--out", str(tmp_path / "b"), "--run", str(run), "--force"]
+        train(
+            short,
+            0,
+            torch.device("cpu"),
+            checkpoints=checkpoints,
+            report=reports.append,
+            interrupted=lambda: len(reports) == 5,
+        )
+    words = [
+        "train",
+        "--recipe",
+        "baseline",
+        "--episodes",
+        "15",
+        "--out",
+        str(tmp_path / "b"),
+        "--run",
+        str(run),
+        "--force",
+    ]
     assert main(words) == 1
     assert "--resume" in capsys.readouterr().err
     assert main([*words, "--resume", "--learning-rate", "0.1"]) == 1
@@ -217,7 +313,18 @@ def test_a_run_is_neither_continued_nor_given_up_without_being_told(tmp_path: Pa
 
 
 def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--recipe", "baseline", "--episodes", "100", "--force", "--json", "--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    words = [
+        "--recipe",
+        "baseline",
+        "--episodes",
+        "100",
+        "--force",
+        "--json",
+        "--out",
+        str(tmp_path / "b"),
+        "--run",
+        str(tmp_path / "run"),
+    ]
     assert main(["train", *words]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["episode"] == 100
@@ -225,7 +332,16 @@ def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
-    words = ["--recipe", "baseline", "--episodes", "100", "--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    words = [
+        "--recipe",
+        "baseline",
+        "--episodes",
+        "100",
+        "--out",
+        str(tmp_path / "b"),
+        "--run",
+        str(tmp_path / "run"),
+    ]
     assert main(["train", *words, "--tensorboard", str(tmp_path / "board")]) == 1
     (events,) = (tmp_path / "board").iterdir()
     for name in (b"mean_score", b"epsilon", b"steps"):

@@ -19,7 +19,9 @@ from tests.conftest import ROOT, Start, clean_environment
 from tests.test_client import free_port, service, wait_for
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # what other people's modules warn of when they are imported is no claim of ours
+    warnings.simplefilter(
+        "ignore"
+    )  # what other people's modules warn of when they are imported is no claim of ours
     import grpc
     import tritonclient.grpc
     import tritonclient.http
@@ -38,7 +40,14 @@ class Door:
     module: ModuleType
     client: Any
 
-    def given(self, states: np.ndarray[Any, Any], *, name: str = "state", datatype: str = "FP32", **options: Any) -> list[Any]:
+    def given(
+        self,
+        states: np.ndarray[Any, Any],
+        *,
+        name: str = "state",
+        datatype: str = "FP32",
+        **options: Any,
+    ) -> list[Any]:
         tensor = self.module.InferInput(name, list(states.shape), datatype)
         tensor.set_data_from_numpy(states, **options)
         return [tensor]
@@ -83,11 +92,22 @@ def test_metadata_and_configuration_describe_the_model(door: Door) -> None:
     options = {"as_json": True} if door.kind == "grpc" else {}
     assert door.client.get_server_metadata(**options)["name"] == "upright"
     metadata = door.client.get_model_metadata(NAME, **options)
-    assert (metadata["name"], metadata["versions"], metadata["platform"]) == (NAME, ["1"], "onnx_onnxv1")
-    assert [[int(size) for size in tensor["shape"]] for tensor in metadata["inputs"] + metadata["outputs"]] == [[-1, 4], [-1, 2], [-1]]
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == (
+        NAME,
+        ["1"],
+        "onnx_onnxv1",
+    )
+    assert [
+        [int(size) for size in tensor["shape"]]
+        for tensor in metadata["inputs"] + metadata["outputs"]
+    ] == [[-1, 4], [-1, 2], [-1]]
     config = door.client.get_model_config(NAME, **options)
     config = config.get("config", config)
-    assert (config["name"], config["max_batch_size"], config["input"][0]["data_type"]) == (NAME, 10_000, "TYPE_FP32")
+    assert (config["name"], config["max_batch_size"], config["input"][0]["data_type"]) == (
+        NAME,
+        10_000,
+        "TYPE_FP32",
+    )
 
 
 def test_the_repository_is_listed_and_a_load_of_what_is_served_succeeds(door: Door) -> None:
@@ -105,27 +125,48 @@ def test_the_repository_is_listed_and_a_load_of_what_is_served_succeeds(door: Do
 
 
 @pytest.mark.parametrize("count", [1, 7, 1_000])
-def test_batches_are_answered_to_the_bit_as_the_policy_does(door: Door, committed: Bundle, count: int) -> None:
+def test_batches_are_answered_to_the_bit_as_the_policy_does(
+    door: Door, committed: Bundle, count: int
+) -> None:
     states = random_states(count)
     expected = load(committed, "onnx").decide(states)
     module = door.module
-    forms: list[dict[str, Any]] = [{}, {"outputs": [module.InferRequestedOutput("action"), module.InferRequestedOutput("q_values")]}]
+    forms: list[dict[str, Any]] = [
+        {},
+        {
+            "outputs": [
+                module.InferRequestedOutput("action"),
+                module.InferRequestedOutput("q_values"),
+            ]
+        },
+    ]
     inputs = [door.given(states)]
     if door.kind == "http":
         inputs.append(door.given(states, binary_data=False))
-        forms.append({"outputs": [module.InferRequestedOutput(name, binary_data=False) for name in ("q_values", "action")]})
+        forms.append(
+            {
+                "outputs": [
+                    module.InferRequestedOutput(name, binary_data=False)
+                    for name in ("q_values", "action")
+                ]
+            }
+        )
         forms += [{"request_compression_algorithm": algorithm} for algorithm in ("gzip", "deflate")]
     for given in inputs:
         for form in forms:
             result = door.client.infer(NAME, given, request_id="a7", **form)
-            np.testing.assert_array_equal(result.as_numpy("q_values"), np.array(expected.q_values, np.float32))
+            np.testing.assert_array_equal(
+                result.as_numpy("q_values"), np.array(expected.q_values, np.float32)
+            )
             np.testing.assert_array_equal(result.as_numpy("action"), np.array(expected.actions))
             response = result.get_response()
             assert (response["id"] if door.kind == "http" else response.id) == "a7"
 
 
 def test_one_output_may_be_asked_for(door: Door) -> None:
-    result = door.client.infer(NAME, door.given(random_states(2)), outputs=[door.module.InferRequestedOutput("action")])
+    result = door.client.infer(
+        NAME, door.given(random_states(2)), outputs=[door.module.InferRequestedOutput("action")]
+    )
     assert result.as_numpy("q_values") is None
     assert result.as_numpy("action").shape == (2,)
 
@@ -137,7 +178,9 @@ def test_inference_may_be_asynchronous(door: Door) -> None:
         found = door.client.async_infer(NAME, door.given(states)).get_result().as_numpy("action")
     else:
         results: list[Any] = []
-        door.client.async_infer(NAME, door.given(states), lambda result, error: results.append(error or result))
+        door.client.async_infer(
+            NAME, door.given(states), lambda result, error: results.append(error or result)
+        )
         wait_for(lambda: bool(results))
         found = results[0].as_numpy("action")
     np.testing.assert_array_equal(found, expected)
@@ -181,34 +224,51 @@ def test_grpc_honours_deadlines_and_digests(ports: tuple[int, int], committed: B
     given = Door("grpc", tritonclient.grpc, client).given(random_states(10_000))
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
         client.infer(NAME, given, client_timeout=1e-6)
-    assert client.infer(NAME, given, client_timeout=10, headers={"if-match": f'"{committed.digest}"'}).as_numpy("action").shape == (10_000,)
+    assert client.infer(
+        NAME, given, client_timeout=10, headers={"if-match": f'"{committed.digest}"'}
+    ).as_numpy("action").shape == (10_000,)
     with pytest.raises(InferenceServerException, match="no action was chosen") as raised:
         client.infer(NAME, given, headers={"if-match": '"sha256:other"'})
     assert raised.value.status() == "StatusCode.FAILED_PRECONDITION"
     client.close()
 
 
-def test_grpc_answers_health_and_reflection_and_refuses_what_is_too_large(ports: tuple[int, int]) -> None:
+def test_grpc_answers_health_and_reflection_and_refuses_what_is_too_large(
+    ports: tuple[int, int],
+) -> None:
     with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
         health = health_pb2_grpc.HealthStub(channel)
         for name in ("", "inference.GRPCInferenceService"):
-            assert health.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
+            assert (
+                health.Check(health_pb2.HealthCheckRequest(service=name)).status
+                == health_pb2.HealthCheckResponse.SERVING
+            )
         listed = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         )
-        assert "inference.GRPCInferenceService" in {item.name for item in next(listed).list_services_response.service}
+        assert "inference.GRPCInferenceService" in {
+            item.name for item in next(listed).list_services_response.service
+        }
         infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
-        for body, code in ((b"\xff" * 100, grpc.StatusCode.INVALID_ARGUMENT), (b"\0" * 4_000_000, grpc.StatusCode.RESOURCE_EXHAUSTED)):
+        for body, code in (
+            (b"\xff" * 100, grpc.StatusCode.INVALID_ARGUMENT),
+            (b"\0" * 4_000_000, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ):
             with pytest.raises(grpc.RpcError) as raised:
                 infer(body)
             assert raised.value.code() == code
 
 
 def test_a_grpc_port_without_grpc_is_refused_in_one_line() -> None:
-    program = (
-        "import sys; sys.modules['grpc'] = None; from service.__main__ import main; sys.exit(main(['--port', '0', '--grpc-port', '0']))"
+    program = "import sys; sys.modules['grpc'] = None; from service.__main__ import main; sys.exit(main(['--port', '0', '--grpc-port', '0']))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment(),
     )
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, env=clean_environment())
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "--grpc-port needs grpc, which is not installed" in result.stderr
 
@@ -227,7 +287,9 @@ def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     for name in ("inference_pb2.py", "inference_pb2.pyi"):
-        assert (tmp_path / "service" / name).read_text() == (ROOT / "service" / name).read_text(), "run `make proto`"
+        assert (tmp_path / "service" / name).read_text() == (ROOT / "service" / name).read_text(), (
+            "run `make proto`"
+        )
 
 
 def test_the_service_ends_in_time_with_a_grpc_client_connected(start: Start) -> None:

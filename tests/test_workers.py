@@ -28,18 +28,25 @@ def answered(address: str) -> float:
 
 
 def workers_of(log: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"Started server process \[(\d+)\]", log.read_text())]
+    return [
+        int(number) for number in re.findall(r"Started server process \[(\d+)\]", log.read_text())
+    ]
 
 
 def wait_for(log: Path, processes: int) -> list[int]:
     for _ in range(400):
-        if len(found := workers_of(log)) >= processes and log.read_text().count("startup complete") >= processes:
+        if (
+            len(found := workers_of(log)) >= processes
+            and log.read_text().count("startup complete") >= processes
+        ):
             return found
         time.sleep(0.05)
     raise AssertionError(log.read_text())
 
 
-def test_metrics_of_all_workers_add_up_also_after_one_has_died(start: Start, tmp_path: Path) -> None:
+def test_metrics_of_all_workers_add_up_also_after_one_has_died(
+    start: Start, tmp_path: Path
+) -> None:
     log = tmp_path / "service.log"
     with start("--workers", "2") as address:
         first, _ = wait_for(log, 2)
@@ -64,7 +71,9 @@ def wait_until_all_serve(address: str, digest: str) -> None:
     raise AssertionError(f"{served_by_all(address)}, expected {digest}")
 
 
-def test_sighup_brings_a_new_bundle_to_all_workers_and_a_broken_one_to_none(start: Start, tmp_path: Path, committed: Bundle) -> None:
+def test_sighup_brings_a_new_bundle_to_all_workers_and_a_broken_one_to_none(
+    start: Start, tmp_path: Path, committed: Bundle
+) -> None:
     log, folder = tmp_path / "service.log", tmp_path / "bundle"
     bundles.relative(committed, folder, bundles.halved)
     with start("--workers", "2", "--bundle", str(folder)) as address:
@@ -81,7 +90,10 @@ def test_sighup_brings_a_new_bundle_to_all_workers_and_a_broken_one_to_none(star
             time.sleep(0.05)
         assert served_by_all(address) == {second}
         found = samples(httpx2.get(f"{address}/metrics").text)
-        assert [found["upright_reloads_total", (outcome,)] for outcome in ("loaded", "unchanged", "refused")] == [1, 1, 2]
+        assert [
+            found["upright_reloads_total", (outcome,)]
+            for outcome in ("loaded", "unchanged", "refused")
+        ] == [1, 1, 2]
         assert len(workers_of(log)) == 2, "the processes are those that were started"
 
 
@@ -91,7 +103,9 @@ def test_what_one_worker_loads_or_leaves_is_followed_by_all_and_by_one_that_is_s
     log, folder = tmp_path / "service.log", tmp_path / "bundle"
     first = bundles.relative(committed, folder, bundles.halved).digest
     shadow = bundles.relative(committed, tmp_path / "shadow", bundles.exchanged).digest
-    with start("--workers", "3", "--bundle", str(folder), "--shadow", str(tmp_path / "shadow")) as address:
+    with start(
+        "--workers", "3", "--bundle", str(folder), "--shadow", str(tmp_path / "shadow")
+    ) as address:
         process, *_ = wait_for(log, 3)
         second = bundles.relative(committed, folder, bundles.halved, version="2").digest
         assert httpx2.post(f"{address}/v2/repository/models/cartpole-dqn/load").status_code == 200
@@ -111,7 +125,9 @@ def test_what_one_worker_loads_or_leaves_is_followed_by_all_and_by_one_that_is_s
         wait_until_all_serve(address, first)
 
 
-def test_a_watched_folder_reaches_all_workers_and_what_is_refused_is_refused_once(start: Start, tmp_path: Path, committed: Bundle) -> None:
+def test_a_watched_folder_reaches_all_workers_and_what_is_refused_is_refused_once(
+    start: Start, tmp_path: Path, committed: Bundle
+) -> None:
     log, folder = tmp_path / "service.log", tmp_path / "bundle"
     bundles.relative(committed, folder, bundles.halved)
     with start("--workers", "2", "--bundle", str(folder), "--watch", "0.1") as address:
@@ -129,7 +145,9 @@ def test_a_watched_folder_reaches_all_workers_and_what_is_refused_is_refused_onc
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_broken_bundle_stops_the_start_of_any_number_of_workers_with_one_line(tmp_path: Path, workers: str) -> None:
+def test_a_broken_bundle_stops_the_start_of_any_number_of_workers_with_one_line(
+    tmp_path: Path, workers: str
+) -> None:
     code, complaint = refused("--workers", workers, "--bundle", str(tmp_path))
     assert code == 1
     assert complaint.count("\n") == 1

@@ -50,10 +50,19 @@ def lanes(settings: Settings, served: Served) -> Iterator[Lanes]:
 
 
 @contextmanager
-def serving(settings: Settings, served: Served, protocol: str | type[Protocol] = Protocol) -> Iterator[int]:
+def serving(
+    settings: Settings, served: Served, protocol: str | type[Protocol] = Protocol
+) -> Iterator[int]:
     """Serve by a thread until the end of the block; gives the port."""
     app = create_app(settings, served)
-    config = uvicorn.Config(app, http=protocol, ws=StreamProtocol, proxy_headers=False, log_config=None, server_header=False)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws=StreamProtocol,
+        proxy_headers=False,
+        log_config=None,
+        server_header=False,
+    )
     server = Server(config, settings, served)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -68,18 +77,31 @@ def serving(settings: Settings, served: Served, protocol: str | type[Protocol] =
         thread.join()
 
 
-def request(method: str, path: str, headers: Headers, pieces: list[bytes], *, chunked: bool = False) -> list[bytes]:
+def request(
+    method: str, path: str, headers: Headers, pieces: list[bytes], *, chunked: bool = False
+) -> list[bytes]:
     """Return what a client sends, in pieces: the head with the first one."""
-    framing = (b"transfer-encoding", b"chunked") if chunked else (b"content-length", b"%d" % len(b"".join(pieces)))
+    framing = (
+        (b"transfer-encoding", b"chunked")
+        if chunked
+        else (b"content-length", b"%d" % len(b"".join(pieces)))
+    )
     lines = b"".join(b"%b: %b\r\n" % line for line in ((b"host", b"a"), framing, *headers))
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
-    sent = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece] + [b"0\r\n\r\n"] if chunked else pieces
+    sent = (
+        [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece] + [b"0\r\n\r\n"]
+        if chunked
+        else pieces
+    )
     return [head + b"".join(sent[:1]), *sent[1:]]
 
 
 def ask(port: int, pieces: list[bytes], *, answers: int = 1, has_body: bool = True) -> list[Answer]:
     """Return the answers to what is sent on one connection."""
-    with socket.create_connection(("127.0.0.1", port), 10) as connection, connection.makefile("rb") as stream:
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as connection,
+        connection.makefile("rb") as stream,
+    ):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in pieces:
             with suppress(ConnectionError):  # it may have answered, and closed, before it had all
@@ -101,7 +123,11 @@ def _read(stream: BinaryIO, has_body: bool) -> Answer:
         name, _, value = text.partition(b": ")
         headers.append((name, value))
     length = int(dict(headers)[b"content-length"]) if has_body else 0
-    return Answer(int(line.split()[1]), tuple((name, _steady(name, value)) for name, value in headers), stream.read(length))
+    return Answer(
+        int(line.split()[1]),
+        tuple((name, _steady(name, value)) for name, value in headers),
+        stream.read(length),
+    )
 
 
 def _steady(name: bytes, value: bytes) -> bytes:

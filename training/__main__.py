@@ -70,28 +70,61 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(command=_train)
     train.add_argument(
-        "--recipe", default="default", choices=sorted(RECIPES), help="the set of hyperparameters to start from (default: default)"
+        "--recipe",
+        default="default",
+        choices=sorted(RECIPES),
+        help="the set of hyperparameters to start from (default: default)",
     )
     train.add_argument(
-        "--seed", type=_whole(seeds.TRAINING), default=0, help="the same seed gives the same weights on one machine (default: 0)"
+        "--seed",
+        type=_whole(seeds.TRAINING),
+        default=0,
+        help="the same seed gives the same weights on one machine (default: 0)",
     )
     train.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where the network learns (default: auto, CUDA if there is one)"
+        "--device",
+        default="auto",
+        choices=("auto", "cpu", "cuda"),
+        help="where the network learns (default: auto, CUDA if there is one)",
     )
-    train.add_argument("--run", type=Path, metavar="FOLDER", help="where the run's checkpoints are kept (default: runs/RECIPE-SEED)")
+    train.add_argument(
+        "--run",
+        type=Path,
+        metavar="FOLDER",
+        help="where the run's checkpoints are kept (default: runs/RECIPE-SEED)",
+    )
     start = train.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint, bit for bit as if never stopped")
-    start.add_argument("--restart", action="store_true", help="give up an unfinished run in the same folder")
-    train.add_argument(
-        "--checkpoint-every", type=_seconds, default=30.0, metavar="SECONDS", help="time between two checkpoints (default: 30)"
+    start.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the run's newest checkpoint, bit for bit as if never stopped",
     )
-    train.add_argument("--json", action="store_true", help="print JSON, an object a line, for programs")
-    train.add_argument("--tensorboard", type=Path, metavar="FOLDER", help="write scalars for TensorBoard here")
+    start.add_argument(
+        "--restart", action="store_true", help="give up an unfinished run in the same folder"
+    )
+    train.add_argument(
+        "--checkpoint-every",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="time between two checkpoints (default: 30)",
+    )
+    train.add_argument(
+        "--json", action="store_true", help="print JSON, an object a line, for programs"
+    )
+    train.add_argument(
+        "--tensorboard", type=Path, metavar="FOLDER", help="write scalars for TensorBoard here"
+    )
     _add_bundle_options(train)
-    settings = train.add_argument_group("hyperparameters", "each changes one value of the recipe; the values shown are the recipes' own")
+    settings = train.add_argument_group(
+        "hyperparameters",
+        "each changes one value of the recipe; the values shown are the recipes' own",
+    )
     for name, (annotation, text) in _hyperparameters().items():
         flag = f"--{name.replace('_', '-')}"
-        settings.add_argument(flag, dest=name, default=argparse.SUPPRESS, help=text, **_argument_of(annotation))
+        settings.add_argument(
+            flag, dest=name, default=argparse.SUPPRESS, help=text, **_argument_of(annotation)
+        )
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -101,7 +134,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("bundle", type=Path, metavar="FOLDER", help="the bundle to judge")
-    evaluate.add_argument("--episodes", type=_whole(range(1, 100_001)), default=1_000, help="number of greedy episodes (default: 1000)")
+    evaluate.add_argument(
+        "--episodes",
+        type=_whole(range(1, 100_001)),
+        default=1_000,
+        help="number of greedy episodes (default: 1000)",
+    )
     evaluate.add_argument(
         "--seed",
         type=_whole(seeds.EXAM),
@@ -116,18 +154,30 @@ def _parser() -> argparse.ArgumentParser:
         description="Export a run that `train` has kept, from its newest checkpoint.",
     )
     export.set_defaults(command=_export)
-    export.add_argument("run", type=Path, metavar="RUN", help="the folder of the run, such as runs/default-0")
+    export.add_argument(
+        "run", type=Path, metavar="RUN", help="the folder of the run, such as runs/default-0"
+    )
     _add_bundle_options(export)
     return parser
 
 
 def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="the bundle's folder; an older bundle there is replaced whole"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the bundle's folder; an older bundle there is replaced whole",
     )
-    parser.add_argument("--name", help="the model's name (default: the name of the bundle's folder)")
+    parser.add_argument(
+        "--name", help="the model's name (default: the name of the bundle's folder)"
+    )
     parser.add_argument("--model-version", default="1", help="the model's version (default: 1)")
-    parser.add_argument("--force", action="store_true", help="export a policy that fails its gate too, with the failure in the manifest")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="export a policy that fails its gate too, with the failure in the manifest",
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -151,7 +201,11 @@ def _train(options: argparse.Namespace) -> int:
     show = JsonDisplay(console) if options.json else Display(console)
     try:
         with (
-            Checkpoints(folder, Identity.of(chosen, options.seed, where.type), every=options.checkpoint_every) as checkpoints,
+            Checkpoints(
+                folder,
+                Identity.of(chosen, options.seed, where.type),
+                every=options.checkpoint_every,
+            ) as checkpoints,
             _interruptible() as interrupted,
             show,
             Scalars(options.tensorboard) as scalars,
@@ -164,12 +218,26 @@ def _train(options: argparse.Namespace) -> int:
                 show(progress)
                 scalars(progress)
 
-            run = train(chosen, options.seed, where, checkpoints=checkpoints, report=report, interrupted=interrupted)
+            run = train(
+                chosen,
+                options.seed,
+                where,
+                checkpoints=checkpoints,
+                report=report,
+                interrupted=interrupted,
+            )
     except (CheckpointError, OSError) as error:
         raise CommandError(str(error)) from error
     if not run.steps:
         raise CommandError("interrupted before anything was learned; nothing was kept")
-    _say(console, options, stopped=run.stopped, steps=run.steps, seconds=round(run.seconds, 1), run=str(folder))
+    _say(
+        console,
+        options,
+        stopped=run.stopped,
+        steps=run.steps,
+        seconds=round(run.seconds, 1),
+        run=str(folder),
+    )
     if run.stopped == "interrupted":
         _say(console, options, to_go_on="give the same command again, with --resume")
         return INTERRUPTED
@@ -182,7 +250,9 @@ def _choose_start(checkpoints: "Checkpoints", options: argparse.Namespace) -> No
 
     if not numbered(checkpoints.folder):
         if options.resume:
-            Console(stderr=True).print(f"{checkpoints.folder}: holds no checkpoint to resume from, so training starts from the beginning")
+            Console(stderr=True).print(
+                f"{checkpoints.folder}: holds no checkpoint to resume from, so training starts from the beginning"
+            )
         return
     if options.resume:
         return
@@ -217,11 +287,20 @@ def _write_bundle(run: "Run", options: argparse.Namespace, console: Console) -> 
     name = _model_name(options)
     created = datetime.now(UTC).replace(microsecond=0)
     try:
-        written = export(run, options.out, name=name, model_version=options.model_version, created=created, force=options.force)
+        written = export(
+            run,
+            options.out,
+            name=name,
+            model_version=options.model_version,
+            created=created,
+            force=options.force,
+        )
     except (ExportError, GateError) as error:
         raise CommandError(f"nothing was written: {error}") from error
     if not vars(options).get("json"):
-        _print_judgement(console, written.manifest.evaluation, written.manifest.exam, written.manifest.gate)
+        _print_judgement(
+            console, written.manifest.evaluation, written.manifest.exam, written.manifest.gate
+        )
     _say(console, options, wrote=str(options.out), digest=written.digest)
     return 0
 
@@ -234,11 +313,18 @@ def _model_name(options: argparse.Namespace) -> str:
 def _check_bundle_options(options: argparse.Namespace) -> None:
     """Refuse a place, a name or a version that the bundle could not have, before anything is done for it."""
     bundle.check_place(options.out)
-    for flag, kind, value in (("--name", bundle.Name, _model_name(options)), ("--model-version", bundle.Version, options.model_version)):
+    for flag, kind, value in (
+        ("--name", bundle.Name, _model_name(options)),
+        ("--model-version", bundle.Version, options.model_version),
+    ):
         try:
             TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
-            hint = " (the folder's name, unless --name gives another)" if flag == "--name" and not options.name else ""
+            hint = (
+                " (the folder's name, unless --name gives another)"
+                if flag == "--name" and not options.name
+                else ""
+            )
             raise CommandError(f"{flag}: {value!r}{hint}: {error.errors()[0]['msg']}") from error
 
 
@@ -250,13 +336,20 @@ def _evaluate(options: argparse.Namespace) -> int:
     from training.formats import ExportError
 
     try:
-        evaluation, exam, gate = judge(judged.artifacts["onnx"], judged.manifest.gate.name, episodes=options.episodes, seed=options.seed)
+        evaluation, exam, gate = judge(
+            judged.artifacts["onnx"],
+            judged.manifest.gate.name,
+            episodes=options.episodes,
+            seed=options.seed,
+        )
     except ExportError as error:
         raise CommandError(f"{options.bundle}: {error}") from error
     console = Console(highlight=False)
     if options.json:
         result = {"bundle": judged.digest, "evaluation": evaluation, "exam": exam, "gate": gate}
-        console.print(json.dumps(result, default=lambda part: part.model_dump()), soft_wrap=True, markup=False)
+        console.print(
+            json.dumps(result, default=lambda part: part.model_dump()), soft_wrap=True, markup=False
+        )
     else:
         _print_judgement(console, evaluation, exam, gate)
     return 0 if gate.passed else 1
@@ -267,10 +360,16 @@ def _say(console: Console, options: argparse.Namespace, **facts: object) -> None
     if vars(options).get("json"):
         console.print(json.dumps(facts), soft_wrap=True, markup=False)
     else:
-        console.print(", ".join(f"{name} {value}" for name, value in facts.items()), soft_wrap=True, markup=False)
+        console.print(
+            ", ".join(f"{name} {value}" for name, value in facts.items()),
+            soft_wrap=True,
+            markup=False,
+        )
 
 
-def _print_judgement(console: Console, evaluation: bundle.Evaluation, exam: bundle.Exam, gate: bundle.Gate) -> None:
+def _print_judgement(
+    console: Console, evaluation: bundle.Evaluation, exam: bundle.Exam, gate: bundle.Gate
+) -> None:
     console.print(
         f"{evaluation.episodes:,} greedy episodes of policy.onnx: mean {evaluation.mean:.2f} steps, worst {evaluation.minimum},"
         f" {evaluation.share_at_limit:.1%} to the time limit",
@@ -278,9 +377,19 @@ def _print_judgement(console: Console, evaluation: bundle.Evaluation, exam: bund
     )
     table = Table("exam", "runs", "steps", "policy", "regulator")
     for column in exam.columns:
-        table.add_row(column.name, f"{column.runs}", f"{column.steps:,}", f"{column.share:.4f}", f"{column.reference:.4f}")
+        table.add_row(
+            column.name,
+            f"{column.runs}",
+            f"{column.steps:,}",
+            f"{column.share:.4f}",
+            f"{column.reference:.4f}",
+        )
     console.print(table)
-    console.print(f"gate {gate.name}: {'passed' if gate.passed else 'failed: ' + '; '.join(gate.failures)}", soft_wrap=True, markup=False)
+    console.print(
+        f"gate {gate.name}: {'passed' if gate.passed else 'failed: ' + '; '.join(gate.failures)}",
+        soft_wrap=True,
+        markup=False,
+    )
 
 
 @contextmanager
@@ -294,7 +403,10 @@ def _interruptible() -> Iterator[Any]:
         wishes.append(number)
 
     # A stopped container or a closed terminal must not lose what was learned either.
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield lambda: bool(wishes)
     finally:
@@ -313,14 +425,25 @@ def _hyperparameters() -> dict[str, tuple[Any, str]]:
         for name, field in kind.model_fields.items():
             if name in ("name", "gate"):
                 continue
-            parts = dataclasses.fields(field.annotation) if dataclasses.is_dataclass(field.annotation) else None
+            parts = (
+                dataclasses.fields(field.annotation)
+                if dataclasses.is_dataclass(field.annotation)
+                else None
+            )
             for part in [None] if parts is None else parts:
                 key = name if part is None else f"{name}.{part.name}"
                 types_of[key] = field.annotation if part is None else part.type
-                texts.setdefault(key, f"{field.description}" if part is None else f"{field.description}: {part.name.replace('_', ' ')}")
+                texts.setdefault(
+                    key,
+                    f"{field.description}"
+                    if part is None
+                    else f"{field.description}: {part.name.replace('_', ' ')}",
+                )
                 for of, each in recipes.items():
                     value = getattr(each, name)
-                    defaults.setdefault(key, []).append(f"{of} {_shown(value if part is None else getattr(value, part.name))}")
+                    defaults.setdefault(key, []).append(
+                        f"{of} {_shown(value if part is None else getattr(value, part.name))}"
+                    )
     return {key: (types_of[key], f"{texts[key]} ({', '.join(defaults[key])})") for key in texts}
 
 
@@ -345,14 +468,18 @@ def _integers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers with commas between them") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not whole numbers with commas between them"
+        ) from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas between them") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not numbers with commas between them"
+        ) from None
 
 
 def _seconds(text: str) -> float:
@@ -368,7 +495,9 @@ def _seconds(text: str) -> float:
 def _whole(allowed: range) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or int(text) not in allowed:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number in {allowed.start} … {allowed.stop - 1}")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a whole number in {allowed.start} … {allowed.stop - 1}"
+            )
         return int(text)
 
     return number

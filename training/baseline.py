@@ -36,7 +36,9 @@ class BaselineTrainer:
         self._environment = gym.make(ENVIRONMENT, disable_env_checker=True)
         self._environment.reset(seed=seed)
         self._actor = Actor(self.network)
-        self._learner = Learner(self.network, learning_rate=recipe.learning_rate, discount=recipe.discount)
+        self._learner = Learner(
+            self.network, learning_rate=recipe.learning_rate, discount=recipe.discount
+        )
         self._memory = ReplayMemory(recipe.memory)
         self._seen = StatesSeen(np.random.default_rng((seed, 1)))  # a stream of its own
         self._epsilon = recipe.epsilon_start
@@ -57,7 +59,13 @@ class BaselineTrainer:
             ended = terminated or truncated
             # The full episode is no failure: its last step keeps its reward.
             gained = recipe.failure_reward if ended and score != self._last_score else float(reward)
-            memory.add(state, action, gained, next_state, terminal=terminated or (truncated and recipe.truncation_is_terminal))
+            memory.add(
+                state,
+                action,
+                gained,
+                next_state,
+                terminal=terminated or (truncated and recipe.truncation_is_terminal),
+            )
             score += gained
             state = next_state
             visited.append(state)
@@ -68,7 +76,9 @@ class BaselineTrainer:
 
         self._seen.add(np.stack(visited))
         number = len(self.history) + 1
-        self.history.append({"episode": number, "score": score, "steps": len(visited) - 1, "epsilon": self._epsilon})
+        self.history.append(
+            {"episode": number, "score": score, "steps": len(visited) - 1, "epsilon": self._epsilon}
+        )
         self._epsilon = max(recipe.epsilon_min, self._epsilon * recipe.epsilon_decay)
         if number > recipe.stop_window and self._mean_score(recipe.stop_window) > recipe.stop_mean:
             self.stopped = "solved"
@@ -83,11 +93,20 @@ class BaselineTrainer:
     def snapshot(self) -> Snapshot:
         """Return all that the next episode depends on. Between episodes that is nothing of the environment but its random stream."""
         optimiser = self._learner.optimiser.state_dict()["state"]
-        arrays = {f"network.{name}": tensor.detach().cpu().numpy() for name, tensor in self.network.state_dict().items()}
-        arrays |= {f"adam.{index}.{name}": tensor.cpu().numpy() for index, part in optimiser.items() for name, tensor in part.items()}
+        arrays = {
+            f"network.{name}": tensor.detach().cpu().numpy()
+            for name, tensor in self.network.state_dict().items()
+        }
+        arrays |= {
+            f"adam.{index}.{name}": tensor.cpu().numpy()
+            for index, part in optimiser.items()
+            for name, tensor in part.items()
+        }
         arrays |= {f"memory.{name}": array for name, array in self._memory.arrays().items()}
         arrays |= {f"seen.{name}": array for name, array in self._seen.arrays().items()}
-        arrays["history"] = np.array([list(row.values()) for row in self.history], np.float64).reshape(-1, 4)
+        arrays["history"] = np.array(
+            [list(row.values()) for row in self.history], np.float64
+        ).reshape(-1, 4)
         return Snapshot(
             arrays,
             {
@@ -104,21 +123,34 @@ class BaselineTrainer:
     def restore(self, snapshot: Snapshot) -> None:
         """Take the place of the trainer that gave the snapshot."""
         arrays, values = snapshot.arrays, snapshot.values
-        self.network.load_state_dict({name: torch.from_numpy(arrays[f"network.{name}"].copy()) for name in self.network.state_dict()})
+        self.network.load_state_dict(
+            {
+                name: torch.from_numpy(arrays[f"network.{name}"].copy())
+                for name in self.network.state_dict()
+            }
+        )
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for key in arrays:
             if key.startswith("adam."):
                 _, index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = torch.from_numpy(arrays[key].copy())
         optimiser = self._learner.optimiser
-        optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
-        added, epsilon, steps, stopped = (values[name] for name in ("memory", "epsilon", "steps", "stopped"))
+        optimiser.load_state_dict(
+            {"state": moments, "param_groups": optimiser.state_dict()["param_groups"]}
+        )
+        added, epsilon, steps, stopped = (
+            values[name] for name in ("memory", "epsilon", "steps", "stopped")
+        )
         assert isinstance(added, int)
         assert isinstance(epsilon, float)
         assert isinstance(steps, int)
         assert stopped in ("solved", "limit", None)
-        self._memory.restore({name: arrays[f"memory.{name}"] for name in self._memory.arrays()}, added)
-        self._seen.restore({name: arrays[f"seen.{name}"] for name in self._seen.arrays()}, values["seen"])
+        self._memory.restore(
+            {name: arrays[f"memory.{name}"] for name in self._memory.arrays()}, added
+        )
+        self._seen.restore(
+            {name: arrays[f"seen.{name}"] for name in self._seen.arrays()}, values["seen"]
+        )
         set_generator_state(self._rng, values["rng"])
         set_generator_state(self._environment.np_random, values["environment"])
         self._epsilon, self.steps = epsilon, steps
@@ -139,5 +171,14 @@ class BaselineTrainer:
             f"episode {number:>5}/{self.recipe.episodes}  score {last['score']:>5.0f}"
             f"  mean of {SCORE_WINDOW} {mean:>6.2f}  ε {last['epsilon']:.4f}  {speed:>7,.0f} steps/s"
         )
-        figures = {"episode": number, "score": last["score"], "mean_score": mean, "epsilon": last["epsilon"]}
-        return Progress(line, {**figures, "steps": self.steps, "seconds": seconds}, kept=number % KEPT_EVERY == 0)
+        figures = {
+            "episode": number,
+            "score": last["score"],
+            "mean_score": mean,
+            "epsilon": last["epsilon"],
+        }
+        return Progress(
+            line,
+            {**figures, "steps": self.steps, "seconds": seconds},
+            kept=number % KEPT_EVERY == 0,
+        )

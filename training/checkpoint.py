@@ -49,7 +49,10 @@ class Identity(BaseModel):
     @classmethod
     def of(cls, recipe: AnyRecipe, seed: int, device: str) -> "Identity":
         """Return the identity of a training that starts here and now."""
-        versions = {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+        versions = {
+            "python": platform.python_version(),
+            **{library: version(library) for library in LIBRARIES},
+        }
         return cls(recipe=recipe, seed=seed, device=device, versions=versions)
 
 
@@ -69,7 +72,13 @@ class Checkpoints:
     """The checkpoints of one run: a new one every so many seconds, the last few kept."""
 
     def __init__(
-        self, folder: Path, identity: Identity, *, every: float = 30.0, keep: int = 3, clock: Callable[[], float] = time.monotonic
+        self,
+        folder: Path,
+        identity: Identity,
+        *,
+        every: float = 30.0,
+        keep: int = 3,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
         self._identity = identity
@@ -86,9 +95,13 @@ class Checkpoints:
             self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CheckpointError(f"{self.folder}: another training is writing its checkpoints here; choose another folder") from error
+            raise CheckpointError(
+                f"{self.folder}: another training is writing its checkpoints here; choose another folder"
+            ) from error
         except OSError as error:
-            raise CheckpointError(f"{self.folder}: cannot be written ({error.strerror}); choose another folder") from error
+            raise CheckpointError(
+                f"{self.folder}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -105,7 +118,9 @@ class Checkpoints:
         for name in Identity.model_fields:
             found, expected = getattr(state.identity, name), getattr(self._identity, name)
             if found != expected:
-                raise CheckpointError(f"{self.folder}: is of another run: {_difference(name, found, expected)}")
+                raise CheckpointError(
+                    f"{self.folder}: is of another run: {_difference(name, found, expected)}"
+                )
         return snapshot, state.seconds
 
     def offer(self, trainer: Trainer, seconds: float) -> None:
@@ -117,7 +132,12 @@ class Checkpoints:
         """Write a checkpoint, then remove the oldest above the number to keep."""
         snapshot = trainer.snapshot()
         arrays = save({name: array.copy(order="C") for name, array in snapshot.arrays.items()})
-        state = State(identity=self._identity, seconds=seconds, values=snapshot.values, arrays_sha256=hashlib.sha256(arrays).hexdigest())
+        state = State(
+            identity=self._identity,
+            seconds=seconds,
+            values=snapshot.values,
+            arrays_sha256=hashlib.sha256(arrays).hexdigest(),
+        )
         for rest in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed while it wrote
             shutil.rmtree(rest)
         beside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
@@ -145,7 +165,9 @@ def read(folder: Path) -> tuple[State, Snapshot]:
     """Read a run's newest checkpoint. Raises `CheckpointError`, which names the file that is missing or broken."""
     there = numbered(folder)
     if not there:
-        raise CheckpointError(f"{folder}: holds no checkpoint; train first with python -m training train")
+        raise CheckpointError(
+            f"{folder}: holds no checkpoint; train first with python -m training train"
+        )
     newest = there[-1]
     remedy = f"remove {newest.name} to go on from the one before it"
     path = newest / STATE
@@ -155,12 +177,16 @@ def read(folder: Path) -> tuple[State, Snapshot]:
         content = path.read_bytes()
         found = hashlib.sha256(content).hexdigest()
         if found != state.arrays_sha256:
-            raise CheckpointError(f"{path}: SHA-256 differs from {STATE}: expected {state.arrays_sha256}, found {found}; {remedy}")
+            raise CheckpointError(
+                f"{path}: SHA-256 differs from {STATE}: expected {state.arrays_sha256}, found {found}; {remedy}"
+            )
         return state, Snapshot(load(content), state.values)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (ValidationError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a part of a checkpoint: {' '.join(str(error).split())[:300]}; {remedy}") from error
+        raise CheckpointError(
+            f"{path}: not a part of a checkpoint: {' '.join(str(error).split())[:300]}; {remedy}"
+        ) from error
 
 
 def _difference(name: str, found: object, expected: object) -> str:
@@ -168,5 +194,9 @@ def _difference(name: str, found: object, expected: object) -> str:
     if not isinstance(found, BaseModel) or not isinstance(expected, BaseModel):
         return f"{name} was {found!r}, and is {expected!r} now"
     before, now = found.model_dump(), expected.model_dump()
-    parts = (f"{key} was {before.get(key)!r}, and is {now.get(key)!r} now" for key in {**before, **now} if before.get(key) != now.get(key))
+    parts = (
+        f"{key} was {before.get(key)!r}, and is {now.get(key)!r} now"
+        for key in {**before, **now}
+        if before.get(key) != now.get(key)
+    )
     return f"{name} was another: {'; '.join(parts)}"

@@ -27,14 +27,18 @@ class Learner:
         rewards, next_states = self._tensor(batch.rewards), self._tensor(batch.next_states)
         continues = 1 - self._tensor(batch.terminal)
         with torch.no_grad():
-            targets = rewards + self.discount * self.network(next_states).max(dim=1).values * continues
+            targets = (
+                rewards + self.discount * self.network(next_states).max(dim=1).values * continues
+            )
         q_taken = self.network(states).gather(1, actions.unsqueeze(1)).squeeze(1)
         loss = torch.nn.functional.mse_loss(q_taken, targets)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch declares no types for it
         self.optimiser.step()
 
-    def _tensor(self, array: Float32Array | np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Tensor:
+    def _tensor(
+        self, array: Float32Array | np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+    ) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
 

@@ -35,8 +35,12 @@ class Conditions:
     @classmethod
     def nominal(cls, n: int) -> "Conditions":
         """CartPole-v1 as Gymnasium defines it, n times."""
-        force, half_length, pole_mass, noise, push = (np.full(n, value) for value in (10.0, 0.5, 0.1, 0.0, 0.0))
-        return cls(force, half_length, pole_mass, np.full((n, 4), 0.05), noise, np.zeros(n, np.int64), push)
+        force, half_length, pole_mass, noise, push = (
+            np.full(n, value) for value in (10.0, 0.5, 0.1, 0.0, 0.0)
+        )
+        return cls(
+            force, half_length, pole_mass, np.full((n, 4), 0.05), noise, np.zeros(n, np.int64), push
+        )
 
     def __len__(self) -> int:
         return len(self.force)
@@ -44,7 +48,12 @@ class Conditions:
     @classmethod
     def join(cls, parts: "list[Conditions]") -> "Conditions":
         """One after the other."""
-        return cls(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+        return cls(
+            **{
+                field.name: np.concatenate([getattr(part, field.name) for part in parts])
+                for field in fields(cls)
+            }
+        )
 
     def write(self, which: Int64Array, other: "Conditions") -> None:
         """Replace the rows `which` by those of `other`, in order."""
@@ -59,7 +68,12 @@ class Perturbations:
     force: tuple[float, float] = (10.0, 10.0)  # N, log-uniform
     half_length: tuple[float, float] = (0.5, 0.5)  # m, log-uniform
     pole_mass: tuple[float, float] = (0.1, 0.1)  # kg, log-uniform
-    start: tuple[float, float, float, float] = (0.05, 0.05, 0.05, 0.05)  # half widths of the first state's ranges: m, m/s, rad, rad/s
+    start: tuple[float, float, float, float] = (
+        0.05,
+        0.05,
+        0.05,
+        0.05,
+    )  # half widths of the first state's ranges: m, m/s, rad, rad/s
     noise: float = 0.0  # largest standard deviation, uniform from 0 in half of the episodes, none in the others
     delay: int = 0  # longest, in steps; each as likely
     push: float = 0.0  # m/s, largest
@@ -71,15 +85,23 @@ class Perturbations:
         for name in ("force", "half_length", "pole_mass"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
-                raise ValueError(f"perturbations.{name}: expected 0 < low ≤ high, found {low} and {high}")
+                raise ValueError(
+                    f"perturbations.{name}: expected 0 < low ≤ high, found {low} and {high}"
+                )
         for name in ("push_chance", "nominal"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"perturbations.{name}: expected a share of 0 … 1, found {getattr(self, name)}")
+                raise ValueError(
+                    f"perturbations.{name}: expected a share of 0 … 1, found {getattr(self, name)}"
+                )
         for name in ("start", "noise", "push"):
             if np.min(getattr(self, name)) < 0:
-                raise ValueError(f"perturbations.{name}: expected nothing below 0, found {getattr(self, name)}")
+                raise ValueError(
+                    f"perturbations.{name}: expected nothing below 0, found {getattr(self, name)}"
+                )
         if not 0 <= self.delay <= LONGEST_DELAY:
-            raise ValueError(f"perturbations.delay: expected 0 … {LONGEST_DELAY} steps, found {self.delay}")
+            raise ValueError(
+                f"perturbations.delay: expected 0 … {LONGEST_DELAY} steps, found {self.delay}"
+            )
 
     def draw(self, rng: np.random.Generator, n: int) -> Conditions:
         """Conditions of n episodes."""
@@ -112,7 +134,9 @@ class Reward:
     """What a step pays: `alive`, less what the state after it costs; each term is weight · min(1, (value / scale)²)."""
 
     alive: float = 1.0  # each step
-    fall: float | None = None  # in place of all else in the step in which the pole or the cart is lost; none pays that step as any other
+    fall: float | None = (
+        None  # in place of all else in the step in which the pole or the cart is lost; none pays that step as any other
+    )
     position: float = 0.0  # weight of the cart's position, scale 2.4 m
     velocity: float = 0.0  # weight of the cart's velocity, scale 3 m/s
     angle: float = 0.0  # weight of the pole's angle, scale 0.21 rad
@@ -137,7 +161,9 @@ class CartPoles(CartPoleVectorEnv):
         super().__init__(num_envs=n, max_episode_steps=max_episode_steps)
         self.conditions = Conditions.nominal(n)
         self.state: Float64Array = np.zeros((4, n))  # type: ignore[assignment]  # Gymnasium begins with None; x m, v m/s, θ rad, ω rad/s
-        self.delayed: Int64Array = np.zeros((LONGEST_DELAY + 1, n), np.int64)  # row d: the action of d steps ago
+        self.delayed: Int64Array = np.zeros(
+            (LONGEST_DELAY + 1, n), np.int64
+        )  # row d: the action of d steps ago
         self._rows = np.arange(n)
         self.apply_conditions()
 
@@ -167,7 +193,9 @@ class CartPoles(CartPoleVectorEnv):
             self.delayed[0] = actions
             actions = self.delayed[self.conditions.delay, self._rows]
         _, _, terminated, truncated, _ = CartPoleVectorEnv.step(self, actions)
-        self.prev_done[:] = False  # Gymnasium would begin the next episode one step late, with a transition that is none
+        self.prev_done[:] = (
+            False  # Gymnasium would begin the next episode one step late, with a transition that is none
+        )
         return terminated, truncated
 
     def push(self, jumps: Float64Array) -> None:
@@ -178,25 +206,39 @@ class CartPoles(CartPoleVectorEnv):
 class PerturbedCartPole(CartPoles):
     """The training's vector environment: new conditions with each episode, which begins in the step that ended the last one."""
 
-    def __init__(self, n: int, perturbations: Perturbations, reward: Reward, max_episode_steps: int = 500) -> None:
+    def __init__(
+        self, n: int, perturbations: Perturbations, reward: Reward, max_episode_steps: int = 500
+    ) -> None:
         super().__init__(n, max_episode_steps)
         self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.perturbations, self.reward = perturbations, reward
         self.seen: Float32Array = np.zeros((n, 4), np.float32)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Float32Array, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """First states (n, 4) as seen."""
         super().reset(seed=seed, options=options)
-        self.begin(self._rows, self.perturbations.draw(self.np_random, self.num_envs), self.np_random)
+        self.begin(
+            self._rows, self.perturbations.draw(self.np_random, self.num_envs), self.np_random
+        )
         self.seen = self._see()
         return self.seen, {}
 
-    def step(self, action: npt.NDArray[np.integer[Any]]) -> tuple[Float32Array, Float32Array, BoolArray, BoolArray, dict[str, Any]]:
+    def step(
+        self, action: npt.NDArray[np.integer[Any]]
+    ) -> tuple[Float32Array, Float32Array, BoolArray, BoolArray, dict[str, Any]]:
         """States (n, 4) as seen, rewards, terminated, truncated (n,), and `final_obs` (n, 4): the states before new episodes began."""
         terminated, truncated = self.move(action.astype(np.int64))
         if self.perturbations.push_chance:
             chance, size = self.np_random.random((2, self.num_envs))
-            self.push(np.where(chance < self.perturbations.push_chance, (2 * size - 1) * self.conditions.push, 0.0))
+            self.push(
+                np.where(
+                    chance < self.perturbations.push_chance,
+                    (2 * size - 1) * self.conditions.push,
+                    0.0,
+                )
+            )
         rewards = self.reward.of(self.state, terminated)
         final = self._see()
         self.seen = final
@@ -210,17 +252,33 @@ class PerturbedCartPole(CartPoles):
     def _see(self) -> Float32Array:
         states = self.state.T
         if self.perturbations.noise:
-            states = states + self.np_random.standard_normal(states.shape) * self.conditions.noise[:, None]
+            states = (
+                states
+                + self.np_random.standard_normal(states.shape) * self.conditions.noise[:, None]
+            )
         return states.astype(np.float32)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Everything that the next step depends on, but for the random stream `np_random`."""
-        conditions = {field.name: getattr(self.conditions, field.name) for field in fields(self.conditions)}
-        return {"state": self.state, "steps": self.steps, "delayed": self.delayed, "seen": self.seen, **conditions}
+        conditions = {
+            field.name: getattr(self.conditions, field.name) for field in fields(self.conditions)
+        }
+        return {
+            "state": self.state,
+            "steps": self.steps,
+            "delayed": self.delayed,
+            "seen": self.seen,
+            **conditions,
+        }
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take over what `arrays` gave."""
-        self.state, self.steps, self.delayed, self.seen = (arrays[name].copy() for name in ("state", "steps", "delayed", "seen"))
+        self.state, self.steps, self.delayed, self.seen = (
+            arrays[name].copy() for name in ("state", "steps", "delayed", "seen")
+        )
         self.prev_done = np.zeros(self.num_envs, np.bool_)
-        self.conditions = replace(self.conditions, **{field.name: arrays[field.name].copy() for field in fields(self.conditions)})
+        self.conditions = replace(
+            self.conditions,
+            **{field.name: arrays[field.name].copy() for field in fields(self.conditions)},
+        )
         self.apply_conditions()

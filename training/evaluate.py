@@ -32,7 +32,9 @@ def play(q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED) -> 
     Raises `ValueError` for a seed that training may use, or select by.
     """
     seeds.check(seed, seeds.EXAM, "judging a policy")
-    environment = gym.make_vec(ENVIRONMENT, num_envs=episodes, vectorization_mode="vector_entry_point")
+    environment = gym.make_vec(
+        ENVIRONMENT, num_envs=episodes, vectorization_mode="vector_entry_point"
+    )
     assert environment.spec is not None
     limit = environment.spec.max_episode_steps
     assert limit is not None

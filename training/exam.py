@@ -45,16 +45,31 @@ class Column:
             drawn: Float64Array = rng.uniform(low, high)
             return drawn
 
-        force, half_length, pole_mass = uniform(self.force), uniform(self.half_length), uniform(self.pole_mass)
-        start, noise, push = np.full((runs, 4), self.start), np.full(runs, self.noise), np.full(runs, self.push)
-        return Conditions(force, half_length, pole_mass, start, noise, np.full(runs, self.delay, np.int64), push)
+        force, half_length, pole_mass = (
+            uniform(self.force),
+            uniform(self.half_length),
+            uniform(self.pole_mass),
+        )
+        start, noise, push = (
+            np.full((runs, 4), self.start),
+            np.full(runs, self.noise),
+            np.full(runs, self.push),
+        )
+        return Conditions(
+            force, half_length, pole_mass, start, noise, np.full(runs, self.delay, np.int64), push
+        )
 
 
 SCORECARD: tuple[Column, ...] = (
     Column("nominal"),
     Column("10,000 steps", steps=10_000, runs=100),
     Column("moderate", force=((5.0, 15.0),), half_length=((0.25, 0.75),), pole_mass=((0.05, 0.5),)),
-    Column("extreme", force=((1.0, 5.0), (15.0, 20.0)), half_length=((0.05, 0.25), (0.75, 1.0)), pole_mass=((0.01, 0.05), (0.5, 1.0))),
+    Column(
+        "extreme",
+        force=((1.0, 5.0), (15.0, 20.0)),
+        half_length=((0.05, 0.25), (0.75, 1.0)),
+        pole_mass=((0.01, 0.05), (0.5, 1.0)),
+    ),
     Column("noise 0.01", noise=0.01),
     Column("noise 0.05", noise=0.05),
     Column("noise 0.1", noise=0.1),
@@ -68,7 +83,12 @@ SCORECARD: tuple[Column, ...] = (
 
 
 def examine(
-    controller: Controller, seed: int, columns: tuple[Column, ...] = SCORECARD, *, runs: int | None = None, copies: int = 1
+    controller: Controller,
+    seed: int,
+    columns: tuple[Column, ...] = SCORECARD,
+    *,
+    runs: int | None = None,
+    copies: int = 1,
 ) -> Float64Array:
     """Shares of runs survived (copies, columns).
 
@@ -78,18 +98,27 @@ def examine(
     shares = np.zeros((copies, len(columns)))
     for steps in sorted({column.steps for column in columns}):
         numbers = [number for number, column in enumerate(columns) if column.steps == steps]
-        survived = _runs(controller, seed, [(number, columns[number]) for number in numbers], steps, runs, copies)
+        survived = _runs(
+            controller, seed, [(number, columns[number]) for number in numbers], steps, runs, copies
+        )
         for number, alive in zip(numbers, survived, strict=True):
             shares[:, number] = alive.mean(axis=1)
     return shares
 
 
 def _runs(
-    controller: Controller, seed: int, columns: list[tuple[int, Column]], steps: int, runs: int | None, copies: int
+    controller: Controller,
+    seed: int,
+    columns: list[tuple[int, Column]],
+    steps: int,
+    runs: int | None,
+    copies: int,
 ) -> list[BoolArray]:
     """Which runs were survived, (copies, runs) a column. All columns of one length are one vector environment."""
     counts = [runs or column.runs for _, column in columns]
-    slices = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
+    slices = [
+        slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)
+    ]
     total = sum(counts)
     streams = [np.random.default_rng((seed, number)) for number, _ in columns]
 
@@ -101,7 +130,9 @@ def _runs(
     carts.state, carts.delayed = np.tile(drawn.state, copies), np.tile(drawn.delayed, copies)
     carts.apply_conditions()
 
-    own = [(column, rng, rows) for (_, column), rng, rows in zip(columns, streams, slices, strict=True)]
+    own = [
+        (column, rng, rows) for (_, column), rng, rows in zip(columns, streams, slices, strict=True)
+    ]
     noisy = [(rng, rows, column.noise) for column, rng, rows in own if column.noise]
     pushed = [(rng, rows, column.push) for column, rng, rows in own if column.push]
     noise, jumps = np.zeros((total, 4)), np.zeros(total)
@@ -113,7 +144,11 @@ def _runs(
             carts.push(np.tile(jumps, copies))
         for rng, rows, deviation in noisy:
             noise[rows] = rng.standard_normal((rows.stop - rows.start, 4)) * deviation
-        seen = (carts.state.T.reshape(copies, total, 4) + noise).astype(np.float32) if noisy else carts.state.T.astype(np.float32)
+        seen = (
+            (carts.state.T.reshape(copies, total, 4) + noise).astype(np.float32)
+            if noisy
+            else carts.state.T.astype(np.float32)
+        )
         terminated, _ = carts.move(controller(seen.reshape(-1, 4)))
         alive &= ~terminated
         carts.state[:, ~alive] = 0.0  # a fallen pole stays fallen; its numbers must not overflow

@@ -14,7 +14,16 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from numpy.typing import NDArray
 
 from models import bundle
-from models.bundle import Bundle, Evaluation, Exam, ExamColumn, Gate, Manifest, Provenance, StateValue
+from models.bundle import (
+    Bundle,
+    Evaluation,
+    Exam,
+    ExamColumn,
+    Gate,
+    Manifest,
+    Provenance,
+    StateValue,
+)
 from training import formats, gate, parity, report, seeds
 from training.evaluate import EPISODES, QFunction, evaluation, play
 from training.exam import SCORECARD, examine
@@ -24,7 +33,12 @@ from training.recipe import title
 from training.run import ENVIRONMENT, Run
 
 ACTIONS = ("left", "right")
-STATE = (("cart_position", "m"), ("cart_velocity", "m/s"), ("pole_angle", "rad"), ("pole_angular_velocity", "rad/s"))
+STATE = (
+    ("cart_position", "m"),
+    ("cart_velocity", "m/s"),
+    ("pole_angle", "rad"),
+    ("pole_angular_velocity", "rad/s"),
+)
 LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -32,7 +46,9 @@ class GateError(Exception):
     """Raised when a policy does not pass its recipe's gate."""
 
     def __init__(self, result: Gate) -> None:
-        super().__init__(f"the policy does not pass the gate {result.name}: {'; '.join(result.failures)}")
+        super().__init__(
+            f"the policy does not pass the gate {result.name}: {'; '.join(result.failures)}"
+        )
 
 
 def export(
@@ -69,10 +85,18 @@ def export(
 
     states = _state_values(run)
     # Where the environment has no bound, what training saw is the bound.
-    low = np.array([value.seen_min if value.low is None else value.low for value in states], np.float32)
-    high = np.array([value.seen_max if value.high is None else value.high for value in states], np.float32)
+    low = np.array(
+        [value.seen_min if value.low is None else value.low for value in states], np.float32
+    )
+    high = np.array(
+        [value.seen_max if value.high is None else value.high for value in states], np.float32
+    )
     compared = parity.states_to_compare(played.states, low, high, np.random.default_rng(run.seed))
-    runtimes = {"torch": formats.from_network(network), "onnx": exported, "torchscript": formats.from_torchscript(torchscript_file)}
+    runtimes = {
+        "torch": formats.from_network(network),
+        "onnx": exported,
+        "torchscript": formats.from_torchscript(torchscript_file),
+    }
     agreement = parity.compare(runtimes, compared)
 
     files = _companions(run, name, exported, examined)
@@ -84,7 +108,9 @@ def export(
         environment=_environment(),
         state=states,
         actions=ACTIONS,
-        network=bundle.Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
+        network=bundle.Network(
+            inputs=network.states, hidden=network.hidden, outputs=network.actions
+        ),
         evaluation=judged,
         exam=examined,
         gate=passed,
@@ -96,7 +122,11 @@ def export(
         },
         companions=("README.md", *sorted(files)),
     )
-    files |= {"policy.onnx": onnx_file, "policy.pt": torchscript_file, "README.md": report.model_card(manifest)}
+    files |= {
+        "policy.onnx": onnx_file,
+        "policy.pt": torchscript_file,
+        "README.md": report.model_card(manifest),
+    }
     return bundle.write(folder, manifest, files)
 
 
@@ -105,7 +135,10 @@ def judge(
 ) -> tuple[Evaluation, Exam, Gate]:
     """Judge an ONNX file as `export` does."""
     q_values = formats.from_onnx(file)
-    judged, examined = evaluation(play(q_values, episodes=episodes, seed=seed), seed), exam(q_values, seed=seed)
+    judged, examined = (
+        evaluation(play(q_values, episodes=episodes, seed=seed), seed),
+        exam(q_values, seed=seed),
+    )
     return judged, examined, gate.judge(gate_name, judged, examined)
 
 
@@ -118,7 +151,13 @@ def exam(q_values: QFunction, *, seed: int = seeds.EXAM.start, runs: int | None 
 
     shares, references = examine(both, seed, runs=runs, copies=2)
     columns = (
-        ExamColumn(name=column.name, steps=column.steps, runs=runs or column.runs, share=float(share), reference=float(reference))
+        ExamColumn(
+            name=column.name,
+            steps=column.steps,
+            runs=runs or column.runs,
+            share=float(share),
+            reference=float(reference),
+        )
         for column, share, reference in zip(SCORECARD, shares, references, strict=True)
     )
     return Exam(seed=seed, columns=tuple(columns))
@@ -133,14 +172,18 @@ def _companions(run: Run, name: str, q_values: QFunction, examined: Exam) -> dic
         "policy.gif": film(q_values),
     }
     if run.history:
-        files["scores.png"] = report.scores_plot(run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}")
+        files["scores.png"] = report.scores_plot(
+            run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}"
+        )
     return files
 
 
 def _environment() -> bundle.Environment:
     spec = gym.spec(ENVIRONMENT)
     assert spec.max_episode_steps is not None
-    return bundle.Environment(id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=spec.max_episode_steps)
+    return bundle.Environment(
+        id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=spec.max_episode_steps
+    )
 
 
 def _state_values(run: Run) -> tuple[StateValue, ...]:
@@ -156,7 +199,9 @@ def _state_values(run: Run) -> tuple[StateValue, ...]:
             seen_max=run.states_seen["high"][index],
             quantiles=run.states_seen["quantiles"][index],
         )
-        for index, ((name, unit), low, high) in enumerate(zip(STATE, space.low.tolist(), space.high.tolist(), strict=True))
+        for index, ((name, unit), low, high) in enumerate(
+            zip(STATE, space.low.tolist(), space.high.tolist(), strict=True)
+        )
     )
 
 
@@ -170,7 +215,10 @@ def _provenance(run: Run) -> Provenance:
         hyperparameters=run.recipe.model_dump(mode="json"),
         seed=run.seed,
         device=run.device,
-        versions={"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        versions={
+            "python": platform.python_version(),
+            **{library: version(library) for library in LIBRARIES},
+        },
         commit=_commit(),
         steps=run.steps,
         stopped=run.stopped,
@@ -182,9 +230,16 @@ def _commit() -> str | None:
     """Return the checkout's commit, with +changes where the code that trains and exports differs from it; none outside of git."""
     root = Path(__file__).parents[1]
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607 - git is found by PATH
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        ).stdout.strip()  # noqa: S607 - git is found by PATH
         code = ["training", "models/bundle.py", "pyproject.toml", "constraints.txt"]
-        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code], cwd=root, capture_output=True, check=False).returncode  # noqa: S603, S607 - fixed words
+        changed = subprocess.run(
+            ["git", "diff", "--quiet", "HEAD", "--", *code],
+            cwd=root,
+            capture_output=True,
+            check=False,
+        ).returncode  # noqa: S603, S607 - fixed words
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if changed else commit

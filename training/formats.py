@@ -30,10 +30,16 @@ def to_onnx(network: DQNetwork) -> bytes:
     network = _for_export(network)
     registry = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registry.level
-    registry.setLevel(logging.ERROR)  # it warns that torchvision is absent, which this network does not need
+    registry.setLevel(
+        logging.ERROR
+    )  # it warns that torchvision is absent, which this network does not need
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore",
+                message=r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+                category=FutureWarning,
+            )
             program = torch.onnx.export(
                 network,
                 (torch.zeros(2, network.states),),
@@ -65,11 +71,18 @@ def to_torchscript(network: DQNetwork) -> bytes:
     network = _for_export(network)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.(trace|trace_method|save)` is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore",
+            message=r"`torch\.jit\.(trace|trace_method|save)` is deprecated",
+            category=DeprecationWarning,
+        )
         traced = torch.jit.trace(network, torch.zeros(2, network.states))  # type: ignore[no-untyped-call] # no types in torch
         torch.jit.save(traced, buffer)
     packed = io.BytesIO()
-    with zipfile.ZipFile(buffer) as original, zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+    with (
+        zipfile.ZipFile(buffer) as original,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive,
+    ):
         for entry in original.infolist():
             if not entry.filename.endswith(".debug_pkl"):
                 archive.writestr(zipfile.ZipInfo(entry.filename), original.read(entry))
@@ -92,14 +105,20 @@ def from_onnx(model: Path | bytes) -> QFunction:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     # A model may name files that hold its weights; a bundle's never does, and no other file's hash was checked.
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/nonexistent")
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", "/nonexistent"
+    )
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, with no common base, for a file that it cannot load
-        raise ExportError(f"onnxruntime cannot load the ONNX file: {' '.join(str(error).split())[:300]}") from error
+        raise ExportError(
+            f"onnxruntime cannot load the ONNX file: {' '.join(str(error).split())[:300]}"
+        ) from error
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
     if names != ["state", "q_values"]:
-        raise ExportError(f"the ONNX file takes and gives {', '.join(names)}; expected state and q_values")
+        raise ExportError(
+            f"the ONNX file takes and gives {', '.join(names)}; expected state and q_values"
+        )
 
     def q_values(states: NDArray[np.float32]) -> NDArray[np.float32]:
         result: NDArray[np.float32] = session.run(["q_values"], {"state": states})[0]
@@ -112,7 +131,9 @@ def from_torchscript(content: bytes) -> QFunction:
     """Return a TorchScript archive as a function of states, (n, 4)."""
     with warnings.catch_warnings():
         # The archive is kept for those who ask for it, though torch has deprecated the format.
-        warnings.filterwarnings("ignore", message=r"`torch\.jit\.load` is deprecated", category=DeprecationWarning)
+        warnings.filterwarnings(
+            "ignore", message=r"`torch\.jit\.load` is deprecated", category=DeprecationWarning
+        )
         module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call] # torch declares none
     module.eval()
 
@@ -132,12 +153,21 @@ def _for_export(network: DQNetwork) -> DQNetwork:
 
 def _strip(model: onnx.ModelProto) -> None:
     graph = model.graph
-    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *graph.value_info):
+    for part in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.initializer,
+        *graph.value_info,
+    ):
         del part.metadata_props[:]
         part.doc_string = ""
     model.producer_name, model.producer_version = "upright", ""
     model.metadata_props.add(
-        key="input", value="state (batch, 4): cart position m, cart velocity m/s, pole angle rad, angular velocity rad/s"
+        key="input",
+        value="state (batch, 4): cart position m, cart velocity m/s, pole angle rad, angular velocity rad/s",
     )
     model.metadata_props.add(key="output", value="q_values (batch, 2): push left, push right")
 
@@ -149,7 +179,9 @@ def _check_interface(model: onnx.ModelProto) -> None:
         raise ExportError(f"policy.onnx: opset {OPSET} was asked for, the exporter wrote {opsets}")
     for values, name in ((model.graph.input, "state"), (model.graph.output, "q_values")):
         if [value.name for value in values] != [name]:
-            raise ExportError(f"policy.onnx: expected the one name {name!r}, found {[value.name for value in values]}")
+            raise ExportError(
+                f"policy.onnx: expected the one name {name!r}, found {[value.name for value in values]}"
+            )
         if not values[0].type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f"policy.onnx: the batch axis of {name!r} is fixed")
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):

@@ -17,7 +17,9 @@ def judge(name: GateName, evaluation: Evaluation, exam: Exam) -> Gate:
     """
     failures = []
     if evaluation.share_at_limit < 1:
-        failures.append(f"{evaluation.share_at_limit:.2%} of {evaluation.episodes:,} greedy episodes lasted to the time limit, not all")
+        failures.append(
+            f"{evaluation.share_at_limit:.2%} of {evaluation.episodes:,} greedy episodes lasted to the time limit, not all"
+        )
     if name == "robust":
         failures += [
             f"exam, {column.name}: {column.share:.1%} of the runs survived,"

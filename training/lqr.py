@@ -15,7 +15,11 @@ FORCE_COST = 0.01  # of N²
 
 @functools.cache
 def lqr_gain(
-    tau: float = 0.02, gravity: float = 9.8, cart_mass: float = 1.0, pole_mass: float = 0.1, half_length: float = 0.5
+    tau: float = 0.02,
+    gravity: float = 9.8,
+    cart_mass: float = 1.0,
+    pole_mass: float = 0.1,
+    half_length: float = 0.5,
 ) -> Float64Array:
     """Feedback gain (4,) of the nominal plant, linearised upright and discretised by Euler's rule as Gymnasium does.
 
@@ -25,9 +29,16 @@ def lqr_gain(
     denominator = half_length * (4 / 3 - pole_mass / mass)
     ratio = pole_mass * half_length / mass
     plant = np.eye(4) + tau * np.array(
-        [[0, 1, 0, 0], [0, 0, -ratio * gravity / denominator, 0], [0, 0, 0, 1], [0, 0, gravity / denominator, 0]]
+        [
+            [0, 1, 0, 0],
+            [0, 0, -ratio * gravity / denominator, 0],
+            [0, 0, 0, 1],
+            [0, 0, gravity / denominator, 0],
+        ]
     )
-    control = tau * np.array([0, 1 / mass + ratio / (mass * denominator), 0, -1 / (mass * denominator)])
+    control = tau * np.array(
+        [0, 1 / mass + ratio / (mass * denominator), 0, -1 / (mass * denominator)]
+    )
     cost = np.diag(STATE_COST)
     value, gain = cost, np.zeros(4)
     for _ in range(10_000):

@@ -13,7 +13,9 @@ Float32Array = NDArray[np.float32]
 class DQNetwork(nn.Module):
     """A fully connected network with ReLU after each hidden layer and a linear output."""
 
-    def __init__(self, hidden: tuple[int, ...] = (24, 24), states: int = 4, actions: int = 2) -> None:
+    def __init__(
+        self, hidden: tuple[int, ...] = (24, 24), states: int = 4, actions: int = 2
+    ) -> None:
         super().__init__()
         self.states, self.hidden, self.actions = states, hidden, actions
         widths = (states, *hidden)
@@ -55,12 +57,17 @@ class Actor:
         return q_values
 
     def _arrays(self) -> list[tuple[Float32Array, Float32Array]]:
-        return [(layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy()) for layer in self._linear]
+        return [
+            (layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy())
+            for layer in self._linear
+        ]
 
 
 def device(choice: str) -> torch.device:
     """Return the device that `auto`, `cpu` or `cuda` means here. Raises `ValueError` where CUDA is asked for and absent."""
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
-        raise ValueError("device: cuda was asked for, but torch finds no CUDA device here; use --device cpu or auto")
+        raise ValueError(
+            "device: cuda was asked for, but torch finds no CUDA device here; use --device cpu or auto"
+        )
     return torch.device("cuda" if choice == "cuda" or (choice == "auto" and available) else "cpu")

@@ -10,12 +10,20 @@ from training.formats import ExportError
 ABSOLUTE_TOLERANCE = 1e-5
 RELATIVE_TOLERANCE = 1e-5
 STATES = 10_000
-BATCHES = (1, 2, 7, 64)  # beside the whole 10,000, so that no batch size was special to the exporter
+BATCHES = (
+    1,
+    2,
+    7,
+    64,
+)  # beside the whole 10,000, so that no batch size was special to the exporter
 GOLDEN_STATES = 16
 
 
 def states_to_compare(
-    played: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], rng: np.random.Generator
+    played: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     """Return `STATES` states: on-policy ones of `played`, uniform ones inside the bounds, and ones with values at a bound.
 
@@ -27,9 +35,15 @@ def states_to_compare(
     inside = rng.uniform(low, high, (count, len(low)))
     bound = np.where(rng.random(inside.shape) < 0.5, low, high)
     at_bound = rng.random(inside.shape) < 0.5
-    at_bound[np.arange(count), rng.integers(len(low), size=count)] = True  # at least one value of each
+    at_bound[np.arange(count), rng.integers(len(low), size=count)] = (
+        True  # at least one value of each
+    )
     # Rounding to 32 bits may step over a bound by one unit in the last place.
-    return np.clip(np.concatenate([on_policy, uniform, np.where(at_bound, bound, inside)]).astype(np.float32), low, high)
+    return np.clip(
+        np.concatenate([on_policy, uniform, np.where(at_bound, bound, inside)]).astype(np.float32),
+        low,
+        high,
+    )
 
 
 def compare(runtimes: dict[str, QFunction], states: NDArray[np.float32]) -> Parity:
@@ -43,11 +57,16 @@ def compare(runtimes: dict[str, QFunction], states: NDArray[np.float32]) -> Pari
         for size in BATCHES:
             part = run(states[:size])
             if part.shape != answers[name][:size].shape:
-                raise ExportError(f"{name}: a batch of {size} states gives Q-values of shape {part.shape}")
+                raise ExportError(
+                    f"{name}: a batch of {size} states gives Q-values of shape {part.shape}"
+                )
             _largest_difference(f"{name} (batch of {size})", part, name, answers[name][:size])
     names = list(answers)
     pairs = [(one, other) for index, one in enumerate(names) for other in names[index + 1 :]]
-    largest = {f"{one} - {other}": _largest_difference(one, answers[one], other, answers[other]) for one, other in pairs}
+    largest = {
+        f"{one} - {other}": _largest_difference(one, answers[one], other, answers[other])
+        for one, other in pairs
+    }
 
     reference = answers[names[0]]
     ordered = np.sort(reference, axis=1)
@@ -55,7 +74,9 @@ def compare(runtimes: dict[str, QFunction], states: NDArray[np.float32]) -> Pari
     for one, other in pairs:
         differs = (answers[one].argmax(axis=1) != answers[other].argmax(axis=1)) & ~near_tie
         if differs.any():
-            raise ExportError(f"{one} and {other} choose different actions in state {states[differs][0].tolist()}")
+            raise ExportError(
+                f"{one} and {other} choose different actions in state {states[differs][0].tolist()}"
+            )
     return Parity(
         states=len(states),
         absolute_tolerance=ABSOLUTE_TOLERANCE,
@@ -70,7 +91,8 @@ def golden_states(q_function: QFunction, states: NDArray[np.float32]) -> tuple[G
     chosen = states[np.linspace(0, len(states) - 1, GOLDEN_STATES).astype(np.int64)]
     q_values = q_function(chosen)
     return tuple(
-        GoldenState(state=tuple(state), q_values=tuple(values)) for state, values in zip(chosen.tolist(), q_values.tolist(), strict=True)
+        GoldenState(state=tuple(state), q_values=tuple(values))
+        for state, values in zip(chosen.tolist(), q_values.tolist(), strict=True)
     )
 
 
@@ -78,9 +100,13 @@ def _tolerance(q_values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.float32(ABSOLUTE_TOLERANCE) + np.float32(RELATIVE_TOLERANCE) * np.abs(q_values)
 
 
-def _largest_difference(one: str, q_one: NDArray[np.float32], other: str, q_other: NDArray[np.float32]) -> float:
+def _largest_difference(
+    one: str, q_one: NDArray[np.float32], other: str, q_other: NDArray[np.float32]
+) -> float:
     difference = np.abs(q_one - q_other)
     # Not "above the tolerance": a NaN is above nothing, and must not pass.
     if not (difference <= _tolerance(q_one)).all():
-        raise ExportError(f"{one} and {other} differ by up to {difference.max():.3g} in Q; allowed is 1e-5 + 1e-5 · |Q|")
+        raise ExportError(
+            f"{one} and {other} differ by up to {difference.max():.3g} in Q; allowed is 1e-5 + 1e-5 · |Q|"
+        )
     return float(difference.max())

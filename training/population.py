@@ -86,13 +86,20 @@ class Population:
     ) -> None:
         self.agents, self.hidden, self.shape = agents, hidden, (len(scale), *hidden, actions)
         self._inverse_scale = 1 / torch.tensor(scale, device=device)
-        self.polyak, self.average_rate, self.huber, self.advantage = polyak, average, huber, advantage
+        self.polyak, self.average_rate, self.huber, self.advantage = (
+            polyak,
+            average,
+            huber,
+            advantage,
+        )
         size = sum(agents * (inputs + 1) * outputs for inputs, outputs in pairwise(self.shape))
 
         def flat() -> Tensor:
             return torch.zeros(size, device=device)
 
-        self.online, self.target, self.gradient = (Layers(flat(), agents, self.shape) for _ in range(3))
+        self.online, self.target, self.gradient = (
+            Layers(flat(), agents, self.shape) for _ in range(3)
+        )
         self.average = Layers(flat(), agents, self.shape)
         self.first_moment, self.second_moment = flat(), flat()
         self.step = torch.zeros((), device=device)
@@ -101,7 +108,11 @@ class Population:
         for weights, biases in zip(self.online.weights, self.online.biases, strict=True):
             bound = weights.shape[1] ** -0.5  # what torch.nn.Linear starts from
             for values in (weights, biases):
-                values.copy_(torch.from_numpy(rng.uniform(-bound, bound, tuple(values.shape)).astype(np.float32)))
+                values.copy_(
+                    torch.from_numpy(
+                        rng.uniform(-bound, bound, tuple(values.shape)).astype(np.float32)
+                    )
+                )
         for copy in (self.target, self.average):
             copy.flat.copy_(self.online.flat)
 
@@ -109,11 +120,16 @@ class Population:
         self._scaled = torch.zeros_like(self.minibatch.states)
         rows = [torch.zeros(agents, 2 * batch, width, device=device) for width in self.shape[1:]]
         self._hidden, self._q = rows[:-1], rows[-1]
-        self._target_hidden, self._target_q = [torch.zeros_like(row) for row in self._hidden], torch.zeros_like(self._q)
+        self._target_hidden, self._target_q = (
+            [torch.zeros_like(row) for row in self._hidden],
+            torch.zeros_like(self._q),
+        )
         rows = [torch.zeros(agents, batch, width, device=device) for width in self.shape[1:]]
         self._hidden_gradient, self._q_gradient = rows[:-1], rows[-1]
         self._best = torch.zeros(agents, batch, 1, dtype=torch.int64, device=device)
-        self._goal, self._chosen, self._error = (torch.zeros(agents, batch, 1, device=device) for _ in range(3))
+        self._goal, self._chosen, self._error = (
+            torch.zeros(agents, batch, 1, device=device) for _ in range(3)
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next update depends on, but for its minibatch and learning rate."""
@@ -135,9 +151,13 @@ class Population:
         """
         batch = self.minibatch
         agents, size = batch.actions.shape[:2]
-        pairs = torch.mul(batch.states, self._inverse_scale, out=self._scaled).view(agents, 2 * size, -1)
+        pairs = torch.mul(batch.states, self._inverse_scale, out=self._scaled).view(
+            agents, 2 * size, -1
+        )
         q_values = forward(self.online, pairs, self._hidden, self._q).view(agents, size, 2, -1)
-        target_q = forward(self.target, pairs, self._target_hidden, self._target_q).view(agents, size, 2, -1)
+        target_q = forward(self.target, pairs, self._target_hidden, self._target_q).view(
+            agents, size, 2, -1
+        )
 
         torch.argmax(q_values[:, :, 1], dim=2, keepdim=True, out=self._best)
         torch.gather(target_q[:, :, 1], 2, self._best, out=self._goal)
@@ -167,13 +187,18 @@ class Population:
 
     def plain(self, layers: Layers | None = None) -> list[tuple[Float32Array, Float32Array]]:
         """Return weights (K, in, out), biases (K, 1, out) of networks that take states as they are: the first weights hold the scale."""
-        pairs = [(weights.numpy(force=True), biases.numpy(force=True)) for weights, biases in (layers or self.online).pairs()]
+        pairs = [
+            (weights.numpy(force=True), biases.numpy(force=True))
+            for weights, biases in (layers or self.online).pairs()
+        ]
         (first, biases), *others = pairs
         return [(first * self._inverse_scale.numpy(force=True)[:, None], biases), *others]
 
     def alive(self) -> int:
         """Return the number of agents whose weights are all finite."""
-        finite = torch.stack([part.flatten(1).isfinite().all(dim=1) for pair in self.online.pairs() for part in pair])
+        finite = torch.stack(
+            [part.flatten(1).isfinite().all(dim=1) for pair in self.online.pairs() for part in pair]
+        )
         return int(finite.all(dim=0).sum())
 
     def diagnostics(self) -> dict[str, float]:
@@ -181,7 +206,17 @@ class Population:
         size = self.minibatch.actions.shape[1]
         q_values = self._q.view(self.agents, size, 2, -1)[:, :, 0]
         best = q_values.topk(2, dim=2).values
-        norms = torch.stack([part.flatten(1).square().sum(dim=1) for pair in self.gradient.pairs() for part in pair]).sum(dim=0).sqrt()
+        norms = (
+            torch.stack(
+                [
+                    part.flatten(1).square().sum(dim=1)
+                    for pair in self.gradient.pairs()
+                    for part in pair
+                ]
+            )
+            .sum(dim=0)
+            .sqrt()
+        )
         error = self._error.abs()
         loss = torch.where(error <= 1, 0.5 * error.square(), error - 0.5)  # Huber, δ = 1
         return {
@@ -196,7 +231,9 @@ class Population:
         q_values = self.q_values(states.reshape(self.agents, -1, states.shape[1]))
         greedy = q_values.argmax(axis=2).reshape(-1)
         explore, choice = rng.random((2, len(greedy)))
-        actions: Int64Array = np.where(explore < epsilon, (choice * q_values.shape[2]).astype(np.int64), greedy)
+        actions: Int64Array = np.where(
+            explore < epsilon, (choice * q_values.shape[2]).astype(np.int64), greedy
+        )
         return actions
 
     def agent(self, k: int, layers: Layers | None = None) -> DQNetwork:
@@ -216,13 +253,21 @@ class Population:
         self._chosen.copy_(self._error).clamp_(-self.huber, self.huber).div_(size)
         delta = self._q_gradient.zero_().scatter_(2, batch.actions, self._chosen)
         for layer in reversed(range(len(self.shape) - 1)):
-            inputs = self._scaled if layer == 0 else self._hidden[layer - 1].view(agents, size, 2, -1)
+            inputs = (
+                self._scaled if layer == 0 else self._hidden[layer - 1].view(agents, size, 2, -1)
+            )
             inputs = inputs[:, :, 0]
             torch.bmm(inputs.transpose(1, 2), delta, out=self.gradient.weights[layer])
             torch.sum(delta, 1, keepdim=True, out=self.gradient.biases[layer])
             if layer:
-                below = torch.bmm(delta, self.online.weights[layer].transpose(1, 2), out=self._hidden_gradient[layer - 1])
-                delta = torch.ops.aten.threshold_backward.grad_input(below, inputs, 0, grad_input=below)
+                below = torch.bmm(
+                    delta,
+                    self.online.weights[layer].transpose(1, 2),
+                    out=self._hidden_gradient[layer - 1],
+                )
+                delta = torch.ops.aten.threshold_backward.grad_input(
+                    below, inputs, 0, grad_input=below
+                )
 
     def _adam(self) -> None:
         """One step of Adam, Kingma and Ba 2015, over all weights of all agents in one kernel."""
@@ -253,7 +298,9 @@ def captured(population: Population) -> Callable[[], None]:
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call] # torch declares no types for it
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        for _ in range(3):  # the libraries allocate and choose kernels in their first calls, which a graph must not hold
+        for _ in range(
+            3
+        ):  # the libraries allocate and choose kernels in their first calls, which a graph must not hold
             population.learn()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
@@ -266,7 +313,9 @@ def captured(population: Population) -> Callable[[], None]:
 
 def forward(layers: Layers, states: Tensor, hidden: list[Tensor], q_values: Tensor) -> Tensor:
     """Q-values (K, batch, actions) of states (K, batch, 4), written to the tensors given."""
-    for weights, biases, row in zip(layers.weights, layers.biases, [*hidden, q_values], strict=True):
+    for weights, biases, row in zip(
+        layers.weights, layers.biases, [*hidden, q_values], strict=True
+    ):
         states = torch.baddbmm(biases, states, weights, out=row)
         if row is not q_values:
             states.relu_()

@@ -20,7 +20,15 @@ class PopulationMemory:
     """The last `capacity` transitions of each of K agents, each of which steps `environments` environments."""
 
     def __init__(
-        self, agents: int, capacity: int, environments: int, *, n_step: int, gamma: float, states: int = 4, device: str = "cpu"
+        self,
+        agents: int,
+        capacity: int,
+        environments: int,
+        *,
+        n_step: int,
+        gamma: float,
+        states: int = 4,
+        device: str = "cpu",
     ) -> None:
         self.agents, self.environments = agents, environments
         self.capacity = capacity - capacity % environments
@@ -56,7 +64,9 @@ class PopulationMemory:
         """One step of every environment, agent by agent: arrays (K · environments, …); next_states are those before a reset."""
         row = self.added % self.n_step
         ended = terminated | truncated
-        for name, values in zip(self._window, (states, next_states, actions, rewards, terminated, ended), strict=True):
+        for name, values in zip(
+            self._window, (states, next_states, actions, rewards, terminated, ended), strict=True
+        ):
             self._window[name][row] = values
         self.added += 1
         if self.added >= self.n_step:
@@ -65,7 +75,12 @@ class PopulationMemory:
     def _store(self, oldest: int) -> None:
         """Store the transition that began n steps ago: it ends after n steps or with its episode, whichever comes first."""
         states, next_states, actions, rewards, terminated, ended = self._window.values()
-        returns, last, cut, going = rewards[oldest], next_states[oldest], terminated[oldest], ~ended[oldest]
+        returns, last, cut, going = (
+            rewards[oldest],
+            next_states[oldest],
+            terminated[oldest],
+            ~ended[oldest],
+        )
         discounts = np.full(len(returns), self.gamma, np.float32)
         for step in range(1, self.n_step):
             row = (oldest + step) % self.n_step
@@ -93,7 +108,9 @@ class PopulationMemory:
         transition of the same plant (cart and pole reflected at x = 0).
         """
         size = minibatch.actions.shape[1]
-        index = torch.from_numpy(rng.integers(0, self.size, (self.agents, size))).to(self._first.device)
+        index = torch.from_numpy(rng.integers(0, self.size, (self.agents, size))).to(
+            self._first.device
+        )
         index = index.add_(self._first).view(-1)
         for name in ("states", "actions", "rewards", "discounts"):
             source, to = getattr(self, name), getattr(minibatch, name)
@@ -104,12 +121,17 @@ class PopulationMemory:
 
     def terminal_share(self) -> Float32Array:
         """Share of transitions that ended in a termination, of each agent (K,)."""
-        share: Float32Array = (self.discounts[:, : self.size] == 0).float().mean(dim=(1, 2)).cpu().numpy()
+        share: Float32Array = (
+            (self.discounts[:, : self.size] == 0).float().mean(dim=(1, 2)).cpu().numpy()
+        )
         return share
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Everything stored so far, and the steps that are not yet transitions."""
-        stored = {name: getattr(self, name)[:, : self.size].cpu().numpy() for name in ("states", "actions", "rewards", "discounts")}
+        stored = {
+            name: getattr(self, name)[:, : self.size].cpu().numpy()
+            for name in ("states", "actions", "rewards", "discounts")
+        }
         return {**stored, **self._window}
 
     def counters(self) -> dict[str, int]:
@@ -118,7 +140,11 @@ class PopulationMemory:
 
     def restore(self, arrays: dict[str, npt.NDArray[Any]], counters: dict[str, int]) -> None:
         """Take over what `arrays` and `counters` gave."""
-        self.size, self.position, self.added = counters["size"], counters["position"], counters["added"]
+        self.size, self.position, self.added = (
+            counters["size"],
+            counters["position"],
+            counters["added"],
+        )
         for name in ("states", "actions", "rewards", "discounts"):
             getattr(self, name)[:, : self.size].copy_(torch.from_numpy(arrays[name].copy()))
         for name, values in self._window.items():

@@ -2,7 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from training.environments import LONGEST_DELAY, Perturbations, Reward
 from training.gate import GateName
@@ -28,25 +36,41 @@ class BaselineRecipe(_Recipe):
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
     hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
     memory: Memory = Field(2_000, description="transitions that the replay memory keeps")
-    batch: Count = Field(64, description="transitions in a minibatch; learning starts when more are stored")
+    batch: Count = Field(
+        64, description="transitions in a minibatch; learning starts when more are stored"
+    )
     learn_every: Count = Field(4, description="environment steps between two updates")
     discount: Share = Field(0.99, description="γ, the weight of the next step's value")
     learning_rate: float = Field(0.0025, gt=0, description="Adam's step size")
     epsilon_start: Share = Field(1.0, description="share of random actions in the first episode")
     epsilon_decay: float = Field(0.9995, gt=0, le=1, description="factor on ε after each episode")
     epsilon_min: Share = Field(0.001, description="ε never falls below this")
-    failure_reward: float = Field(-10.0, description="reward of the last step of an episode whose score is not yet at the limit")
-    truncation_is_terminal: bool = Field(True, description="cut the bootstrap at the time limit too, as the tutorial does")
+    failure_reward: float = Field(
+        -10.0,
+        description="reward of the last step of an episode whose score is not yet at the limit",
+    )
+    truncation_is_terminal: bool = Field(
+        True, description="cut the bootstrap at the time limit too, as the tutorial does"
+    )
     episodes: Count = Field(5_000, description="episodes at most")
-    stop_window: Count = Field(10, description="episodes whose mean score decides on stopping; more than these must have been played")
-    stop_mean: float = Field(450.0, description="training stops when the mean of the window is above this score")
+    stop_window: Count = Field(
+        10,
+        description="episodes whose mean score decides on stopping; more than these must have been played",
+    )
+    stop_mean: float = Field(
+        450.0, description="training stops when the mean of the window is above this score"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.batch >= self.memory:
-            raise ValueError(f"batch: a batch of {self.batch} cannot be drawn from a memory of {self.memory}; it must be smaller")
+            raise ValueError(
+                f"batch: a batch of {self.batch} cannot be drawn from a memory of {self.memory}; it must be smaller"
+            )
         if self.epsilon_min > self.epsilon_start:
-            raise ValueError(f"epsilon_min: {self.epsilon_min} is above epsilon_start, {self.epsilon_start}")
+            raise ValueError(
+                f"epsilon_min: {self.epsilon_min} is above epsilon_start, {self.epsilon_start}"
+            )
         return self
 
 
@@ -56,42 +80,80 @@ class PopulationRecipe(_Recipe):
     name: Literal["default", "robust"] = "default"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
     keep: Literal["first", "best"] = Field(
-        "first", description="end with the first agent that passes, or keep the best of the validation exam"
+        "first",
+        description="end with the first agent that passes, or keep the best of the validation exam",
     )
     agents: Count = Field(16, description="K, agents trained at once")
     environments: Count = Field(2, description="environments of each agent")
     hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
     steps: Count = Field(60_000, description="environment steps of each agent, at most")
-    max_episode_steps: Count = Field(500, description="steps after which a training episode is truncated")
+    max_episode_steps: Count = Field(
+        500, description="steps after which a training episode is truncated"
+    )
     epsilon_start: Share = Field(1.0, description="share of random actions at the start")
-    epsilon_end: Share = Field(0.02, description="share of random actions at the end of epsilon_steps")
-    epsilon_steps: Count = Field(9_000, description="environment steps of each agent over which ε falls")
+    epsilon_end: Share = Field(
+        0.02, description="share of random actions at the end of epsilon_steps"
+    )
+    epsilon_steps: Count = Field(
+        9_000, description="environment steps of each agent over which ε falls"
+    )
     memory: Memory = Field(20_000, description="transitions that each agent's replay memory keeps")
     learning_starts: Count = Field(500, description="transitions in memory before the first update")
     n_step: Count = Field(1, description="rewards summed before the bootstrap")
-    mirror: bool = Field(False, description="see half of each minibatch in a mirror: the plant is the same")
+    mirror: bool = Field(
+        False, description="see half of each minibatch in a mirror: the plant is the same"
+    )
     batch: Count = Field(32, description="transitions of each agent in an update")
     updates: Count = Field(2, description="updates after each step of the vector environment")
     discount: float = Field(0.99, gt=0, lt=1, description="γ, the weight of the next step's value")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Adam's step size at the start")
-    learning_rate_end: float = Field(2e-3, ge=0, le=0.1, description="Adam's step size at the end of the steps; linear between")
-    scale: tuple[float, float, float, float] = Field((1.0, 1.0, 0.1, 1.0), description="m, m/s, rad, rad/s that count as 1 in learning")
-    huber: float = Field(1.0, gt=0, description="δ of the Huber loss: errors beyond it weigh linearly")
-    advantage: float = Field(0.0, ge=0, lt=1, description="α of advantage learning, which widens the gap between the actions' values")
-    polyak: float = Field(0.01, gt=0, le=1, description="share of the online weights that enters the target network in an update")
-    average: Share = Field(0.0, description="the same for the averaged weights that are judged and exported; 0 takes the online ones")
-    check_every: Count = Field(100, description="steps of the vector environment between two greedy checks")
-    perturbations: Perturbations = Field(Perturbations(), description="what each training episode draws its conditions from")
+    learning_rate_end: float = Field(
+        2e-3, ge=0, le=0.1, description="Adam's step size at the end of the steps; linear between"
+    )
+    scale: tuple[float, float, float, float] = Field(
+        (1.0, 1.0, 0.1, 1.0), description="m, m/s, rad, rad/s that count as 1 in learning"
+    )
+    huber: float = Field(
+        1.0, gt=0, description="δ of the Huber loss: errors beyond it weigh linearly"
+    )
+    advantage: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="α of advantage learning, which widens the gap between the actions' values",
+    )
+    polyak: float = Field(
+        0.01,
+        gt=0,
+        le=1,
+        description="share of the online weights that enters the target network in an update",
+    )
+    average: Share = Field(
+        0.0,
+        description="the same for the averaged weights that are judged and exported; 0 takes the online ones",
+    )
+    check_every: Count = Field(
+        100, description="steps of the vector environment between two greedy checks"
+    )
+    perturbations: Perturbations = Field(
+        Perturbations(), description="what each training episode draws its conditions from"
+    )
     reward: Reward = Field(Reward(), description="what a step pays")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.learning_starts > self.memory:
-            raise ValueError(f"learning_starts: {self.learning_starts} is more than the memory of {self.memory} holds")
+            raise ValueError(
+                f"learning_starts: {self.learning_starts} is more than the memory of {self.memory} holds"
+            )
         if self.epsilon_end > self.epsilon_start:
-            raise ValueError(f"epsilon_end: {self.epsilon_end} is above epsilon_start, {self.epsilon_start}")
+            raise ValueError(
+                f"epsilon_end: {self.epsilon_end} is above epsilon_start, {self.epsilon_start}"
+            )
         if self.perturbations.delay > LONGEST_DELAY:
-            raise ValueError(f"perturbations.delay: {self.perturbations.delay} is longer than {LONGEST_DELAY} steps")
+            raise ValueError(
+                f"perturbations.delay: {self.perturbations.delay} is longer than {LONGEST_DELAY} steps"
+            )
         return self
 
 
@@ -121,7 +183,9 @@ RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
         advantage=0.5,
         average=0.0005,
         check_every=500,
-        perturbations=Perturbations(start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0),
+        perturbations=Perturbations(
+            start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0
+        ),
         reward=Reward(alive=0.0, fall=-20.0, position=0.23, velocity=0.36, angle=0.02, spin=0.36),
     ),
 }
@@ -153,7 +217,9 @@ def recipe(name: str, changes: dict[str, object]) -> BaselineRecipe | Population
     except ValidationError as error:
         complaints = []
         for detail in error.errors(include_url=False):
-            where = ".".join(str(part) for part in detail["loc"][1:])  # the first names the union's member
+            where = ".".join(
+                str(part) for part in detail["loc"][1:]
+            )  # the first names the union's member
             message = detail["msg"].removeprefix("Value error, ")
             complaints.append(f"{where}: {message}, not {detail['input']!r}" if where else message)
         raise RecipeError("; ".join(complaints)) from error

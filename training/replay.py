@@ -33,7 +33,15 @@ class ReplayMemory:
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add(self, state: NDArray[np.float32], action: int, reward: float, next_state: NDArray[np.float32], *, terminal: bool) -> None:
+    def add(
+        self,
+        state: NDArray[np.float32],
+        action: int,
+        reward: float,
+        next_state: NDArray[np.float32],
+        *,
+        terminal: bool,
+    ) -> None:
         """Store one transition in the place of the oldest. `state` and `next_state` have shape (4,)."""
         place = self.added % self.capacity
         self._states[place] = state
@@ -46,10 +54,16 @@ class ReplayMemory:
     def sample(self, rng: np.random.Generator, size: int) -> Minibatch:
         """Draw `size` different transitions, each with the same chance. Raises `ValueError` when fewer are stored."""
         if size > len(self):
-            raise ValueError(f"a minibatch of {size} was asked for, but the memory holds {len(self)} transitions")
+            raise ValueError(
+                f"a minibatch of {size} was asked for, but the memory holds {len(self)} transitions"
+            )
         chosen = rng.choice(len(self), size, replace=False)
         return Minibatch(
-            self._states[chosen], self._actions[chosen], self._rewards[chosen], self._next_states[chosen], self._terminal[chosen]
+            self._states[chosen],
+            self._actions[chosen],
+            self._rewards[chosen],
+            self._next_states[chosen],
+            self._terminal[chosen],
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:

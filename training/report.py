@@ -48,7 +48,9 @@ def scores_plot(history: list[dict[str, float]], title: str) -> bytes:
         )
         axes.set_ylabel("score (sum of the rewards learned from)")
     else:
-        axes.plot(x, [row["best_score"] for row in history], color=RED, linewidth=2, label="best agent")
+        axes.plot(
+            x, [row["best_score"] for row in history], color=RED, linewidth=2, label="best agent"
+        )
         axes.plot(x, [row["median_score"] for row in history], color=BLUE, label="median agent")
         axes.set_ylabel("greedy score on validation seeds (1: perfect)")
     axes.set(title=title, xlabel=counted.replace("_", " "))
@@ -62,8 +64,20 @@ def exam_chart(exam: Exam, title: str) -> bytes:
     figure = _figure(9, 4)
     axes = figure.subplots()
     places = np.arange(len(exam.columns))
-    axes.bar(places - 0.2, [column.share for column in exam.columns], 0.38, color=BLUE, label="this policy")
-    axes.bar(places + 0.2, [column.reference for column in exam.columns], 0.38, color=GREY, label="linear-quadratic regulator")
+    axes.bar(
+        places - 0.2,
+        [column.share for column in exam.columns],
+        0.38,
+        color=BLUE,
+        label="this policy",
+    )
+    axes.bar(
+        places + 0.2,
+        [column.reference for column in exam.columns],
+        0.38,
+        color=GREY,
+        label="linear-quadratic regulator",
+    )
     axes.set_xticks(places, [column.name for column in exam.columns], rotation=35, ha="right")
     axes.set(ylabel="share of runs survived", ylim=(0, 1.05))
     axes.set_title(title, loc="left")
@@ -82,7 +96,16 @@ def decision_surface(q_values: QFunction, title: str) -> bytes:
     figure = _figure(6, 4.5)
     axes = figure.subplots()
     largest = float(np.abs(gap).max())
-    shown = axes.pcolormesh(np.degrees(angles), spins, gap, cmap="RdBu", vmin=-largest, vmax=largest, shading="auto", rasterized=True)
+    shown = axes.pcolormesh(
+        np.degrees(angles),
+        spins,
+        gap,
+        cmap="RdBu",
+        vmin=-largest,
+        vmax=largest,
+        shading="auto",
+        rasterized=True,
+    )
     axes.contour(np.degrees(angles), spins, gap, levels=[0], colors="black", linewidths=1)
     axes.set(title=title, xlabel="pole angle (°)", ylabel="pole angular velocity (rad/s)")
     figure.colorbar(shown, label="Q(right) - Q(left)")
@@ -100,16 +123,27 @@ def model_card(manifest: Manifest) -> bytes:
         f"| {column.name} | {column.runs} × {column.steps:,} | {column.share:.4g} | {column.reference:.4g} |"
         for column in manifest.exam.columns
     )
-    parity_rows = "\n".join(f"| {pair} | {difference:.2g} |" for pair, difference in manifest.parity.largest_difference.items())
-    files = "\n".join(
-        f"| `{artifact.file}` | {kind} | {artifact.size} | `{artifact.sha256}` |" for kind, artifact in manifest.artifacts.items()
+    parity_rows = "\n".join(
+        f"| {pair} | {difference:.2g} |"
+        for pair, difference in manifest.parity.largest_difference.items()
     )
-    settings = "\n".join(f"| `{name}` | {value} |" for name, value in made.hyperparameters.items() if name != "name")
-    layers = " → ".join(str(width) for width in (manifest.network.inputs, *manifest.network.hidden, manifest.network.outputs))
+    files = "\n".join(
+        f"| `{artifact.file}` | {kind} | {artifact.size} | `{artifact.sha256}` |"
+        for kind, artifact in manifest.artifacts.items()
+    )
+    settings = "\n".join(
+        f"| `{name}` | {value} |" for name, value in made.hyperparameters.items() if name != "name"
+    )
+    layers = " → ".join(
+        str(width)
+        for width in (manifest.network.inputs, *manifest.network.hidden, manifest.network.outputs)
+    )
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     gate = "passed" if manifest.gate.passed else "FAILED: " + "; ".join(manifest.gate.failures)
     pictures = {name: text for name, text in _PICTURES.items() if name in manifest.companions}
-    film, exam, surface, scores = (f"\n![{pictures[name]}]({name})\n" if name in pictures else "" for name in _PICTURES)
+    film, exam, surface, scores = (
+        f"\n![{pictures[name]}]({name})\n" if name in pictures else "" for name in _PICTURES
+    )
     return f"""# {manifest.name}, version {manifest.version}
 
 A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network, {layers} with ReLU, that maps a state to one
@@ -192,7 +226,9 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _png(figure: "Figure") -> bytes:
     image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})  # so that the same picture has the same bytes
+    figure.savefig(
+        image, format="png", metadata={"Software": None}
+    )  # so that the same picture has the same bytes
     return image.getvalue()
 
 

@@ -20,7 +20,9 @@ class Progress:
     """Where training stands: a line for people, and figures for programs."""
 
     line: str
-    figures: Mapping[str, float]  # by name; the first counts, and `steps` and `seconds` are always among them
+    figures: Mapping[
+        str, float
+    ]  # by name; the first counts, and `steps` and `seconds` are always among them
     kept: bool  # worth keeping, not only showing
 
 

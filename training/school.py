@@ -35,7 +35,15 @@ VALIDATED = tuple(column for column in SCORECARD if column.name in HARD)
 SHORT_SEED, LONG_SEED = seeds.VALIDATION.start, seeds.VALIDATION.start + 1
 WORTH_A_LOOK = 0.02  # how far below the kept one a short score may be for the long exam to be taken
 SMOOTHING = 0.05  # share of the newest episode in an agent's smoothed return
-HISTORY = ("steps", "seconds", "epsilon", "best_score", "median_score", "best_return", "median_return")
+HISTORY = (
+    "steps",
+    "seconds",
+    "epsilon",
+    "best_score",
+    "median_score",
+    "best_return",
+    "median_return",
+)
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,17 @@ class PopulationTrainer:
             device=device.type,
         )
         self._memory = PopulationMemory(
-            recipe.agents, recipe.memory, recipe.environments, n_step=recipe.n_step, gamma=recipe.discount, device=device.type
+            recipe.agents,
+            recipe.memory,
+            recipe.environments,
+            n_step=recipe.n_step,
+            gamma=recipe.discount,
+            device=device.type,
         )
         environments = recipe.agents * recipe.environments
-        self._environment = PerturbedCartPole(environments, recipe.perturbations, recipe.reward, recipe.max_episode_steps)
+        self._environment = PerturbedCartPole(
+            environments, recipe.perturbations, recipe.reward, recipe.max_episode_steps
+        )
         self._environment.reset(seed=int(environment.generate_state(1)[0]))
         self._streams = {
             "exploration": np.random.default_rng(exploration),
@@ -83,9 +98,13 @@ class PopulationTrainer:
             "environment": self._environment.np_random,
         }
         self._seen = StatesSeen(np.random.default_rng((seed, 1)))  # a stream of its own
-        self._returns: Float64Array = np.zeros(recipe.agents)  # smoothed, of each agent's training episodes
+        self._returns: Float64Array = np.zeros(
+            recipe.agents
+        )  # smoothed, of each agent's training episodes
         self._return_so_far: Float64Array = np.zeros(environments)
-        self._learn: Callable[[], None] = self._population.learn if device.type == "cpu" else captured(self._population)
+        self._learn: Callable[[], None] = (
+            self._population.learn if device.type == "cpu" else captured(self._population)
+        )
 
     @property
     def steps(self) -> int:
@@ -136,15 +155,34 @@ class PopulationTrainer:
 
     def snapshot(self) -> Snapshot:
         """Return all that the next step depends on."""
-        arrays: dict[str, NDArray[Any]] = {"returns": self._returns, "return_so_far": self._return_so_far}
-        arrays |= {f"population.{name}": tensor.numpy(force=True) for name, tensor in self._population.tensors().items()}
-        for prefix, part in (("memory", self._memory), ("environment", self._environment), ("seen", self._seen)):
+        arrays: dict[str, NDArray[Any]] = {
+            "returns": self._returns,
+            "return_so_far": self._return_so_far,
+        }
+        arrays |= {
+            f"population.{name}": tensor.numpy(force=True)
+            for name, tensor in self._population.tensors().items()
+        }
+        for prefix, part in (
+            ("memory", self._memory),
+            ("environment", self._environment),
+            ("seen", self._seen),
+        ):
             arrays |= {f"{prefix}.{name}": array for name, array in part.arrays().items()}
-        arrays["history"] = np.array([[row[name] for name in HISTORY] for row in self.history], np.float64).reshape(-1, len(HISTORY))
+        arrays["history"] = np.array(
+            [[row[name] for name in HISTORY] for row in self.history], np.float64
+        ).reshape(-1, len(HISTORY))
         kept: JsonValue = None
         if self.kept is not None:
-            arrays |= {f"kept.{name}": tensor.numpy() for name, tensor in self.kept.network.state_dict().items()}
-            kept = {"score": self.kept.score, "agent": self.kept.agent, "vector_steps": self.kept.vector_steps}
+            arrays |= {
+                f"kept.{name}": tensor.numpy()
+                for name, tensor in self.kept.network.state_dict().items()
+            }
+            kept = {
+                "score": self.kept.score,
+                "agent": self.kept.agent,
+                "vector_steps": self.kept.vector_steps,
+            }
         values: dict[str, JsonValue] = {
             "vector_steps": self.vector_steps,
             "stopped": self.stopped,
@@ -160,7 +198,11 @@ class PopulationTrainer:
         arrays, values = snapshot.arrays, snapshot.values
 
         def part(prefix: str) -> dict[str, NDArray[Any]]:
-            return {name.removeprefix(f"{prefix}."): array for name, array in arrays.items() if name.startswith(f"{prefix}.")}
+            return {
+                name.removeprefix(f"{prefix}."): array
+                for name, array in arrays.items()
+                if name.startswith(f"{prefix}.")
+            }
 
         for name, tensor in self._population.tensors().items():
             tensor.copy_(torch.from_numpy(arrays[f"population.{name}"].copy()))
@@ -168,7 +210,10 @@ class PopulationTrainer:
         self._memory.restore(part("memory"), saved.memory)
         self._environment.restore(part("environment"))
         self._seen.restore(part("seen"), values["seen"])
-        self._returns, self._return_so_far = arrays["returns"].copy(), arrays["return_so_far"].copy()
+        self._returns, self._return_so_far = (
+            arrays["returns"].copy(),
+            arrays["return_so_far"].copy(),
+        )
         self.vector_steps, self.stopped = saved.vector_steps, saved.stopped
         self.history = [dict(zip(HISTORY, row, strict=True)) for row in arrays["history"].tolist()]
         for name, stream in self._streams.items():
@@ -176,7 +221,9 @@ class PopulationTrainer:
         self.kept = None
         if saved.kept is not None:
             network = DQNetwork(self.recipe.hidden)
-            network.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in part("kept").items()})
+            network.load_state_dict(
+                {name: torch.from_numpy(array.copy()) for name, array in part("kept").items()}
+            )
             self.kept = Kept(saved.kept.score, saved.kept.agent, saved.kept.vector_steps, network)
 
     @property
@@ -194,7 +241,9 @@ class PopulationTrainer:
         if self._memory.size >= recipe.learning_starts:
             self._population.learning_rate.fill_(self.learning_rate)
             for _ in range(recipe.updates):
-                self._memory.sample(self._streams["sampling"], self._population.minibatch, recipe.mirror)
+                self._memory.sample(
+                    self._streams["sampling"], self._population.minibatch, recipe.mirror
+                )
                 self._learn()
         self.vector_steps += 1
 
@@ -202,7 +251,9 @@ class PopulationTrainer:
         self._return_so_far += rewards
         for environment in np.flatnonzero(ended):
             agent = environment // self.recipe.environments
-            self._returns[agent] += SMOOTHING * (self._return_so_far[environment] - self._returns[agent])
+            self._returns[agent] += SMOOTHING * (
+                self._return_so_far[environment] - self._returns[agent]
+            )
             self._return_so_far[environment] = 0
 
     def _check(self) -> Float64Array:
@@ -210,7 +261,9 @@ class PopulationTrainer:
         recipe = self.recipe
         everyone = list(range(recipe.agents))
         if recipe.keep == "first":
-            scores: Float64Array = examine(self._controller(everyone), SHORT_SEED, NOMINAL, runs=8, copies=recipe.agents).mean(axis=1)
+            scores: Float64Array = examine(
+                self._controller(everyone), SHORT_SEED, NOMINAL, runs=8, copies=recipe.agents
+            ).mean(axis=1)
             for agent in np.flatnonzero(scores == 1).tolist():
                 long = float(examine(self._controller([agent]), LONG_SEED, NOMINAL).min())
                 if long == 1:
@@ -218,21 +271,35 @@ class PopulationTrainer:
                     break
             return scores
 
-        short = examine(self._controller(everyone), SHORT_SEED, VALIDATED, runs=64, copies=recipe.agents)
+        short = examine(
+            self._controller(everyone), SHORT_SEED, VALIDATED, runs=64, copies=recipe.agents
+        )
         scores = score(short, _reference(SHORT_SEED, 64))
         best = int(scores.argmax())
         if self.kept is None or scores[best] >= self.kept.score - WORTH_A_LOOK:
-            long = float(score(examine(self._controller([best]), LONG_SEED, VALIDATED), _reference(LONG_SEED, None))[0])
+            long = float(
+                score(
+                    examine(self._controller([best]), LONG_SEED, VALIDATED),
+                    _reference(LONG_SEED, None),
+                )[0]
+            )
             if self.kept is None or long > self.kept.score:
                 self._keep(best, long)
         return scores
 
     def _keep(self, agent: int, long: float) -> None:
-        self.kept = Kept(long, agent, self.vector_steps, self._population.agent(agent, self._judged))
+        self.kept = Kept(
+            long, agent, self.vector_steps, self._population.agent(agent, self._judged)
+        )
 
     def _controller(self, agents: list[int]) -> Controller:
         """Return the greedy policies of some agents: states (agents · n, 4), agent by agent → actions (agents · n,)."""
-        return greedy([(weights[agents], biases[agents]) for weights, biases in self._population.plain(self._judged)])
+        return greedy(
+            [
+                (weights[agents], biases[agents])
+                for weights, biases in self._population.plain(self._judged)
+            ]
+        )
 
     def _progress(self, scores: Float64Array, seconds: float) -> Progress:
         """Note the check in the history, and show it."""
@@ -311,7 +378,9 @@ def greedy(pairs: list[tuple[Float32Array, Float32Array]]) -> Controller:
             rows = np.matmul(rows, weights)
             rows += biases
             np.maximum(rows, 0, out=rows)
-        actions: NDArray[np.int64] = (np.matmul(rows, last_weights) + last_biases).argmax(axis=2).reshape(-1)
+        actions: NDArray[np.int64] = (
+            (np.matmul(rows, last_weights) + last_biases).argmax(axis=2).reshape(-1)
+        )
         return actions
 
     return act

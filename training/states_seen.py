@@ -34,7 +34,9 @@ class StatesSeen:
 
     def quantiles(self) -> NDArray[np.float64]:
         """Return `QUANTILES` of each state value, (quantiles, 4)."""
-        result: NDArray[np.float64] = np.quantile(self._sample[: min(self.count, SAMPLE)].astype(np.float64), QUANTILES, axis=0)
+        result: NDArray[np.float64] = np.quantile(
+            self._sample[: min(self.count, SAMPLE)].astype(np.float64), QUANTILES, axis=0
+        )
         return result
 
     def summary(self) -> dict[str, Any]:
@@ -44,7 +46,10 @@ class StatesSeen:
         return {
             "low": self.low.tolist(),
             "high": self.high.tolist(),
-            "quantiles": [dict(zip(map(str, QUANTILES), column, strict=True)) for column in self.quantiles().T.tolist()],
+            "quantiles": [
+                dict(zip(map(str, QUANTILES), column, strict=True))
+                for column in self.quantiles().T.tolist()
+            ],
         }
 
     def arrays(self) -> dict[str, NDArray[Any]]:

@@ -60,4 +60,14 @@ def train(
 def run_of(trainer: Trainer, recipe: AnyRecipe, seed: int, device: str, seconds: float) -> Run:
     """Return what a trainer has so far as a run; one that has not stopped was interrupted."""
     stopped = trainer.stopped or "interrupted"
-    return Run(recipe, seed, device, trainer.network, trainer.history, trainer.steps, seconds, stopped, trainer.states_seen())
+    return Run(
+        recipe,
+        seed,
+        device,
+        trainer.network,
+        trainer.history,
+        trainer.steps,
+        seconds,
+        stopped,
+        trainer.states_seen(),
+    )

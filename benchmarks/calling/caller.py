@@ -47,7 +47,12 @@ def _caller(kind: str, address: str) -> Callable[[], object]:
             sys.path.insert(0, str(Path(__file__).parents[2] / "client"))
             from upright_client import PolicyClient
 
-            client = PolicyClient(address, transport="stream" if "stream" in kind else "http", deadline=1.0, fallback=0)
+            client = PolicyClient(
+                address,
+                transport="stream" if "stream" in kind else "http",
+                deadline=1.0,
+                fallback=0,
+            )
 
             def act() -> None:
                 if client.act(STATE).source != "policy":
@@ -62,7 +67,9 @@ def _caller(kind: str, address: str) -> Callable[[], object]:
             connection.connect()
 
             def ask() -> object:
-                connection.request("POST", "/act", _body(next(seqs)), {"Content-Type": "application/json"})
+                connection.request(
+                    "POST", "/act", _body(next(seqs)), {"Content-Type": "application/json"}
+                )
                 return json.loads(connection.getresponse().read())["action"]
 
             return ask
@@ -70,12 +77,16 @@ def _caller(kind: str, address: str) -> Callable[[], object]:
             import requests
 
             session = requests.Session()
-            return lambda: session.post(f"{address}/act", json={"state": STATE, "seq": next(seqs)}, timeout=1).json()["action"]
+            return lambda: session.post(
+                f"{address}/act", json={"state": STATE, "seq": next(seqs)}, timeout=1
+            ).json()["action"]
         case "httpx":
             import httpx
 
             general = httpx.Client()
-            return lambda: general.post(f"{address}/act", json={"state": STATE, "seq": next(seqs)}).json()["action"]
+            return lambda: general.post(
+                f"{address}/act", json={"state": STATE, "seq": next(seqs)}
+            ).json()["action"]
     raise ValueError(kind)
 
 
@@ -138,7 +149,9 @@ async def _timed_async(kind: str, address: str, count: int) -> list[float]:
         async with aiohttp.ClientSession() as session:
             for number in range(WARM_UP + count):
                 started = perf_counter()
-                async with session.post(f"{address}/act", json={"state": STATE, "seq": next(seqs)}) as response:
+                async with session.post(
+                    f"{address}/act", json={"state": STATE, "seq": next(seqs)}
+                ) as response:
                     (await response.json())["action"]
                 if number >= WARM_UP:
                     seconds.append(perf_counter() - started)

@@ -28,18 +28,31 @@ KINDS = {
 
 def main() -> None:
     """Measure in turns, so that what disturbs the machine disturbs every client; print medians over the rounds."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     python = PEERS / "bin" / "python"
     if not python.exists():
         venv.create(PEERS, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS], check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PINS],
+            check=True,
+        )
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in KINDS}
     with tempfile.TemporaryDirectory(), served(free_port()) as service:
         for _ in range(ROUNDS):
             for name, kind in KINDS.items():
                 address = str(service.socket) if "unix" in kind else service.address
-                command = [str(python), str(Path(__file__).with_name("caller.py")), kind, address, str(CALLS)]
-                output = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+                command = [
+                    str(python),
+                    str(Path(__file__).with_name("caller.py")),
+                    kind,
+                    address,
+                    str(CALLS),
+                ]
+                output = subprocess.run(
+                    command, capture_output=True, text=True, check=False, cwd=ROOT
+                )
                 if output.returncode:
                     sys.exit(f"{name}: {output.stderr}")
                 seconds = json.loads(output.stdout)
@@ -51,12 +64,26 @@ def main() -> None:
         }
         for name, found in rounds.items()
     }
-    base = {"TCP": "raw TCP", "Unix": "raw Unix", "stream": "raw stream", "stream Unix": "raw stream Unix"}
+    base = {
+        "TCP": "raw TCP",
+        "Unix": "raw Unix",
+        "stream": "raw stream",
+        "stream Unix": "raw stream Unix",
+    }
     print("| client | p50 µs | p99 µs | p50 to raw |\n| --- | --- | --- | --- |")
     for name, figure in figures.items():
-        raw = base[next((ending for ending in ("stream Unix", "stream", "Unix") if name.endswith(ending)), "TCP")]
-        print(f"| {name} | {figure['p50_us']} | {figure['p99_us']} | {figure['p50_us'] / figures[raw]['p50_us']:.2f} |")
-    peers = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout.split()
+        raw = base[
+            next(
+                (ending for ending in ("stream Unix", "stream", "Unix") if name.endswith(ending)),
+                "TCP",
+            )
+        ]
+        print(
+            f"| {name} | {figure['p50_us']} | {figure['p99_us']} | {figure['p50_us'] / figures[raw]['p50_us']:.2f} |"
+        )
+    peers = subprocess.run(
+        [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
+    ).stdout.split()
     write("cost", {"figures": figures, "rounds": ROUNDS, "calls": CALLS, "peers": peers})
 
 

@@ -87,7 +87,10 @@ async def crowd(port: int, size: int) -> dict[str, float]:
     """Return what `size` loops see in `SECONDS`."""
     figures = Figures()
     running = asyncio.get_running_loop()
-    loops = [(await running.create_connection(lambda: Loop(figures), "127.0.0.1", port))[1] for _ in range(size)]
+    loops = [
+        (await running.create_connection(lambda: Loop(figures), "127.0.0.1", port))[1]
+        for _ in range(size)
+    ]
     await asyncio.sleep(0.5)
     figures.closed = 0
     start = time.perf_counter()
@@ -115,7 +118,9 @@ async def crowd(port: int, size: int) -> dict[str, float]:
 
 def main() -> None:
     """Let crowds of growing size run against one service, and print what each saw."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     found = []
     for size in CROWDS:
         with served(free_port()) as service:

@@ -26,7 +26,15 @@ import gymnasium
 import numpy as np
 from upright_client import Decision, PolicyClient
 
-from benchmarks.calling.served import BUNDLE, free_port, other_bundle, percentile, ready, served, write
+from benchmarks.calling.served import (
+    BUNDLE,
+    free_port,
+    other_bundle,
+    percentile,
+    ready,
+    served,
+    write,
+)
 from models import bundle
 from service.policy import load
 from tests.faults import FaultyProxy
@@ -75,16 +83,20 @@ def report(steps: list[Step], falls: int, deadline: float) -> dict[str, object]:
     took = [step.took for step in steps]
     reasons: dict[str, int] = {}
     for step in steps:
-        reasons[step.decision.reason or "policy"] = reasons.get(step.decision.reason or "policy", 0) + 1
+        reasons[step.decision.reason or "policy"] = (
+            reasons.get(step.decision.reason or "policy", 0) + 1
+        )
     return {
         "steps": len(steps),
         "decided_by": reasons,
         "missed_share": reasons.get("deadline", 0) / max(1, len(steps)),
         "act_ms": {
-            name: round(1e3 * percentile(took, share), 3) for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
+            name: round(1e3 * percentile(took, share), 3)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
         },
         "past_deadline_ms": {
-            name: round(1e3 * (percentile(took, share) - deadline), 3) for name, share in (("p99.9", 0.999), ("max", 1.0))
+            name: round(1e3 * (percentile(took, share) - deadline), 3)
+            for name, share in (("p99.9", 0.999), ("max", 1.0))
         },
         "later_than_deadline": sum(value > deadline for value in took),
         "falls": falls,
@@ -96,7 +108,10 @@ def stale(steps: list[Step]) -> int:
     policy = load(bundle.read(BUNDLE), "onnx")
     asked = [step for step in steps if step.decision.source == "policy"]
     answers = policy.decide(np.array([step.state for step in asked], np.float32))
-    return sum(list(step.decision.q_values) != q_values for step, q_values in zip(asked, answers.q_values, strict=True))
+    return sum(
+        list(step.decision.q_values) != q_values
+        for step, q_values in zip(asked, answers.q_values, strict=True)
+    )
 
 
 def troubled(pipe: Connection, port: int, deadline: float) -> None:
@@ -160,7 +175,14 @@ def returns(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, flo
     found = {}
     for name, at in events:
         if name.startswith("back"):
-            first = next((step.at + step.took for step in steps if step.at >= at and step.decision.source == "policy"), float("inf"))
+            first = next(
+                (
+                    step.at + step.took
+                    for step in steps
+                    if step.at >= at and step.decision.source == "policy"
+                ),
+                float("inf"),
+            )
             found[name] = round(first - at, 3)
     return found
 
@@ -177,24 +199,35 @@ def phases(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, dict
 
 def main() -> None:
     """Run the loop and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hertz", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--deadline", type=float, help="seconds; one period if not given")
     parser.add_argument("--transport", choices=["http", "stream"], default="http")
     parser.add_argument("--troubles", action="store_true")
     parser.add_argument(
-        "--realtime", action="store_true", help="SCHED_FIFO for the loop and the service, as a control program would ask for"
+        "--realtime",
+        action="store_true",
+        help="SCHED_FIFO for the loop and the service, as a control program would ask for",
     )
     options = parser.parse_args()
     if options.realtime:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     deadline = options.deadline or 1 / options.hertz
     pin = bundle.read(BUNDLE).digest
-    settings = {"transport": options.transport, "deadline": deadline, "fallback": balance, "pin_digest": pin}
+    settings = {
+        "transport": options.transport,
+        "deadline": deadline,
+        "fallback": balance,
+        "pin_digest": pin,
+    }
     if options.troubles:
         ours, theirs = multiprocessing.Pipe()
-        supervisor = multiprocessing.get_context("spawn").Process(target=troubled, args=(theirs, free_port(), deadline))
+        supervisor = multiprocessing.get_context("spawn").Process(
+            target=troubled, args=(theirs, free_port(), deadline)
+        )
         supervisor.start()
         with PolicyClient(ours.recv(), **settings) as client:
             ours.send("go")

@@ -41,12 +41,27 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def served(port: int, bundle: Path = BUNDLE, command: tuple[str, ...] = ("-m", "service")) -> Iterator[Served]:
+def served(
+    port: int, bundle: Path = BUNDLE, command: tuple[str, ...] = ("-m", "service")
+) -> Iterator[Served]:
     """Serve a bundle until the end of the block."""
     path = Path(f"/tmp/upright-benchmark-{port}.sock")  # noqa: S108 - a socket's path must be short
-    arguments = [sys.executable, *command, "--port", str(port), "--uds", str(path), "--bundle", str(bundle)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
-    with subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    arguments = [
+        sys.executable,
+        *command,
+        "--port",
+        str(port),
+        "--uds",
+        str(path),
+        "--bundle",
+        str(bundle),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")
+    }
+    with subprocess.Popen(
+        arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
         try:
             while not ready(port):
                 if process.poll() is not None:
@@ -64,7 +79,9 @@ def ready(port: int, timeout: float = 0.5) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout) as connection:
             connection.settimeout(timeout)
-            connection.sendall(b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            connection.sendall(
+                b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )
             return connection.recv(100).startswith(b"HTTP/1.1 200")
     except OSError:
         return False
@@ -81,7 +98,13 @@ def other_bundle(folder: Path) -> Path:
 
 def circumstances() -> dict[str, object]:
     """Return what a figure depends on besides the code."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S607 - the contributor's own git
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()  # noqa: S607 - the contributor's own git
     names = ("fastapi", "uvicorn", "uvloop", "httptools", "websockets", "onnxruntime", "pydantic")
     cores = len(os.sched_getaffinity(0))
     return {
@@ -98,7 +121,9 @@ def circumstances() -> dict[str, object]:
 def write(name: str, figures: dict[str, object]) -> None:
     """Write figures and circumstances into the results' folder."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"calling-{name}.json").write_text(json.dumps(circumstances() | figures, indent=1) + "\n")
+    (RESULTS / f"calling-{name}.json").write_text(
+        json.dumps(circumstances() | figures, indent=1) + "\n"
+    )
 
 
 def percentile(values: list[float], share: float) -> float:

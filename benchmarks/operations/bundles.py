@@ -17,7 +17,10 @@ from service.policy import Float32Array
 
 Fault = Literal["torn", "byte", "schema", "golden"]
 FAULTS: tuple[Fault, ...] = ("torn", "byte", "schema", "golden")
-OUTPUT = ("layers.4.weight", "layers.4.bias")  # of the committed network's last layer, (2, 64) and (2,)
+OUTPUT = (
+    "layers.4.weight",
+    "layers.4.bias",
+)  # of the committed network's last layer, (2, 64) and (2,)
 
 Change = Callable[[Float32Array], Float32Array]
 
@@ -41,13 +44,16 @@ def relative(source: Bundle, folder: Path, change: Change, **manifest: object) -
             tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     content = model.SerializeToString()
     states = np.array([golden.state for golden in source.manifest.golden_states], np.float32)
-    q_values = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(["q_values"], {"state": states})[0]
+    q_values = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(
+        ["q_values"], {"state": states}
+    )[0]
     found = source.manifest.model_copy(
         update={
             "artifacts": {"onnx": bundle.describe("policy.onnx", content)},
             "companions": (),
             "golden_states": tuple(
-                GoldenState(state=tuple(state), q_values=tuple(row)) for state, row in zip(states.tolist(), q_values.tolist(), strict=True)
+                GoldenState(state=tuple(state), q_values=tuple(row))
+                for state, row in zip(states.tolist(), q_values.tolist(), strict=True)
             ),
             **manifest,
         }

@@ -49,21 +49,37 @@ PAIRS = {
     "metrics": Pair(without=("-m", "benchmarks.operations.uncounted")),
     "log-requests": Pair(with_it=(*PLAIN, "--log-requests", "true", "--log-format", "json")),
     "tracing": Pair(with_it=TRACING),
-    "tracing-1%": Pair(with_it=TRACING, variables={"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}),
+    "tracing-1%": Pair(
+        with_it=TRACING,
+        variables={"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"},
+    ),
     "tracing-0%": Pair(with_it=TRACING, variables={"OTEL_TRACES_SAMPLER": "always_off"}),
 }
 
 
 def main() -> None:
     """Measure pair by pair, print a table and write what was measured as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", nargs="+", choices=list(PAIRS), default=list(PAIRS), metavar="NAME", help=", ".join(PAIRS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pairs",
+        nargs="+",
+        choices=list(PAIRS),
+        default=list(PAIRS),
+        metavar="NAME",
+        help=", ".join(PAIRS),
+    )
     parser.add_argument("--seconds", type=int, default=1, help="of load at a time")
     arguments = parser.parse_args()
     state = bundle.read(ROOT / "models" / "cartpole-dqn").manifest.golden_states[0].state
-    print(f"Python {platform.python_version()}, uvicorn {version('uvicorn')}; {ROUNDS} rounds, {CONNECTIONS} connections\n")
     print(
-        "| with | requests/s | of those without | CPU µs a request | of those without | p99 µs | without |\n" + "| --- " * 7 + "|",
+        f"Python {platform.python_version()}, uvicorn {version('uvicorn')}; {ROUNDS} rounds, {CONNECTIONS} connections\n"
+    )
+    print(
+        "| with | requests/s | of those without | CPU µs a request | of those without | p99 µs | without |\n"
+        + "| --- " * 7
+        + "|",
         flush=True,
     )
     seen = {}
@@ -74,11 +90,21 @@ def main() -> None:
             pair = PAIRS[name]
             with ExitStack() as stack:
                 without = stack.enter_context(running(pair.without, {}, body))
-                with_it = stack.enter_context(running(pair.with_it, pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address}, body))
+                with_it = stack.enter_context(
+                    running(
+                        pair.with_it,
+                        pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address},
+                        body,
+                    )
+                )
                 for server in (without, with_it):
                     server.load(CONNECTIONS, 1)
                 rounds = [
-                    (without.load(CONNECTIONS, arguments.seconds), with_it.load(CONNECTIONS, arguments.seconds)) for _ in range(ROUNDS)
+                    (
+                        without.load(CONNECTIONS, arguments.seconds),
+                        with_it.load(CONNECTIONS, arguments.seconds),
+                    )
+                    for _ in range(ROUNDS)
                 ]
             print(_row(name, rounds), flush=True)
             seen[name] = [[asdict(load) for load in one] for one in rounds]
@@ -105,15 +131,26 @@ def _row(name: str, rounds: list[tuple[Load, Load]]) -> str:
 def running(command: tuple[str, ...], variables: dict[str, str], body: Path) -> Iterator[Server]:
     """Serve the committed bundle on the servers' core until the end of the block."""
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("UPRIGHT_", "OTEL_"))} | variables
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("UPRIGHT_", "OTEL_"))
+    } | variables
     arguments = ["taskset", "-c", str(SERVER_CORE), sys.executable, *command, "--port", str(port)]
     with subprocess.Popen(
-        arguments, cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        arguments,
+        cwd=ROOT,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as process:
         try:
             while not ready(port):
                 if process.poll() is not None:
-                    raise RuntimeError(f"{' '.join(command)} did not start: exit code {process.returncode}")
+                    raise RuntimeError(
+                        f"{' '.join(command)} did not start: exit code {process.returncode}"
+                    )
                 time.sleep(0.02)
             yield Server(Peer("upright", "upright", lambda *_: ([], {})), process, port, 0.0, body)
         finally:

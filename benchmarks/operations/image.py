@@ -23,7 +23,10 @@ from typing import Any
 from benchmarks.calling.served import BUNDLE
 from models import bundle
 
-BUILDAH, RUNC = (shutil.which(name) or sys.exit(f"{name} is needed: apt-get install {name}") for name in ("buildah", "runc"))
+BUILDAH, RUNC = (
+    shutil.which(name) or sys.exit(f"{name} is needed: apt-get install {name}")
+    for name in ("buildah", "runc")
+)
 NAME = f"upright-check-{os.getpid()}"
 GOLDEN = bundle.read(BUNDLE).manifest.golden_states[0]
 ASK = """
@@ -39,7 +42,9 @@ for place in ("/", "/app", "/opt/venv", "/etc", "/var"):
     except OSError as error:
         print(errno.errorcode[error.errno])
 """
-NO_CAPABILITIES: dict[str, list[str]] = {kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")}
+NO_CAPABILITIES: dict[str, list[str]] = {
+    kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
+}
 
 
 def output(*command: str) -> str:
@@ -73,11 +78,18 @@ def running(root: Path, image: dict[str, Any], folder: Path) -> Iterator["subpro
         "noNewPrivileges": True,
     }
     spec["root"] = {"path": str(root), "readonly": True}
-    spec["mounts"].append({"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]})  # noqa: S108 - the container's
+    spec["mounts"].append(
+        {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}
+    )  # noqa: S108 - the container's
     (folder / "config.json").write_text(json.dumps(spec))
     with (
         (folder / "log").open("wb") as log,
-        subprocess.Popen((RUNC, "run", "--bundle", str(folder), NAME), stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
+        subprocess.Popen(
+            (RUNC, "run", "--bundle", str(folder), NAME),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        ) as process,
     ):
         try:
             until = time.monotonic() + 30
@@ -104,11 +116,17 @@ def _values(fields: str, status: str) -> str:
 
 def main() -> None:
     """Run the image, look at it from outside and from inside, print a table, and fail where something is not as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("image", nargs="?", default="upright:latest")
     name = parser.parse_args().image
     image = json.loads(output(BUILDAH, "inspect", "--type", "image", name))["Docker"]["config"]
-    with tempfile.TemporaryDirectory() as folder, mounted(name) as root, running(root, image, Path(folder)) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mounted(name) as root,
+        running(root, image, Path(folder)) as process,
+    ):
         pid = json.loads(output(RUNC, "state", NAME))["pid"]
         status = Path(f"/proc/{pid}/status").read_text()
         answer = json.loads(inside("python", "-c", ASK, json.dumps({"state": GOLDEN.state})))
@@ -116,7 +134,10 @@ def main() -> None:
             "user and group": (_values("Uid|Gid", status), "10001"),
             "capabilities": (_values("Cap(?:Inh|Prm|Eff|Bnd|Amb)", status), "0" * 16),
             "no new privileges": (_values("NoNewPrivs", status), "1"),
-            "writing to /, /app, /opt/venv, /etc, /var": (inside("python", "-c", WRITE).split(), ["EROFS"] * 5),
+            "writing to /, /app, /opt/venv, /etc, /var": (
+                inside("python", "-c", WRITE).split(),
+                ["EROFS"] * 5,
+            ),
             "action of POST /act": (answer["action"], GOLDEN.q_values.index(max(GOLDEN.q_values))),
             "its health check": (inside(*image["Healthcheck"]["Test"][1:]), ""),
         }

@@ -30,7 +30,10 @@ class Found:
         """Return the figures as cells of a table: requests, failed, p50, p99 and the longest in milliseconds."""
         times = [1e3 * seconds for seconds in self.seconds] or [0.0]
         failed = sum(self.failures.values())
-        figures = " | ".join(f"{figure:.1f}" for figure in (percentile(times, 0.5), percentile(times, 0.99), max(times)))
+        figures = " | ".join(
+            f"{figure:.1f}"
+            for figure in (percentile(times, 0.5), percentile(times, 0.99), max(times))
+        )
         return f"{len(self.seconds) + failed} | {failed} | {figures}"
 
 
@@ -77,7 +80,10 @@ class Load:
         self.found = Found()
         policy = load(bundle.read(BUNDLE), "onnx")
         rng = random.Random(seed)  # noqa: S311 - states, no secrets
-        states = [(rng.uniform(-2, 2), rng.uniform(-2, 2), rng.uniform(-0.2, 0.2), rng.uniform(-2, 2)) for _ in range(STATES)]
+        states = [
+            (rng.uniform(-2, 2), rng.uniform(-2, 2), rng.uniform(-0.2, 0.2), rng.uniform(-2, 2))
+            for _ in range(STATES)
+        ]
         self._expected = [(state, *policy.decide_one(state)[:2]) for state in states]
 
     async def run(self, rate: float, seconds: float) -> Found:
@@ -120,7 +126,10 @@ class Load:
         state, action, q_values = self._expected[number % STATES]
         body = json.dumps({"state": state, "seq": number}).encode()
         connection.answer = loop.create_future()
-        connection.transport.write(b"POST /act HTTP/1.1\r\nhost: upright\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        connection.transport.write(
+            b"POST /act HTTP/1.1\r\nhost: upright\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
         head, content = await connection.answer
         if not head.startswith(b"HTTP/1.1 200"):
             return head.partition(b"\r\n")[0].decode()

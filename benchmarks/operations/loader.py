@@ -28,7 +28,10 @@ def main(port: int, expectations: Path, out: Path) -> None:
     """Ask until told to stop; then write the seconds of each answer, and at which moment it came."""
     expected = json.loads(expectations.read_text())
     asked = [b'{"state":%s}' % json.dumps(state).encode() for state in expected["states"]]
-    requests = [b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body) for body in asked]
+    requests = [
+        b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        for body in asked
+    ]
     moments, seconds, wrong = array("d"), array("d"), list[str]()
     bundles: dict[str, int] = {}
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -49,7 +52,9 @@ def main(port: int, expectations: Path, out: Path) -> None:
                     wrong.append(fault)
     (out.with_suffix(".moments")).write_bytes(moments.tobytes())
     (out.with_suffix(".seconds")).write_bytes(seconds.tobytes())
-    out.with_suffix(".json").write_text(json.dumps(Seen(bundles=bundles, wrong=len(wrong), shown=wrong[:SHOWN])))
+    out.with_suffix(".json").write_text(
+        json.dumps(Seen(bundles=bundles, wrong=len(wrong), shown=wrong[:SHOWN]))
+    )
 
 
 def _judged(received: bytes, row: int, answers: dict[str, list[list[float]]]) -> tuple[str, str]:
@@ -62,7 +67,10 @@ def _judged(received: bytes, row: int, answers: dict[str, list[list[float]]]) ->
     if digest not in answers:
         return digest, f"a bundle that must not be served answered: {digest}"
     if q_values != answers[digest][row] or answer["action"] != q_values.index(max(q_values)):
-        return digest, f"state {row}: {q_values} and action {answer['action']}, expected {answers[digest][row]} of {digest}"
+        return (
+            digest,
+            f"state {row}: {q_values} and action {answer['action']}, expected {answers[digest][row]} of {digest}",
+        )
     return digest, ""
 
 

@@ -41,7 +41,10 @@ from service import record
 
 STATE = [0.01, -0.02, 0.05, 0.3]
 CONNECTIONS, LOADS = 16, 3
-RATE, CLIENTS = 5_000, 64  # requests a second, and over how many connections, in the part that ends with a kill
+RATE, CLIENTS = (
+    5_000,
+    64,
+)  # requests a second, and over how many connections, in the part that ends with a kill
 AT_ONCE = record.AT_ONCE[0]
 ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
 Connection = sqlite3.Connection | apsw.Connection
@@ -50,8 +53,12 @@ SEQ = re.compile(rb'"seq":(\d+)}$')
 
 def main() -> None:
     """Measure, print tables and write what was measured as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("cost", "kill", "rows"), default=("cost", "kill"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts", nargs="+", choices=("cost", "kill", "rows"), default=("cost", "kill")
+    )
     parser.add_argument("--rounds", type=int, default=9, help="of the cost")
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=60, help="of load before a kill")
@@ -63,9 +70,14 @@ def main() -> None:
         if "cost" in options.parts:
             figures["cost"] = cost(Path(folder), options.rounds)
         if "kill" in options.parts:
-            print("\n| requests answered | per second | missing | the oldest of them, ms before the kill | integrity | replay |")
+            print(
+                "\n| requests answered | per second | missing | the oldest of them, ms before the kill | integrity | replay |"
+            )
             print("| --- | --- | --- | --- | --- | --- |")
-            figures["kills"] = [kill(Path(folder) / f"kill-{number}.sqlite", options.seconds) for number in range(options.kills)]
+            figures["kills"] = [
+                kill(Path(folder) / f"kill-{number}.sqlite", options.seconds)
+                for number in range(options.kills)
+            ]
         if "rows" in options.parts:
             figures["rows"] = rows(Path(folder))
     write("record", figures)
@@ -76,10 +88,29 @@ def running(scratch: Path, *arguments: str) -> Iterator[Server]:
     """Serve the committed bundle on the servers' core until the end of the block."""
     port, body = free_port(), scratch / "body.json"
     body.write_text(json.dumps({"state": STATE}))
-    command = ["taskset", "-c", str(SERVER_CORE), sys.executable, "-m", "service", "--port", str(port), "--drain", "0", *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
+    command = [
+        "taskset",
+        "-c",
+        str(SERVER_CORE),
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--drain",
+        "0",
+        *arguments,
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")
+    }
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as process:
         try:
             while not ready(port):
@@ -100,13 +131,19 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
         with running(scratch) as without, running(scratch, "--record", str(file)) as recording:
             for server in (without, recording):
                 server.load(CONNECTIONS, 1)
-            pairs += [(without.load(CONNECTIONS, 1), recording.load(CONNECTIONS, 1)) for _ in range(LOADS)]
+            pairs += [
+                (without.load(CONNECTIONS, 1), recording.load(CONNECTIONS, 1)) for _ in range(LOADS)
+            ]
         with closing(sqlite3.connect(file)) as connection:
             ((written,),) = connection.execute("SELECT count(*) FROM decisions").fetchall()
         size = file.stat().st_size / written
-    ratios = sorted(after.requests_per_second / before.requests_per_second for before, after in pairs)
+    ratios = sorted(
+        after.requests_per_second / before.requests_per_second for before, after in pairs
+    )
     found = {
-        "requests_per_second_without": statistics.median(before.requests_per_second for before, _ in pairs),
+        "requests_per_second_without": statistics.median(
+            before.requests_per_second for before, _ in pairs
+        ),
         "requests_per_second": statistics.median(after.requests_per_second for _, after in pairs),
         "ratio": statistics.median(ratios),
         "least_ratio": ratios[0],
@@ -117,11 +154,20 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
         "p99_ms": statistics.median(after.p99_ms for _, after in pairs),
         "bytes_per_row": size,
     }
-    print("\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | --- | --- | --- |")
-    print(f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f} µs | {found['p99_ms_without']:.2f} ms |")
+    print(
+        "\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | --- | --- | --- |"
+    )
+    print(
+        f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f} µs | {found['p99_ms_without']:.2f} ms |"
+    )
     share = f"{found['ratio']:.3f} ({ratios[0]:.3f} … {ratios[-1]:.3f})"
-    print(f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs | {found['p99_ms']:.2f} ms |")
-    print(f"\n{rounds} rounds of {LOADS} loads each, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision", flush=True)
+    print(
+        f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs | {found['p99_ms']:.2f} ms |"
+    )
+    print(
+        f"\n{rounds} rounds of {LOADS} loads each, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision",
+        flush=True,
+    )
     return found
 
 
@@ -134,7 +180,13 @@ def kill(file: Path, seconds: int) -> dict[str, object]:
     with closing(sqlite3.connect(file)) as connection:
         integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         kept = {seq for (seq,) in connection.execute("SELECT seq FROM decisions")}
-    replayed = subprocess.run([sys.executable, "-m", "service", "replay", str(file)], cwd=ROOT, capture_output=True, text=True, check=False)
+    replayed = subprocess.run(
+        [sys.executable, "-m", "service", "replay", str(file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     missing = answered.keys() - kept
     oldest = max((killed_at - answered[seq] for seq in missing), default=0.0) * 1e3
     found = {
@@ -156,13 +208,25 @@ def kill(file: Path, seconds: int) -> dict[str, object]:
 def rows(scratch: Path) -> dict[str, float]:
     """Return the processor time, in microseconds, of making and writing a row: in columns or packed, row by row or many at once."""
     decisions = [
-        (NOW + number, f"{number:032x}", number, 0, (0.1 * number, 0.2, 0.3, -0.4), (10.5 + number, 11.5), 1, None)
+        (
+            NOW + number,
+            f"{number:032x}",
+            number,
+            0,
+            (0.1 * number, 0.2, 0.3, -0.4),
+            (10.5 + number, 11.5),
+            1,
+            None,
+        )
         for number in range(ROWS)
     ]
     pack_state, pack_q = struct.Struct("<4d").pack, struct.Struct("<2f").pack
 
     def columns() -> list[Any]:
-        return [(now, name, seq, row, *state, *q, action, names) for now, name, seq, row, state, q, action, names in decisions]
+        return [
+            (now, name, seq, row, *state, *q, action, names)
+            for now, name, seq, row, state, q, action, names in decisions
+        ]
 
     def packed() -> list[Any]:
         return [
@@ -185,7 +249,10 @@ def rows(scratch: Path) -> dict[str, float]:
         ("state and Q-values packed, row by row", packed, as_blobs),
     )
     libraries: tuple[tuple[str, Callable[[str], Connection]], ...] = (
-        (f"sqlite3, SQLite {sqlite3.sqlite_version}", lambda file: sqlite3.connect(file, isolation_level=None)),
+        (
+            f"sqlite3, SQLite {sqlite3.sqlite_version}",
+            lambda file: sqlite3.connect(file, isolation_level=None),
+        ),
         (f"apsw, SQLite {apsw.sqlite_lib_version()}", apsw.Connection),
     )
     table = "CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)"
@@ -212,7 +279,10 @@ def rows(scratch: Path) -> dict[str, float]:
 async def _load_and_kill(port: int, pid: int, seconds: int, answered: dict[int, float]) -> float:
     """Ask `RATE` times a second for so long, then kill the process while it is asked; returns when."""
     loop, seqs = asyncio.get_running_loop(), itertools.count()
-    clients = [(await loop.create_connection(lambda: _Client(seqs, answered), "127.0.0.1", port))[1] for _ in range(CLIENTS)]
+    clients = [
+        (await loop.create_connection(lambda: _Client(seqs, answered), "127.0.0.1", port))[1]
+        for _ in range(CLIENTS)
+    ]
     started = time.perf_counter()
     for number in range(RATE * seconds // CLIENTS):
         await asyncio.sleep(max(0.0, started + number * CLIENTS / RATE - time.perf_counter()))
@@ -244,7 +314,10 @@ class _Client(asyncio.Protocol):
         if not self._waits:
             self._waits = True
             body = json.dumps({"state": STATE, "seq": next(self._seqs)}).encode()
-            self._transport.write(b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            self._transport.write(
+                b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b"
+                % (len(body), body)
+            )
 
     def data_received(self, data: bytes) -> None:
         """Note when an answer is whole."""

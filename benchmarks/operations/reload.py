@@ -23,7 +23,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.calling.served import BUNDLE, RESULTS, ROOT, circumstances, free_port, percentile, served
+from benchmarks.calling.served import (
+    BUNDLE,
+    RESULTS,
+    ROOT,
+    circumstances,
+    free_port,
+    percentile,
+    served,
+)
 from benchmarks.operations import bundles
 from benchmarks.operations.loader import Seen
 from models import bundle
@@ -104,14 +112,20 @@ def soak(scratch: Path, reloads: int, settled: int, window: int, seed: int = 0) 
         for loader in loaders:
             loader.communicate(timeout=60)
     moments, seconds, found = _collect(scratch)
-    windows = [seconds[(moments >= marks[first]) & (moments < marks[first + window])].tolist() for first in (0, reloads - window)]
+    windows = [
+        seconds[(moments >= marks[first]) & (moments < marks[first + window])].tolist()
+        for first in (0, reloads - window)
+    ]
     return Figures(
         reloads=statuses,
         bad_live=bad_live,
         answers=len(seconds),
         wrong=sum(each["wrong"] for each in found),
         shown=[fault for each in found for fault in each["shown"]],
-        bundles={digest: sum(each["bundles"].get(digest, 0) for each in found) for digest in digests.values()},
+        bundles={
+            digest: sum(each["bundles"].get(digest, 0) for each in found)
+            for digest in digests.values()
+        },
         memory_kb=memory,
         p99_ms=[round(percentile(part, 0.99) * 1e3, 3) for part in windows],
         p50_ms=[round(percentile(part, 0.5) * 1e3, 3) for part in windows],
@@ -121,7 +135,9 @@ def soak(scratch: Path, reloads: int, settled: int, window: int, seed: int = 0) 
 
 
 @contextmanager
-def _loading(port: int, scratch: Path, expectations: Path) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def _loading(
+    port: int, scratch: Path, expectations: Path
+) -> Iterator[list["subprocess.Popen[bytes]"]]:
     """Let callers ask until their input is closed, or the block ends."""
     with ExitStack() as stack:
         loaders = []
@@ -183,17 +199,28 @@ def _collect(scratch: Path) -> tuple[Floats, Floats, list[Seen]]:
 
 def main() -> int:
     """Reload, and print what was seen. Returns 1 where a claim does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reloads", type=int, default=RELOADS, help=f"at least {2 * SETTLED}")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="upright-reload-") as scratch:
-        seen = soak(Path(scratch), options.reloads, SETTLED, min(WINDOW, options.reloads // 2), options.seed)
+        seen = soak(
+            Path(scratch), options.reloads, SETTLED, min(WINDOW, options.reloads // 2), options.seed
+        )
     print(json.dumps(circumstances()))
     print(table(seen))
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "operations-reload.json").write_text(json.dumps(circumstances() | dataclasses.asdict(seen), indent=1) + "\n")
-    failed = seen.wrong or seen.bad_live or seen.growth_mb >= GROWTH_MB or seen.p99_ms[1] > SLOWER * seen.p99_ms[0]
+    (RESULTS / "operations-reload.json").write_text(
+        json.dumps(circumstances() | dataclasses.asdict(seen), indent=1) + "\n"
+    )
+    failed = (
+        seen.wrong
+        or seen.bad_live
+        or seen.growth_mb >= GROWTH_MB
+        or seen.p99_ms[1] > SLOWER * seen.p99_ms[0]
+    )
     return int(bool(failed))
 
 
@@ -208,11 +235,22 @@ def table(seen: Figures) -> str:
         ("answers under way, each held to its digest", f"{seen.answers:,} by {LOADERS} callers"),
         ("failed or wrong answers", f"{seen.wrong}"),
         ("one load, median", f"{seen.reload_ms:.1f} ms"),
-        ("answers, median, first and last thousand reloads", " and ".join(f"{each:.2f} ms" for each in seen.p50_ms)),
-        ("answers, p99, first and last thousand reloads", " and ".join(f"{each:.2f} ms" for each in seen.p99_ms)),
-        (f"memory of the service after {SETTLED} reloads, and growth since", f"{seen.memory_kb[0] / 1024:.1f} MB, {seen.growth_mb:.1f} MB"),
+        (
+            "answers, median, first and last thousand reloads",
+            " and ".join(f"{each:.2f} ms" for each in seen.p50_ms),
+        ),
+        (
+            "answers, p99, first and last thousand reloads",
+            " and ".join(f"{each:.2f} ms" for each in seen.p99_ms),
+        ),
+        (
+            f"memory of the service after {SETTLED} reloads, and growth since",
+            f"{seen.memory_kb[0] / 1024:.1f} MB, {seen.growth_mb:.1f} MB",
+        ),
     ]
-    return "\n".join(["| what | seen |", "| --- | --- |", *(f"| {what} | {found} |" for what, found in rows)])
+    return "\n".join(
+        ["| what | seen |", "| --- | --- |", *(f"| {what} | {found} |" for what, found in rows)]
+    )
 
 
 def _statuses(statuses: dict[int, int]) -> str:

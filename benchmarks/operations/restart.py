@@ -54,9 +54,17 @@ class Process:
 
     def start(self) -> None:
         """Start it; returns when it is ready."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")
+        }
         arguments = [sys.executable, "-m", "service", "--port", str(self.port), "--drain", "1"]
-        self._process = subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            arguments,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         while not ready(self.port):
             if self._process.poll() is not None:
                 sys.exit(f"the service did not start: exit code {self._process.returncode}")
@@ -83,7 +91,8 @@ def nginx(ports: tuple[int, int], text: str) -> Iterator[int]:
         config = Path(folder, "nginx.conf")
         config.write_text(MAIN.format(folder=folder))
         with subprocess.Popen(
-            [program, "-c", str(config), "-e", f"{folder}/error.log", "-p", folder], stderr=subprocess.DEVNULL
+            [program, "-c", str(config), "-e", f"{folder}/error.log", "-p", folder],
+            stderr=subprocess.DEVNULL,
         ) as process:
             try:
                 while not ready(own):
@@ -112,7 +121,14 @@ async def measure(
                         begun = asyncio.get_running_loop().time()
                         codes.append(await asyncio.to_thread(process.stop, number))
                         await asyncio.to_thread(process.start)
-                        await asyncio.sleep(max(0.0, begun + seconds / (2 * restarts + 1) - asyncio.get_running_loop().time()))
+                        await asyncio.sleep(
+                            max(
+                                0.0,
+                                begun
+                                + seconds / (2 * restarts + 1)
+                                - asyncio.get_running_loop().time(),
+                            )
+                        )
 
             found, _ = await asyncio.gather(Load(port).run(rate, seconds), restart())
     finally:
@@ -123,7 +139,9 @@ async def measure(
 
 def main() -> None:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rate", type=float, default=1_000, help="requests a second")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--restarts", type=int, default=5, help="of each process")
@@ -132,15 +150,30 @@ def main() -> None:
     text = CONFIG.read_text()
     ways = {"deploy/nginx/upright.conf, SIGTERM": (text, signal.SIGTERM)}
     if options.others:
-        ways["nginx's own rule for POST, SIGTERM"] = (text.replace(RETRIES, "proxy_next_upstream error timeout;"), signal.SIGTERM)
+        ways["nginx's own rule for POST, SIGTERM"] = (
+            text.replace(RETRIES, "proxy_next_upstream error timeout;"),
+            signal.SIGTERM,
+        )
         ways["deploy/nginx/upright.conf, SIGKILL"] = (text, signal.SIGKILL)
-        ways["nginx's own rule for POST, SIGKILL"] = (text.replace(RETRIES, "proxy_next_upstream error timeout;"), signal.SIGKILL)
-    said = subprocess.run(["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=False).stderr
-    print(f"{re.sub('.*: ', '', said.strip())}, uvicorn {version('uvicorn')}, {options.rate:.0f} requests/s for {options.seconds:.0f} s\n")
-    print("| way | restarts | requests | failed | p50 ms | p99 ms | longest ms |\n| --- | --- | --- | --- | --- | --- | --- |", flush=True)
+        ways["nginx's own rule for POST, SIGKILL"] = (
+            text.replace(RETRIES, "proxy_next_upstream error timeout;"),
+            signal.SIGKILL,
+        )
+    said = subprocess.run(
+        ["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=False
+    ).stderr
+    print(
+        f"{re.sub('.*: ', '', said.strip())}, uvicorn {version('uvicorn')}, {options.rate:.0f} requests/s for {options.seconds:.0f} s\n"
+    )
+    print(
+        "| way | restarts | requests | failed | p50 ms | p99 ms | longest ms |\n| --- | --- | --- | --- | --- | --- | --- |",
+        flush=True,
+    )
     worst = 0
     for name, (config, number) in ways.items():
-        found, codes = uvloop.run(measure(config, options.rate, options.seconds, options.restarts, number))
+        found, codes = uvloop.run(
+            measure(config, options.rate, options.seconds, options.restarts, number)
+        )
         print(f"| {name} | {len(codes)} | {found.row()} |", flush=True)
         for failure, times in found.failures.most_common(5):
             print(f"  {times} × {failure}")

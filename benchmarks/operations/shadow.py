@@ -40,7 +40,9 @@ class Pair:
 
 def main() -> None:
     """Measure pair after pair, and print the medians."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     pairs: list[Pair] = []
     with tempfile.TemporaryDirectory(prefix="upright-shadow-") as scratch:
         body = Path(scratch) / "body.json"
@@ -58,7 +60,9 @@ def main() -> None:
                     order = (without, followed) if number % 2 == 0 else (followed, without)
                     seen = {service.port: _load(service, connections, body) for service in order}
                     one, two = seen[without.port], seen[followed.port]
-                    pairs.append(Pair(connections, (one[0], two[0]), (one[1], two[1]), (one[2], two[2])))
+                    pairs.append(
+                        Pair(connections, (one[0], two[0]), (one[1], two[1]), (one[2], two[2]))
+                    )
                     print(pairs[-1], file=sys.stderr)
             with urllib.request.urlopen(f"{followed.address}/shadow") as answer:  # noqa: S310 - loopback
                 report = json.loads(answer.read())
@@ -79,9 +83,16 @@ def table(pairs: list[Pair]) -> str:
     for connections in CONNECTIONS:
         mine = [pair for pair in pairs if pair.connections == connections]
         ratios = [pair.requests_per_second[1] / pair.requests_per_second[0] for pair in mine]
-        rates = ", ".join(f"{statistics.median(pair.requests_per_second[which] for pair in mine):,.0f}" for which in (0, 1))
-        slow = ", ".join(f"{statistics.median(pair.p99_ms[which] for pair in mine):.2f} ms" for which in (0, 1))
-        cpu = ", ".join(f"{statistics.median(pair.cpu_us[which] for pair in mine):.1f} µs" for which in (0, 1))
+        rates = ", ".join(
+            f"{statistics.median(pair.requests_per_second[which] for pair in mine):,.0f}"
+            for which in (0, 1)
+        )
+        slow = ", ".join(
+            f"{statistics.median(pair.p99_ms[which] for pair in mine):.2f} ms" for which in (0, 1)
+        )
+        cpu = ", ".join(
+            f"{statistics.median(pair.cpu_us[which] for pair in mine):.1f} µs" for which in (0, 1)
+        )
         spread = f"{statistics.median(ratios):.2f}, {min(ratios):.2f} to {max(ratios):.2f}"
         lines.append(f"| {connections} | {rates} | {spread} | {slow} | {cpu} |")
     return "\n".join(lines)
@@ -89,10 +100,26 @@ def table(pairs: list[Pair]) -> str:
 
 def _load(service: Served, connections: int, body: Path) -> tuple[float, float, float]:
     """Return the requests a second, the 99th percentile in ms, and the processor time of a request in µs."""
-    command = ["taskset", "-c", str(LOAD_CORE), "wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "-s", str(HERE / "load.lua")]
+    command = [
+        "taskset",
+        "-c",
+        str(LOAD_CORE),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{SECONDS}s",
+        "-s",
+        str(HERE / "load.lua"),
+    ]
     environment = {"BODY": str(body), "PATH": os.environ["PATH"]}
     before = _cpu_seconds(service.process.pid)
-    run = subprocess.run([*command, f"{service.address}/act"], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [*command, f"{service.address}/act"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     seen = json.loads(run.stdout.strip().splitlines()[-1])
     if seen["failed"] or not seen["requests"]:
         raise RuntimeError(f"{seen['failed']} of {seen['requests']} requests failed")

@@ -48,7 +48,9 @@ class Kind:
 KINDS = {
     "never a byte": Kind(b""),
     "half a head, a byte a second": Kind(b"POST /act HTTP/1.1\r\nhost: a\r\nx: ", byte=b"y"),
-    "a head, then a byte of its body a second": Kind(b"POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n", byte=b" "),
+    "a head, then a byte of its body a second": Kind(
+        b"POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n", byte=b" "
+    ),
     "an offer of HTTP/2, then a byte a second": Kind(
         b"POST /act HTTP/1.1\r\nhost: a\r\n" + H2C + b"content-length: 900\r\n\r\n", byte=b" "
     ),
@@ -78,7 +80,9 @@ async def _hold(port: int, count: int, seconds: float, told: Connection) -> dict
     until = time.monotonic() + seconds
     names = list(KINDS)
     tasks = [
-        asyncio.create_task(_held(port, KINDS[names[number % len(names)]], ends[names[number % len(names)]], until))
+        asyncio.create_task(
+            _held(port, KINDS[names[number % len(names)]], ends[names[number % len(names)]], until)
+        )
         for number in range(count)
     ]
     told.send(None)
@@ -93,12 +97,18 @@ async def _held(port: int, kind: Kind, ends: Ends, until: float) -> None:
             connection.setblocking(False)
             if kind.flood:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)  # what they have yet to send would be in other machines
+                connection.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536
+                )  # what they have yet to send would be in other machines
             await loop.sock_connect(connection, ("127.0.0.1", port))
             since = time.monotonic()
             try:
                 await loop.sock_sendall(connection, kind.first)
-                how = await (_flooded(connection, kind.flood) if kind.flood else _dripped(connection, kind.byte))
+                how = await (
+                    _flooded(connection, kind.flood)
+                    if kind.flood
+                    else _dripped(connection, kind.byte)
+                )
             except OSError as error:
                 how = type(error).__name__
             ends.how[how] += 1
@@ -135,7 +145,9 @@ def megabytes(pid: int) -> float:
     return int(found[1]) / 1024
 
 
-async def asked(port: int, rate: float, seconds: float, watch: Callable[[], float]) -> tuple[Found, float]:
+async def asked(
+    port: int, rate: float, seconds: float, watch: Callable[[], float]
+) -> tuple[Found, float]:
     """Return what another client sees, and the most memory that the service had meanwhile."""
     load = asyncio.create_task(Load(port).run(rate, seconds))
     most = 0.0
@@ -146,10 +158,14 @@ async def asked(port: int, rate: float, seconds: float, watch: Callable[[], floa
 
 def main() -> None:
     """Measure, and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--connections", type=int, default=2_000)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=100, help="requests a second of the other client")
+    parser.add_argument(
+        "--rate", type=float, default=100, help="requests a second of the other client"
+    )
     options = parser.parse_args()
     with served(free_port()) as service:
 
@@ -168,8 +184,12 @@ def main() -> None:
         holder.join()
         time.sleep(AFTERWARDS + 5)  # the service looks once a second
         rows["after"] = uvloop.run(asked(service.port, options.rate, 10, watch))
-    print(f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n")
-    print("| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n"
+    )
+    print(
+        "| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- | --- | --- | --- | --- | --- |"
+    )
     for name, (found, memory) in rows.items():
         print(f"| {name} | {found.row()} | {memory:.0f} |")
         for failure, times in found.failures.most_common(5):
@@ -177,7 +197,9 @@ def main() -> None:
     print("\n| connections that | ended | by | after s |\n| --- | --- | --- | --- |")
     for name, end in ends.items():
         by = ", ".join(f"{how} {times}" for how, times in end.how.most_common())
-        print(f"| {name} | {len(end.seconds)} | {by} | {min(end.seconds):.0f} … {max(end.seconds):.0f} |")
+        print(
+            f"| {name} | {len(end.seconds)} | {by} | {min(end.seconds):.0f} … {max(end.seconds):.0f} |"
+        )
     sys.exit(int(any(found.failures for found, _ in rows.values())))
 
 

@@ -17,7 +17,9 @@ class Nothing(Metrics):
     def answered(self, door: str, status: int, seconds: float) -> None:
         """Forget it."""
 
-    def inferred(self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]) -> None:
+    def inferred(
+        self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]
+    ) -> None:
         """Forget it."""
 
 

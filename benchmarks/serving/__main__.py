@@ -34,11 +34,26 @@ Rounds = list[dict[str, dict[int, Load]]]  # by round, server and connections
 
 def main() -> None:
     """Measure, print tables and write what was measured as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="limit, plain FastAPI and Upright only")
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=list(PEERS), metavar="NAME", help=", ".join(PEERS))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="limit, plain FastAPI and Upright only"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        choices=list(PEERS),
+        default=list(PEERS),
+        metavar="NAME",
+        help=", ".join(PEERS),
+    )
     parser.add_argument("--seconds", type=int, default=1, help="of load at a time")
-    parser.add_argument("--soak", action="store_true", help="a million requests to Upright: its memory before, between and after")
+    parser.add_argument(
+        "--soak",
+        action="store_true",
+        help="a million requests to Upright: its memory before, between and after",
+    )
     arguments = parser.parse_args()
     print(
         f"Python {platform.python_version()}, uvicorn {version('uvicorn')}, onnxruntime {version('onnxruntime')}, {_processor()}\n",
@@ -64,14 +79,23 @@ def main() -> None:
 class Bench:
     """Servers side by side, and what was seen of them."""
 
-    def __init__(self, folder: Path, state: list[float], expected: list[float], seconds: int) -> None:
+    def __init__(
+        self, folder: Path, state: list[float], expected: list[float], seconds: int
+    ) -> None:
         self._folder, self._state, self._expected, self._seconds = folder, state, expected, seconds
-        self._seen: dict[str, object] = {"when": time.strftime("%Y-%m-%d %H:%M"), "processor": _processor(), "pairs": {}}
+        self._seen: dict[str, object] = {
+            "when": time.strftime("%Y-%m-%d %H:%M"),
+            "processor": _processor(),
+            "pairs": {},
+        }
 
     def compare(self, peer: Peer) -> None:
         """Measure the limit, Upright and a peer in interleaved rounds, and print a line for each."""
         with ExitStack() as stack:
-            servers = [stack.enter_context(self._running(one, 9100 + 10 * index)) for index, one in enumerate((LIMIT, UPRIGHT, peer))]
+            servers = [
+                stack.enter_context(self._running(one, 9100 + 10 * index))
+                for index, one in enumerate((LIMIT, UPRIGHT, peer))
+            ]
             for server in servers:
                 server.load(16, 1)
             rounds: Rounds = []
@@ -79,7 +103,9 @@ class Bench:
                 seen: dict[str, dict[int, Load]] = {server.peer.name: {} for server in servers}
                 for connections in CONNECTIONS:
                     for server in servers:
-                        seen[server.peer.name][connections] = server.load(connections, self._seconds)
+                        seen[server.peer.name][connections] = server.load(
+                            connections, self._seconds
+                        )
                 rounds.append(seen)
             memory = {server.peer.name: server.memory_mb() for server in servers}
         starts = {server.peer.name: [server.start_seconds] for server in servers}
@@ -87,7 +113,12 @@ class Bench:
             for _ in range(2 if one.start_seconds < SLOW_START else 0):
                 with self._running(one.peer, 9150) as again:
                     starts[one.peer.name].append(again.start_seconds)
-        _print(rounds, memory, {name: statistics.median(values) for name, values in starts.items()}, [server.peer for server in servers])
+        _print(
+            rounds,
+            memory,
+            {name: statistics.median(values) for name, values in starts.items()},
+            [server.peer for server in servers],
+        )
         pairs = self._seen["pairs"]
         assert isinstance(pairs, dict)  # noqa: S101 - made above
         pairs[peer.name] = {
@@ -104,7 +135,9 @@ class Bench:
             loads = [server.load(1, self._seconds, body, "/act/batch") for _ in range(ROUNDS)]
         costs = [load.cpu_us / BATCH for load in loads]
         middle = statistics.median(costs)
-        print(f"\n/act/batch with {BATCH:,} states: {middle:.2f} µs of processor time a state ({min(costs):.2f} to {max(costs):.2f})")
+        print(
+            f"\n/act/batch with {BATCH:,} states: {middle:.2f} µs of processor time a state ({min(costs):.2f} to {max(costs):.2f})"
+        )
         self._seen["batch_us_a_state"] = costs
 
     def soak(self) -> None:
@@ -116,29 +149,44 @@ class Bench:
                     done += server.load(16, 2).requests
                 # What is shared with other processes counts for more when one of them ends; what is private does not.
                 memory, private = server.memory_mb(), server.memory_mb(private=True)
-                print(f"after {done:,} requests: {memory:.1f} MB proportional, {private:.1f} MB private", flush=True)
+                print(
+                    f"after {done:,} requests: {memory:.1f} MB proportional, {private:.1f} MB private",
+                    flush=True,
+                )
 
     def write(self) -> None:
         """Write what was seen as JSON."""
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / f"serving-{time.strftime('%Y%m%d-%H%M%S')}.json").write_text(json.dumps(self._seen, indent=1))
+        (RESULTS / f"serving-{time.strftime('%Y%m%d-%H%M%S')}.json").write_text(
+            json.dumps(self._seen, indent=1)
+        )
 
     def _running(self, peer: Peer, port: int) -> AbstractContextManager[Server]:
-        return running(peer, port, self._folder / f"{peer.environment}-{port}", self._state, self._expected)
+        return running(
+            peer, port, self._folder / f"{peer.environment}-{port}", self._state, self._expected
+        )
 
 
-def _print(rounds: Rounds, memory: dict[str, float], starts: dict[str, float], peers: list[Peer]) -> None:
+def _print(
+    rounds: Rounds, memory: dict[str, float], starts: dict[str, float], peers: list[Peer]
+) -> None:
     def middle(name: str, connections: int, what: str) -> float:
         return float(statistics.median(getattr(one[name][connections], what) for one in rounds))
 
-    print("\n| server |" + "".join(f" c={connections} req/s | p50 / p99 ms |" for connections in CONNECTIONS), end="")
+    print(
+        "\n| server |"
+        + "".join(f" c={connections} req/s | p50 / p99 ms |" for connections in CONNECTIONS),
+        end="",
+    )
     print(" CPU µs a request | start s | memory MB | installed MB |")
     print("|" + " --- |" * 11)
     for peer in peers:
         cells = [peer.name]
         for connections in CONNECTIONS:
             cells.append(f"{middle(peer.name, connections, 'requests_per_second'):,.0f}")
-            cells.append(f"{middle(peer.name, connections, 'p50_ms'):.3g} / {middle(peer.name, connections, 'p99_ms'):.3g}")
+            cells.append(
+                f"{middle(peer.name, connections, 'p50_ms'):.3g} / {middle(peer.name, connections, 'p99_ms'):.3g}"
+            )
         cells += [
             f"{middle(peer.name, 16, 'cpu_us'):.0f}",
             f"{starts[peer.name]:.2f}",
@@ -149,14 +197,32 @@ def _print(rounds: Rounds, memory: dict[str, float], starts: dict[str, float], p
     print("\n| ratio within a round | median | least | most |\n| --- | --- | --- | --- |")
     limit, ours, peer_name = (one.name for one in peers)
     for text, one, other, connections, what in (
-        ("requests/s, Upright to the limit, 16 connections", ours, limit, 16, "requests_per_second"),
-        (f"requests/s, Upright to {peer_name}, 16 connections", ours, peer_name, 16, "requests_per_second"),
+        (
+            "requests/s, Upright to the limit, 16 connections",
+            ours,
+            limit,
+            16,
+            "requests_per_second",
+        ),
+        (
+            f"requests/s, Upright to {peer_name}, 16 connections",
+            ours,
+            peer_name,
+            16,
+            "requests_per_second",
+        ),
         ("p50, Upright to the limit, 1 connection", ours, limit, 1, "p50_ms"),
         ("p99, Upright to the limit, 64 connections", ours, limit, 64, "p99_ms"),
         ("CPU, Upright to the limit, 16 connections", ours, limit, 16, "cpu_us"),
     ):
-        ratios = [getattr(seen[one][connections], what) / getattr(seen[other][connections], what) for seen in rounds]
-        print(f"| {text} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |", flush=True)
+        ratios = [
+            getattr(seen[one][connections], what) / getattr(seen[other][connections], what)
+            for seen in rounds
+        ]
+        print(
+            f"| {text} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |",
+            flush=True,
+        )
 
 
 def _processor() -> str:

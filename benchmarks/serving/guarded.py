@@ -59,22 +59,35 @@ def main() -> None:
             "100 keys": (("--keys", str(_keys(folder / "100.toml", key, 100))), key),
             "TLS": (tls, None),
         }
-        servers = {kind: stack.enter_context(_serving(*flags)) for kind, (flags, _) in kinds.items()}
+        servers = {
+            kind: stack.enter_context(_serving(*flags)) for kind, (flags, _) in kinds.items()
+        }
         seen: dict[str, list[Load]] = {kind: [] for kind in kinds}
         for number in range(ROUNDS + 1):
             for kind, (_, presented) in kinds.items():
                 scheme = "https" if kind == "TLS" else "http"
                 port, process = servers[kind]
-                load = _load(f"{scheme}://127.0.0.1:{port}/act", process, presented, folder / "body.json")
+                load = _load(
+                    f"{scheme}://127.0.0.1:{port}/act", process, presented, folder / "body.json"
+                )
                 if number:  # the first round warms up
                     seen[kind].append(load)
     facts = circumstances()
-    print(f"{facts['date']}, Python {facts['python']}, {facts['versions']}, load {facts['load']:.2f}\n")
-    print("| service | requests/s | to neither (least, most) | CPU µs | to neither (least, most) |\n" + "| --- " * 5 + "|")
+    print(
+        f"{facts['date']}, Python {facts['python']}, {facts['versions']}, load {facts['load']:.2f}\n"
+    )
+    print(
+        "| service | requests/s | to neither (least, most) | CPU µs | to neither (least, most) |\n"
+        + "| --- " * 5
+        + "|"
+    )
     for kind, loads in seen.items():
         cells = [kind]
         for what in ("rate", "cpu_us"):
-            ratios = [getattr(load, what) / getattr(base, what) for load, base in zip(loads, seen["neither"], strict=True)]
+            ratios = [
+                getattr(load, what) / getattr(base, what)
+                for load, base in zip(loads, seen["neither"], strict=True)
+            ]
             cells.append(f"{statistics.median(getattr(load, what) for load in loads):,.6g}")
             cells.append(f"{statistics.median(ratios):.3f} ({min(ratios):.3f}, {max(ratios):.3f})")
         print(f"| {' | '.join(cells)} |")
@@ -82,8 +95,15 @@ def main() -> None:
 
 def _keys(file: Path, key: str, count: int) -> Path:
     """Write a file of so many keys, of which the last one is presented."""
-    hashes = [sha256(secrets.token_bytes(32)).hexdigest() for _ in range(count - 1)] + [sha256(key.encode()).hexdigest()]
-    file.write_text("".join(f'[[key]]\nname = "k{number}"\nscopes = ["act"]\nsha256 = "{one}"\n' for number, one in enumerate(hashes)))
+    hashes = [sha256(secrets.token_bytes(32)).hexdigest() for _ in range(count - 1)] + [
+        sha256(key.encode()).hexdigest()
+    ]
+    file.write_text(
+        "".join(
+            f'[[key]]\nname = "k{number}"\nscopes = ["act"]\nsha256 = "{one}"\n'
+            for number, one in enumerate(hashes)
+        )
+    )
     return file
 
 
@@ -92,7 +112,19 @@ def _serving(*flags: str) -> Iterator[tuple[int, int]]:
     """Serve until the end of the block; gives the port and the process."""
     port = free_port()
     taskset = shutil.which("taskset") or sys.exit("taskset is needed: apt-get install util-linux")
-    command = [taskset, "-c", str(CORES[0]), sys.executable, "-m", "service", "--port", str(port), "--drain", "0", *flags]
+    command = [
+        taskset,
+        "-c",
+        str(CORES[0]),
+        sys.executable,
+        "-m",
+        "service",
+        "--port",
+        str(port),
+        "--drain",
+        "0",
+        *flags,
+    ]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None  # noqa: S101 - it is a pipe
@@ -109,12 +141,24 @@ def _serving(*flags: str) -> Iterator[tuple[int, int]]:
 def _load(url: str, process: int, key: str | None, body: Path) -> Load:
     """Load a server, all of whose answers must be good."""
     wrk = shutil.which("wrk") or sys.exit("wrk is needed: apt-get install wrk")
-    command = ["taskset", "-c", str(CORES[-1]), wrk, "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "-s", str(HERE / "load.lua")]
+    command = [
+        "taskset",
+        "-c",
+        str(CORES[-1]),
+        wrk,
+        "-t1",
+        f"-c{CONNECTIONS}",
+        f"-d{SECONDS}s",
+        "-s",
+        str(HERE / "load.lua"),
+    ]
     if key is not None:
         command += ["-H", f"Authorization: Bearer {key}"]
     environment = {"BODY": str(body), "PATH": os.environ["PATH"]}
     before = _cpu_seconds(process)
-    run = subprocess.run([*command, url], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [*command, url], env=environment, capture_output=True, text=True, check=True
+    )
     cpu = _cpu_seconds(process) - before
     seen = json.loads(run.stdout.strip().splitlines()[-1])
     if seen["failed"] or not seen["requests"]:

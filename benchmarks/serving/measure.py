@@ -46,14 +46,18 @@ class Load:
 class Server:
     """A running server."""
 
-    def __init__(self, peer: Peer, process: subprocess.Popen[bytes], port: int, started: float, body: Path) -> None:
+    def __init__(
+        self, peer: Peer, process: subprocess.Popen[bytes], port: int, started: float, body: Path
+    ) -> None:
         self.peer = peer
         self.pid = process.pid
         self.url = f"http://127.0.0.1:{port}{peer.path}"
         self.start_seconds = started
         self.body = body
 
-    def load(self, connections: int, seconds: int, body: Path | None = None, path: str | None = None) -> Load:
+    def load(
+        self, connections: int, seconds: int, body: Path | None = None, path: str | None = None
+    ) -> Load:
         """Post as fast as it answers. Raises `PeerError` when an answer is not good."""
         before = self._cpu_seconds()
         url = self.url if path is None else self.url.removesuffix(self.peer.path) + path
@@ -70,13 +74,25 @@ class Server:
             url,
         ]
         run = subprocess.run(
-            command, env={"BODY": str(body or self.body), "PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+            command,
+            env={"BODY": str(body or self.body), "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            check=True,
         )
         cpu = self._cpu_seconds() - before
         seen = json.loads(run.stdout.strip().splitlines()[-1])
         if seen["failed"] or not seen["requests"]:
-            raise PeerError(f"{self.peer.name}: {seen['failed']} of {seen['requests']} requests failed at {connections} connections")
-        return Load(seen["requests"] / seen["seconds"], seen["p50_ms"], seen["p99_ms"], cpu / seen["requests"] * 1e6, seen["requests"])
+            raise PeerError(
+                f"{self.peer.name}: {seen['failed']} of {seen['requests']} requests failed at {connections} connections"
+            )
+        return Load(
+            seen["requests"] / seen["seconds"],
+            seen["p50_ms"],
+            seen["p99_ms"],
+            cpu / seen["requests"] * 1e6,
+            seen["requests"],
+        )
 
     def memory_mb(self, *, private: bool = False) -> float:
         """Return the proportional memory of all its processes, or what is theirs alone, in MB (a million bytes)."""
@@ -114,12 +130,18 @@ def _statistics() -> dict[int, tuple[int, int, int]]:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            found[int(folder.name)] = int(fields[1]), int(fields[3]), int(fields[11]) + int(fields[12])
+            found[int(folder.name)] = (
+                int(fields[1]),
+                int(fields[3]),
+                int(fields[11]) + int(fields[12]),
+            )
     return found
 
 
 @contextmanager
-def running(peer: Peer, port: int, scratch: Path, state: list[float], expected: list[float]) -> Iterator[Server]:
+def running(
+    peer: Peer, port: int, scratch: Path, state: list[float], expected: list[float]
+) -> Iterator[Server]:
     """Start a server on its core, wait for its first good answer, and end it and all its processes afterwards. Raises `PeerError`."""
     folder = environment_of(peer.environment)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -153,8 +175,12 @@ def running(peer: Peer, port: int, scratch: Path, state: list[float], expected: 
             time.sleep(0.2)
 
 
-def _first_answer(server: Server, process: subprocess.Popen[bytes], log: Path, expected: list[float]) -> None:
-    request = urllib.request.Request(server.url, server.body.read_bytes(), {"Content-Type": "application/json"})  # noqa: S310 - loopback
+def _first_answer(
+    server: Server, process: subprocess.Popen[bytes], log: Path, expected: list[float]
+) -> None:
+    request = urllib.request.Request(
+        server.url, server.body.read_bytes(), {"Content-Type": "application/json"}
+    )  # noqa: S310 - loopback
     problem = "no answer"
     for _ in range(int(PATIENCE / 0.01)):
         if process.poll() is not None:
@@ -171,11 +197,20 @@ def _first_answer(server: Server, process: subprocess.Popen[bytes], log: Path, e
             if any(abs(one - other) > 1e-3 for one, other in zip(found, expected, strict=True)):
                 raise PeerError(f"{server.peer.name}: answers {found}, expected {expected}")
         return
-    raise PeerError(f"{server.peer.name}: {problem}; its log ends: {log.read_text(errors='replace')[-1500:]}")
+    raise PeerError(
+        f"{server.peer.name}: {problem}; its log ends: {log.read_text(errors='replace')[-1500:]}"
+    )
 
 
 def installed_mb(name: str) -> float:
     """Return what an environment holds, in MB, without pip and compiled bytecode."""
     site = next((environment_of(name) / "lib").glob("python3.*")) / "site-packages"
     skipped = {"pip", "setuptools", "__pycache__"}
-    return sum(path.stat().st_size for path in site.rglob("*") if path.is_file() and not skipped & set(path.relative_to(site).parts)) / 1e6
+    return (
+        sum(
+            path.stat().st_size
+            for path in site.rglob("*")
+            if path.is_file() and not skipped & set(path.relative_to(site).parts)
+        )
+        / 1e6
+    )

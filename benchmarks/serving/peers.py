@@ -39,15 +39,29 @@ def environment_of(name: str) -> Path:
 
 def _uvicorn(app: str) -> Callable[[Path, int, Path], Command]:
     flags = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header"]
-    return lambda folder, port, _: ([str(folder / "bin" / "uvicorn"), *flags, "--app-dir", str(APPS), "--port", str(port), app], {})
+    return lambda folder, port, _: (
+        [str(folder / "bin" / "uvicorn"), *flags, "--app-dir", str(APPS), "--port", str(port), app],
+        {},
+    )
 
 
 def _script(name: str) -> Callable[[Path, int, Path], Command]:
-    return lambda folder, port, _: ([str(folder / "bin" / "python"), str(APPS / name), str(port)], {"PYTHONPATH": str(APPS)})
+    return lambda folder, port, _: (
+        [str(folder / "bin" / "python"), str(APPS / name), str(port)],
+        {"PYTHONPATH": str(APPS)},
+    )
 
 
 def _upright(folder: Path, port: int, _: Path) -> Command:
-    return [str(folder / "bin" / "python"), "-m", "service", "--drain", "0", "--port", str(port)], {}
+    return [
+        str(folder / "bin" / "python"),
+        "-m",
+        "service",
+        "--drain",
+        "0",
+        "--port",
+        str(port),
+    ], {}
 
 
 def _bentoml(folder: Path, port: int, scratch: Path) -> Command:
@@ -62,7 +76,11 @@ def _bentoml(folder: Path, port: int, scratch: Path) -> Command:
         "--working-dir",
         str(APPS),
     ]
-    return serve, {"PYTHONPATH": str(APPS), "BENTOML_HOME": str(scratch), "BENTOML_DO_NOT_TRACK": "True"}
+    return serve, {
+        "PYTHONPATH": str(APPS),
+        "BENTOML_HOME": str(scratch),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
 
 
 def _mlserver(folder: Path, port: int, scratch: Path) -> Command:
@@ -75,19 +93,37 @@ def _mlserver(folder: Path, port: int, scratch: Path) -> Command:
         "debug": False,
     }
     (scratch / "settings.json").write_text(json.dumps(settings))
-    (scratch / "model-settings.json").write_text(json.dumps({"name": "act", "implementation": "mlserver_app.Act"}))
+    (scratch / "model-settings.json").write_text(
+        json.dumps({"name": "act", "implementation": "mlserver_app.Act"})
+    )
     return [str(folder / "bin" / "mlserver"), "start", str(scratch)], {"PYTHONPATH": str(APPS)}
 
 
 def _mlflow(folder: Path, port: int, scratch: Path) -> Command:
     saved, variables = (
         scratch / "model",
-        {"PYTHONPATH": str(APPS), "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        {
+            "PYTHONPATH": str(APPS),
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        },
     )
     if not saved.exists():
         write = [str(folder / "bin" / "python"), "mlflow_app.py", str(saved)]
-        subprocess.run(write, check=True, cwd=APPS, env=variables | {"MODEL": str(MODEL)}, capture_output=True)
-    serve = [str(folder / "bin" / "mlflow"), "models", "serve", "-m", str(saved), "-h", "127.0.0.1", "-p", str(port)]
+        subprocess.run(
+            write, check=True, cwd=APPS, env=variables | {"MODEL": str(MODEL)}, capture_output=True
+        )
+    serve = [
+        str(folder / "bin" / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        str(saved),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
     return [*serve, "--env-manager", "local", "-w", "1"], variables
 
 
@@ -98,7 +134,10 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
     if not model.exists():
         shutil.copytree(triton / "backends", backends)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        shutil.copy(triton / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
+        shutil.copy(
+            triton / "python_backend_stubs" / version / "triton_python_backend_stub",
+            backends / "python",
+        )
         (model / "1").mkdir(parents=True)
         shutil.copy(APPS / "triton_app.py", model / "1" / "model.py")
         shutil.copy(APPS / "onnx_policy.py", model / "1")
@@ -108,7 +147,12 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
             'output [{ name: "q_values" data_type: TYPE_FP32 dims: [ -1, 2 ] }]\n'
         )
     libraries = [
-        str(path) for path in (package / "nvidia_pytriton.libs", package / "pytriton" / "tritonserver" / "external_libs") if path.exists()
+        str(path)
+        for path in (
+            package / "nvidia_pytriton.libs",
+            package / "pytriton" / "tritonserver" / "external_libs",
+        )
+        if path.exists()
     ]
     libraries.append(str(Path(sys.base_prefix) / "lib"))
     flags = [
@@ -118,12 +162,21 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
         "--http-address=127.0.0.1",
     ]
     flags += ["--allow-grpc=false", f"--metrics-port={port + 1}", "--metrics-address=127.0.0.1"]
-    variables = {"LD_LIBRARY_PATH": ":".join(libraries), "PYTHONPATH": f"{package}:{APPS}", "PATH": f"{folder / 'bin'}:/usr/bin:/bin"}
+    variables = {
+        "LD_LIBRARY_PATH": ":".join(libraries),
+        "PYTHONPATH": f"{package}:{APPS}",
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+    }
     return [str(triton / "bin" / "tritonserver"), *flags], variables
 
 
 def _torchserve(folder: Path, port: int, scratch: Path) -> Command:
-    variables = {"PYTHONPATH": str(APPS), "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "TEMP": str(scratch), "LOG_LOCATION": str(scratch)}
+    variables = {
+        "PYTHONPATH": str(APPS),
+        "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+        "TEMP": str(scratch),
+        "LOG_LOCATION": str(scratch),
+    }
     if not (scratch / "act.mar").exists():
         archive = [
             str(folder / "bin" / "torch-model-archiver"),
@@ -139,10 +192,22 @@ def _torchserve(folder: Path, port: int, scratch: Path) -> Command:
     (scratch / "config.properties").write_text(
         f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
         f"metrics_address=http://127.0.0.1:{port + 2}\n"
-        "default_workers_per_model=1\ndisable_token_authorization=true\nmodel_store=" + str(scratch) + "\nload_models=act.mar\n"
+        "default_workers_per_model=1\ndisable_token_authorization=true\nmodel_store="
+        + str(scratch)
+        + "\nload_models=act.mar\n"
     )
-    start = [str(folder / "bin" / "torchserve"), "--start", "--foreground", "--ncs", "--model-store", str(scratch), "--disable-token-auth"]
-    return [*start, "--ts-config", str(scratch / "config.properties")], variables | {"METRICS_LOCATION": str(scratch)}
+    start = [
+        str(folder / "bin" / "torchserve"),
+        "--start",
+        "--foreground",
+        "--ncs",
+        "--model-store",
+        str(scratch),
+        "--disable-token-auth",
+    ]
+    return [*start, "--ts-config", str(scratch / "config.properties")], variables | {
+        "METRICS_LOCATION": str(scratch)
+    }
 
 
 def _inference_request(state: list[float]) -> dict[str, Any]:
@@ -153,17 +218,38 @@ def _inference_answer(answer: Any) -> list[float]:
     return list(answer["outputs"][0]["data"])
 
 
-LIMIT = Peer("bare ASGI app under uvicorn (the limit)", "upright", _uvicorn("limit:app"), checked=False)
+LIMIT = Peer(
+    "bare ASGI app under uvicorn (the limit)", "upright", _uvicorn("limit:app"), checked=False
+)
 UPRIGHT = Peer("Upright", "upright", _upright)
 FASTAPI = Peer("plain FastAPI", "fastapi", _uvicorn("fastapi_app:app"))
 PEERS = {
     "fastapi": FASTAPI,
-    "triton": Peer("Triton, Python backend", "triton", _triton, "/v2/models/act/infer", _inference_request, _inference_answer),
-    "mlserver": Peer("MLServer, no worker processes", "mlserver", _mlserver, "/v2/models/act/infer", _inference_request, _inference_answer),
+    "triton": Peer(
+        "Triton, Python backend",
+        "triton",
+        _triton,
+        "/v2/models/act/infer",
+        _inference_request,
+        _inference_answer,
+    ),
+    "mlserver": Peer(
+        "MLServer, no worker processes",
+        "mlserver",
+        _mlserver,
+        "/v2/models/act/infer",
+        _inference_request,
+        _inference_answer,
+    ),
     "litserve": Peer("LitServe", "litserve", _script("litserve_app.py")),
     "bentoml": Peer("BentoML", "bentoml", _bentoml),
     "mlflow": Peer(
-        "MLflow", "mlflow", _mlflow, "/invocations", lambda state: {"inputs": [state]}, lambda answer: list(answer["predictions"][0])
+        "MLflow",
+        "mlflow",
+        _mlflow,
+        "/invocations",
+        lambda state: {"inputs": [state]},
+        lambda answer: list(answer["predictions"][0]),
     ),
     "torchserve": Peer("TorchServe", "torchserve", _torchserve, "/predictions/act"),
     "ray": Peer("Ray Serve", "ray", _script("ray_app.py")),

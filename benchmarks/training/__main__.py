@@ -40,8 +40,12 @@ TITLES = {
 
 def main() -> None:
     """Measure, write the JSON, print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", metavar="ROW=SEEDS", help=f"rows and their seeds (all: {ROWS})")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only", nargs="*", metavar="ROW=SEEDS", help=f"rows and their seeds (all: {ROWS})"
+    )
     parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
     options = parser.parse_args()
     chosen = dict(part.split("=") for part in options.only) if options.only else ROWS
@@ -56,7 +60,9 @@ def main() -> None:
                 print(name, results[name][-1], flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1))
-    print(f"\nPython {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one core\n")
+    print(
+        f"\nPython {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one core\n"
+    )
     _print_table(results)
 
 
@@ -65,9 +71,20 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
         if name == "sb3":
-            command = [str(environment("sb3", HERE / "sb3.txt") / "bin" / "python"), str(HERE / "sb3_peer.py"), str(seed)]
+            command = [
+                str(environment("sb3", HERE / "sb3.txt") / "bin" / "python"),
+                str(HERE / "sb3_peer.py"),
+                str(seed),
+            ]
         elif name == "cleanrl":
-            command = [sys.executable, "-m", "benchmarks.training.cleanrl_peer", str(seed), str(EPISODES), str(HELD_OUT)]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.training.cleanrl_peer",
+                str(seed),
+                str(EPISODES),
+                str(HELD_OUT),
+            ]
         else:
             places = ["--out", str(out), "--run", str(Path(temporary) / "run")]
             command = [
@@ -94,7 +111,14 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
         result = {"exit": process.returncode, "seconds": wall, "peak_mb": usage.ru_maxrss / 1024}
         if name in ("sb3", "cleanrl"):
             return {**result, **json.loads(last[0])}
-        return {**result, **(_judge(out) if process.returncode == 0 else {"mean": float("nan"), "share": 0.0, "steps": 0})}
+        return {
+            **result,
+            **(
+                _judge(out)
+                if process.returncode == 0
+                else {"mean": float("nan"), "share": 0.0, "steps": 0}
+            ),
+        }
 
 
 def _judge(out: Path) -> dict[str, Any]:
@@ -104,8 +128,15 @@ def _judge(out: Path) -> dict[str, Any]:
 
     written = bundle.read(out)
     lasted = play(from_onnx(written.artifacts["onnx"]), episodes=EPISODES, seed=HELD_OUT).steps
-    exam = {column.name: (column.share, column.reference) for column in written.manifest.exam.columns}
-    return {"mean": float(lasted.mean()), "share": float((lasted >= 500).mean()), "steps": written.manifest.provenance.steps, "exam": exam}
+    exam = {
+        column.name: (column.share, column.reference) for column in written.manifest.exam.columns
+    }
+    return {
+        "mean": float(lasted.mean()),
+        "share": float((lasted >= 500).mean()),
+        "steps": written.manifest.provenance.steps,
+        "exam": exam,
+    }
 
 
 def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
@@ -137,17 +168,34 @@ def _iqm(scores: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
     if np.ptp(scores) == 0:
         return f"{centre:.1f} [no spread]"
     low, high = scipy.stats.bootstrap(
-        (scores,), lambda values, axis: scipy.stats.trim_mean(values, 0.25, axis=axis), method="percentile", rng=np.random.default_rng(0)
+        (scores,),
+        lambda values, axis: scipy.stats.trim_mean(values, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
     ).confidence_interval
     return f"{centre:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _print_exam(rows: list[dict[str, Any]]) -> None:
     columns = list(rows[0].get("exam", {}))
-    print("\n| `robust`, share of runs survived | " + " | ".join(columns) + " |\n" + "| --- " * (len(columns) + 1) + "|")
+    print(
+        "\n| `robust`, share of runs survived | "
+        + " | ".join(columns)
+        + " |\n"
+        + "| --- " * (len(columns) + 1)
+        + "|"
+    )
     for row in rows:
-        print(f"| seed {row['seed']} | " + " | ".join(f"{row['exam'][column][0]:.4g}" for column in columns) + " |")
-    print("| regulator | " + " | ".join(f"{rows[0]['exam'][column][1]:.4g}" for column in columns) + " |")
+        print(
+            f"| seed {row['seed']} | "
+            + " | ".join(f"{row['exam'][column][0]:.4g}" for column in columns)
+            + " |"
+        )
+    print(
+        "| regulator | "
+        + " | ".join(f"{rows[0]['exam'][column][1]:.4g}" for column in columns)
+        + " |"
+    )
 
 
 if __name__ == "__main__":

@@ -43,19 +43,26 @@ WITHOUT: dict[str, dict[str, object]] = {
 
 def main() -> None:
     """Train each variant, judge it, print a row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
     print(
-        "| robust recipe, seed " + str(options.seed) + " | least share of the regulator's | columns below 95 % of it |\n| --- | --- | --- |"
+        "| robust recipe, seed "
+        + str(options.seed)
+        + " | least share of the regulator's | columns below 95 % of it |\n| --- | --- | --- |"
     )
     for name, changes in WITHOUT.items():
         run = train(recipe("robust", changes), options.seed, torch.device("cpu"))
         columns = exam(from_network(run.network)).columns
         ratios = {column.name: column.share / column.reference for column in columns}
-        below = ", ".join(f"{column} {ratio:.3f}" for column, ratio in ratios.items() if ratio < 0.95) or "none"
+        below = (
+            ", ".join(f"{column} {ratio:.3f}" for column, ratio in ratios.items() if ratio < 0.95)
+            or "none"
+        )
         print(f"| {name} | {min(ratios.values()):.3f} | {below} |", flush=True)
 
 

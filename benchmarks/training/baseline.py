@@ -25,10 +25,20 @@ CPU = torch.device("cpu")
 
 def main() -> None:
     """Measure and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=0, metavar="N", help="train the first N seeds to their end and judge them")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the first N seeds to their end and judge them",
+    )
     seeds = parser.parse_args().seeds
-    print(f"Python {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one thread\n")
+    print(
+        f"Python {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one thread\n"
+    )
     _speed()
     if seeds:
         _success(seeds)
@@ -40,21 +50,35 @@ def _speed() -> None:
         ours.append(_steps_per_second(seed))
         peers.append(transcription.steps_per_second(seed, STEPS))
     ratios = [one / other for one, other in zip(ours, peers, strict=True)]
-    print(f"| environment steps per second, {PAIRS} interleaved pairs of {STEPS:,} steps | median | least | most |")
+    print(
+        f"| environment steps per second, {PAIRS} interleaved pairs of {STEPS:,} steps | median | least | most |"
+    )
     print("| --- | --- | --- | --- |")
     for name, values in (("baseline recipe", ours), ("plain transcription", peers)):
-        print(f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |")
-    print(f"| ratio, pair by pair | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+        print(
+            f"| {name} | {statistics.median(values):,.0f} | {min(values):,.0f} | {max(values):,.0f} |"
+        )
+    print(
+        f"| ratio, pair by pair | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |"
+    )
 
 
 def _steps_per_second(seed: int) -> float:
     last: list[Progress] = []
-    train(RECIPES["baseline"], seed, CPU, report=last.append, interrupted=lambda: bool(last) and last[-1].figures["steps"] >= STEPS)
+    train(
+        RECIPES["baseline"],
+        seed,
+        CPU,
+        report=last.append,
+        interrupted=lambda: bool(last) and last[-1].figures["steps"] >= STEPS,
+    )
     return last[-1].figures["steps"] / last[-1].figures["seconds"]
 
 
 def _success(seeds: int) -> None:
-    print("\n| seed | stopped by | episodes | steps | seconds | greedy episodes of the ONNX file | mean | worst | share at 500 |")
+    print(
+        "\n| seed | stopped by | episodes | steps | seconds | greedy episodes of the ONNX file | mean | worst | share at 500 |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for seed in range(seeds):
         run = train(RECIPES["baseline"], seed, CPU)

@@ -35,20 +35,32 @@ def main() -> None:
     network = train(options.seed)
     seconds = time.perf_counter() - started
 
-    def q_values(states: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    def q_values(
+        states: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
+    ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         with torch.no_grad():
-            result: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = network(torch.from_numpy(states)).numpy()
+            result: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = network(
+                torch.from_numpy(states)
+            ).numpy()
         return result
 
     lasted = play(q_values, episodes=options.episodes, seed=options.held_out).steps
-    result = {"training_seconds": seconds, "steps": STEPS, "mean": float(lasted.mean()), "share": float((lasted >= 500).mean())}
+    result = {
+        "training_seconds": seconds,
+        "steps": STEPS,
+        "mean": float(lasted.mean()),
+        "share": float((lasted >= 500).mean()),
+    }
     sys.stdout.write(json.dumps(result) + "\n")
 
 
 def train(seed: int) -> nn.Module:
     """Return the final network."""
     rng = np.random.default_rng(seed)
-    network, target = (nn.Sequential(nn.Linear(4, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 2)) for _ in range(2))
+    network, target = (
+        nn.Sequential(nn.Linear(4, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 2))
+        for _ in range(2)
+    )
     target.load_state_dict(network.state_dict())
     optimiser = torch.optim.Adam(network.parameters(), lr=2.5e-4)
     memory = ReplayMemory(10_000)
@@ -68,8 +80,14 @@ def train(seed: int) -> nn.Module:
             batch = memory.sample(rng, 128)
             with torch.no_grad():
                 best = target(torch.from_numpy(batch.next_states)).max(dim=1).values
-                goal = torch.from_numpy(batch.rewards) + 0.99 * best * (1 - torch.from_numpy(batch.terminal))
-            taken = network(torch.from_numpy(batch.states)).gather(1, torch.from_numpy(batch.actions).unsqueeze(1)).squeeze(1)
+                goal = torch.from_numpy(batch.rewards) + 0.99 * best * (
+                    1 - torch.from_numpy(batch.terminal)
+                )
+            taken = (
+                network(torch.from_numpy(batch.states))
+                .gather(1, torch.from_numpy(batch.actions).unsqueeze(1))
+                .squeeze(1)
+            )
             optimiser.zero_grad()
             nn.functional.mse_loss(taken, goal).backward()  # type: ignore[no-untyped-call] # torch declares no types for it
             optimiser.step()

@@ -26,24 +26,42 @@ def main() -> None:
     """Measure and print a table."""
     where = device("auto")
     name = (
-        torch.cuda.get_device_name() if where.type == "cuda" else f"none here; CPU {platform.processor() or platform.machine()}, one thread"
+        torch.cuda.get_device_name()
+        if where.type == "cuda"
+        else f"none here; CPU {platform.processor() or platform.machine()}, one thread"
     )
     print(f"CUDA device: {name}; torch {version('torch')}\n")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    print("| agents | way | updates per second | updates × agents per second |\n| --- | --- | --- | --- |")
+    print(
+        "| agents | way | updates per second | updates × agents per second |\n| --- | --- | --- | --- |"
+    )
     for agents in AGENTS:
-        for way in ("cpu",) if where.type == "cpu" else ("cpu", "cuda, call by call", "cuda, one graph"):
+        for way in (
+            ("cpu",) if where.type == "cpu" else ("cpu", "cuda, call by call", "cuda, one graph")
+        ):
             population = _population(agents, way.split(",")[0])
-            rate = _rate(captured(population) if way.endswith("graph") else population.learn, way != "cpu")
+            rate = _rate(
+                captured(population) if way.endswith("graph") else population.learn, way != "cpu"
+            )
             print(f"| {agents:,} | {way} | {rate:,.0f} | {rate * agents:,.0f} |", flush=True)
     run = train(PopulationRecipe(), 0, where)
-    print(f"\nOne `default` training on {where.type}: {run.stopped} after {run.steps:,} steps, {run.seconds:.2f} s")
+    print(
+        f"\nOne `default` training on {where.type}: {run.stopped} after {run.steps:,} steps, {run.seconds:.2f} s"
+    )
 
 
 def _population(agents: int, where: str) -> Population:
     recipe, rng = PopulationRecipe(), np.random.default_rng(0)
-    population = Population(agents, recipe.hidden, recipe.batch, rng, learning_rate=1e-3, polyak=recipe.polyak, device=where)
+    population = Population(
+        agents,
+        recipe.hidden,
+        recipe.batch,
+        rng,
+        learning_rate=1e-3,
+        polyak=recipe.polyak,
+        device=where,
+    )
     batch = population.minibatch
     for tensor in (batch.states, batch.rewards):
         tensor.normal_()

@@ -25,7 +25,9 @@ CHANGES = {"steps": 12_000, "check_every": 250, "memory": 20_000}
 
 def main() -> None:
     """Kill, resume, compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
@@ -48,7 +50,9 @@ def main() -> None:
             kills += process.wait() == -signal.SIGKILL
             subprocess.run(_command(folder), check=True)
             same += _same(whole, folder)
-        print(f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed: {same} of {TRIALS} ended with identical weights")
+        print(
+            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed: {same} of {TRIALS} ended with identical weights"
+        )
 
 
 def _command(folder: Path) -> list[str]:

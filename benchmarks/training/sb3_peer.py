@@ -43,7 +43,9 @@ def main() -> None:
     model = DQN("MlpPolicy", "CartPole-v1", seed=options.seed, device="cpu", **ZOO).learn(STEPS)
     seconds = time.perf_counter() - started
 
-    environment = gym.make_vec("CartPole-v1", num_envs=EPISODES, vectorization_mode="vector_entry_point")
+    environment = gym.make_vec(
+        "CartPole-v1", num_envs=EPISODES, vectorization_mode="vector_entry_point"
+    )
     states, _ = environment.reset(seed=HELD_OUT)
     lasted, playing = np.zeros(EPISODES), np.ones(EPISODES, np.bool_)
     while playing.any():
@@ -52,7 +54,12 @@ def main() -> None:
         states, _, terminated, truncated, _ = environment.step(actions)
         lasted += playing
         playing &= ~(terminated | truncated)
-    result = {"training_seconds": seconds, "steps": STEPS, "mean": float(lasted.mean()), "share": float((lasted >= 500).mean())}
+    result = {
+        "training_seconds": seconds,
+        "steps": STEPS,
+        "mean": float(lasted.mean()),
+        "share": float((lasted >= 500).mean()),
+    }
     sys.stdout.write(json.dumps(result) + "\n")
 
 

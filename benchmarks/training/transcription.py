@@ -17,7 +17,9 @@ class Agent:
     """A network, a deque of transitions and an ε."""
 
     def __init__(self) -> None:
-        self.network = nn.Sequential(nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 2))
+        self.network = nn.Sequential(
+            nn.Linear(4, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 2)
+        )
         self.optimiser = torch.optim.Adam(self.network.parameters(), lr=0.0025)
         self.memory: deque[Transition] = deque(maxlen=2_000)
         self.epsilon = 1.0
@@ -33,11 +35,19 @@ class Agent:
         """Take one optimiser step on a minibatch of 64."""
         if len(self.memory) <= 64:
             return
-        states, actions, rewards, next_states, dones = zip(*random.sample(self.memory, 64), strict=True)
+        states, actions, rewards, next_states, dones = zip(
+            *random.sample(self.memory, 64), strict=True
+        )
         with torch.no_grad():
             best = self.network(torch.from_numpy(np.array(next_states))).max(dim=1).values
-        targets = torch.tensor(rewards) + 0.99 * best * (1 - torch.tensor(dones, dtype=torch.float32))
-        taken = self.network(torch.from_numpy(np.array(states))).gather(1, torch.tensor(actions).unsqueeze(1)).squeeze(1)
+        targets = torch.tensor(rewards) + 0.99 * best * (
+            1 - torch.tensor(dones, dtype=torch.float32)
+        )
+        taken = (
+            self.network(torch.from_numpy(np.array(states)))
+            .gather(1, torch.tensor(actions).unsqueeze(1))
+            .squeeze(1)
+        )
         loss = nn.functional.mse_loss(taken, targets)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch declares no types for it

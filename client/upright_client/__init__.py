@@ -4,4 +4,13 @@ from upright_client.aio import AsyncPolicyClient
 from upright_client.decision import Counters, Decision, LastAction, Model, NoAnswerError, Reason
 from upright_client.sync import PolicyClient
 
-__all__ = ["AsyncPolicyClient", "Counters", "Decision", "LastAction", "Model", "NoAnswerError", "PolicyClient", "Reason"]
+__all__ = [
+    "AsyncPolicyClient",
+    "Counters",
+    "Decision",
+    "LastAction",
+    "Model",
+    "NoAnswerError",
+    "PolicyClient",
+    "Reason",
+]

@@ -49,7 +49,9 @@ class AsyncPolicyClient:
         """Return the decision for one state, within the deadline. Raises `TypeError` or `ValueError` for what is no state."""
         return await self._core.act(self._ground, state)
 
-    async def act_batch(self, states: Sequence[State], *, deadline: float | None = None) -> list[Decision]:
+    async def act_batch(
+        self, states: Sequence[State], *, deadline: float | None = None
+    ) -> list[Decision]:
         """Return a decision for each state, all by the policy or all by the fallback; `deadline` in seconds replaces the client's own."""
         return await self._core.act_batch(self._other, states, deadline)
 
@@ -78,7 +80,12 @@ class AsyncPolicyClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         await self.close()
 
 
@@ -163,7 +170,10 @@ class _Ground:
         if not self._keepers and not self._closed:
             # The first call starts them: only now is there surely an event loop to run in.
             self._stopped = asyncio.Event()
-            self._keepers = [asyncio.create_task(self._core.keep(self, self._transport)) for _ in range(self._connections)]
+            self._keepers = [
+                asyncio.create_task(self._core.keep(self, self._transport))
+                for _ in range(self._connections)
+            ]
         while True:
             if self._closed:
                 return "closed"

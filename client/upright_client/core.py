@@ -16,7 +16,15 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from upright_client.decision import Counters, Decision, Fallback, LastAction, Model, NoAnswerError, Reason
+from upright_client.decision import (
+    Counters,
+    Decision,
+    Fallback,
+    LastAction,
+    Model,
+    NoAnswerError,
+    Reason,
+)
 from upright_client.state import State, check, check_action
 from upright_client.wire import DeniedError, HttpWire, Reply, StreamWire, Transport, Wire, WireError
 
@@ -66,7 +74,9 @@ def place(address: str | os.PathLike[str]) -> Place:
         or parts.query
         or parts.username is not None
     ):
-        raise ValueError(f"expected http://host:port, https://host:port or the path of a Unix socket, not {text!r}")
+        raise ValueError(
+            f"expected http://host:port, https://host:port or the path of a Unix socket, not {text!r}"
+        )
     secure = parts.scheme in ("https", "wss")
     return Place(parts.hostname, parts.port or (443 if secure else 80), None, secure)
 
@@ -124,7 +134,9 @@ class Request(NamedTuple):
 
     body: bytes
     seq: int | None  # that the answer must echo
-    door: tuple[str, str] | None = None  # method and path; none for the door that the wire is made for
+    door: tuple[str, str] | None = (
+        None  # method and path; none for the door that the wire is made for
+    )
 
 
 class Core:
@@ -190,9 +202,15 @@ class Core:
         body = b'{"state":[%b],"seq":%d}' % (repr(numbers)[1:-1].encode(), seq)
         outcome = await self._converse(ground, Request(body, seq), started + self.deadline)
         decision = self._judge(outcome, started) if isinstance(outcome, dict) else outcome
-        return decision if isinstance(decision, Decision) else self._fall_back(numbers, decision, started)
+        return (
+            decision
+            if isinstance(decision, Decision)
+            else self._fall_back(numbers, decision, started)
+        )
 
-    async def act_batch(self, ground: Ground[L], states: Sequence[State], deadline: float | None) -> list[Decision]:
+    async def act_batch(
+        self, ground: Ground[L], states: Sequence[State], deadline: float | None
+    ) -> list[Decision]:
         """Return a decision for each state; all of them come from the policy or none does. Raises for misuse only."""
         started = monotonic()
         rows = [check(state) for state in states]
@@ -202,25 +220,43 @@ class Core:
         body = json.dumps({"states": rows, "seq": seq}).encode()
         until = started + (self.deadline if deadline is None else deadline)
         outcome = await self._converse(ground, Request(body, seq, ("POST", "/act/batch")), until)
-        decisions = self._judge_rows(outcome, len(rows), started) if isinstance(outcome, dict) else outcome
-        return decisions if isinstance(decisions, list) else [self._fall_back(row, decisions, started) for row in rows]
+        decisions = (
+            self._judge_rows(outcome, len(rows), started) if isinstance(outcome, dict) else outcome
+        )
+        return (
+            decisions
+            if isinstance(decisions, list)
+            else [self._fall_back(row, decisions, started) for row in rows]
+        )
 
     async def model(self, ground: Ground[L], seconds: float) -> Model:
         """Return the bundle that the service serves. Raises `NoAnswerError`."""
-        outcome = await self._converse(ground, Request(b"", None, ("GET", "/model")), monotonic() + seconds)
+        outcome = await self._converse(
+            ground, Request(b"", None, ("GET", "/model")), monotonic() + seconds
+        )
         if not isinstance(outcome, dict):
             raise NoAnswerError(outcome, self.trouble)
         reason = self._status(outcome)
         if reason is not None:
             raise NoAnswerError(reason, self.trouble)
-        digest, backend, manifest = outcome.get("digest"), outcome.get("backend"), outcome.get("manifest")
-        if not isinstance(digest, str) or not isinstance(backend, str) or not isinstance(manifest, dict):
+        digest, backend, manifest = (
+            outcome.get("digest"),
+            outcome.get("backend"),
+            outcome.get("manifest"),
+        )
+        if (
+            not isinstance(digest, str)
+            or not isinstance(backend, str)
+            or not isinstance(manifest, dict)
+        ):
             raise NoAnswerError("garbage", "/model did not answer as this client knows it")
         return Model(digest, backend, manifest)
 
     async def ready(self, ground: Ground[L], seconds: float) -> bool:
         """Return whether the service says that it is ready."""
-        outcome = await self._converse(ground, Request(b"", None, ("GET", "/health/ready")), monotonic() + seconds)
+        outcome = await self._converse(
+            ground, Request(b"", None, ("GET", "/health/ready")), monotonic() + seconds
+        )
         return isinstance(outcome, dict) and outcome.get("status") == "ready"
 
     async def keep(self, ground: Ground[L], transport: Transport) -> None:
@@ -240,7 +276,9 @@ class Core:
                 again = True
                 if not await ground.lend(link):
                     return
-                vain = 0 if link.proven else vain + 1  # a connection that brought no answer was no better than none
+                vain = (
+                    0 if link.proven else vain + 1
+                )  # a connection that brought no answer was no better than none
             if vain:
                 first, longest = PAUSES
                 # Spread out, so that many clients of one service do not come back all at once.
@@ -248,7 +286,9 @@ class Core:
                 if not await ground.pause(min(longest, first * 2 ** min(vain, 16)) * share):
                     return
 
-    async def _converse(self, ground: Ground[L], request: Request, until: float) -> Document | Reason:
+    async def _converse(
+        self, ground: Ground[L], request: Request, until: float
+    ) -> Document | Reason:
         """Return the service's message, or why there is none."""
         outcome: Document | Reason = "disconnected"
         for _ in range(ATTEMPTS):
@@ -260,13 +300,17 @@ class Core:
                 outcome = await self._exchange(ground, link, request, until)
                 finished = True
             finally:
-                link.broken = link.broken or not finished  # the caller was interrupted: nobody knows what is still on its way
+                link.broken = (
+                    link.broken or not finished
+                )  # the caller was interrupted: nobody knows what is still on its way
                 ground.give(link)
             if outcome != "disconnected":
                 break
         return outcome
 
-    async def _exchange(self, ground: Ground[L], link: L, request: Request, until: float) -> Document | Reason:
+    async def _exchange(
+        self, ground: Ground[L], link: L, request: Request, until: float
+    ) -> Document | Reason:
         """Send a request on one connection and wait for its answer.
 
         At most one answer is due on a connection. After a missed deadline it is waited for before the next request is sent: a service that
@@ -336,7 +380,13 @@ class Core:
         reason = self._status(document)
         if reason is not None:
             return reason
-        return self._decide(document.get("action"), document.get("q_values"), document.get("out_of_range"), document.get("digest"), started)
+        return self._decide(
+            document.get("action"),
+            document.get("q_values"),
+            document.get("out_of_range"),
+            document.get("digest"),
+            started,
+        )
 
     def _judge_rows(self, columns: Document, count: int, started: float) -> list[Decision] | Reason:
         reason = self._status(columns)
@@ -354,7 +404,9 @@ class Core:
             decisions.append(decision)
         return decisions
 
-    def _decide(self, action: object, q_values: object, out_of_range: object, digest: object, started: float) -> Decision | Reason:
+    def _decide(
+        self, action: object, q_values: object, out_of_range: object, digest: object, started: float
+    ) -> Decision | Reason:
         if (
             type(action) is not int
             or not isinstance(q_values, list)
@@ -374,7 +426,15 @@ class Core:
         with self._lock:
             self._answers += 1
             self._last = action
-        return Decision(action, tuple(q_values), digest, tuple(out_of_range), "policy", None, monotonic() - started)
+        return Decision(
+            action,
+            tuple(q_values),
+            digest,
+            tuple(out_of_range),
+            "policy",
+            None,
+            monotonic() - started,
+        )
 
     def _fall_back(self, numbers: tuple[float, ...], reason: Reason, started: float) -> Decision:
         if isinstance(self._fallback, LastAction):
@@ -388,7 +448,9 @@ class Core:
         return Decision(action, (), None, (), "fallback", reason, monotonic() - started)
 
 
-def _tls(host: str, context: "ssl.SSLContext | None") -> "Callable[[HttpWire | StreamWire], TlsWire]":
+def _tls(
+    host: str, context: "ssl.SSLContext | None"
+) -> "Callable[[HttpWire | StreamWire], TlsWire]":
     """Return what puts TLS around a wire. Without a context the system's authorities are trusted."""
     import ssl
 
@@ -398,7 +460,9 @@ def _tls(host: str, context: "ssl.SSLContext | None") -> "Callable[[HttpWire | S
         context = ssl.create_default_context()
     elif not isinstance(context, ssl.SSLContext):
         raise TypeError(f"ssl_context is an ssl.SSLContext, not {context!r}")
-    TlsWire(HttpWire("", None), context, host)  # a name that no certificate can have is misuse, and raised at once
+    TlsWire(
+        HttpWire("", None), context, host
+    )  # a name that no certificate can have is misuse, and raised at once
     return lambda inner: TlsWire(inner, context, host)
 
 

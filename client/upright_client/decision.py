@@ -61,7 +61,9 @@ class Counters:
     """What happened so far: a copy, which does not change any more."""
 
     answers: int  # decisions by the policy
-    fallbacks: dict[Reason, int]  # decisions by the fallback; a reason that never occurred is absent
+    fallbacks: dict[
+        Reason, int
+    ]  # decisions by the fallback; a reason that never occurred is absent
     late_answers: int  # recognised by their seq and thrown away
     reconnects: int  # connections that replaced a lost one
 

@@ -26,7 +26,9 @@ def check(state: State) -> tuple[float, ...]:
     numbers = tuple([value if type(value) is float else _number(value, state) for value in values])
     for number in numbers:
         if not -FLOAT32_OVERFLOW < number < FLOAT32_OVERFLOW:  # false for NaN too
-            raise ValueError(f"a state holds numbers that are finite as 32-bit floats, not {number!r}: {state!r}")
+            raise ValueError(
+                f"a state holds numbers that are finite as 32-bit floats, not {number!r}: {state!r}"
+            )
     return numbers
 
 
@@ -50,4 +52,6 @@ def _number(value: object, state: State) -> float:
     try:
         return float(value)  # type: ignore[arg-type] # it has __float__ or __index__
     except OverflowError as error:
-        raise ValueError(f"a state holds numbers that are finite as 32-bit floats, not {value!r}") from error
+        raise ValueError(
+            f"a state holds numbers that are finite as 32-bit floats, not {value!r}"
+        ) from error

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     import ssl
 
 CHUNK = 16_384
-TENDING = 5.0  # seconds after which an idle connection is looked after: pings answered, its end noticed
+TENDING = (
+    5.0  # seconds after which an idle connection is looked after: pings answered, its end noticed
+)
 SELECT_LIMIT = 1_024  # select() knows no file descriptor from here on; below, it is exact to microseconds where poll() is to milliseconds
 
 T = TypeVar("T")
@@ -66,7 +68,9 @@ class PolicyClient:
         """Return the decision for one state, within the deadline. Raises `TypeError` or `ValueError` for what is no state."""
         return _finish(self._core.act(self._ground, state))
 
-    def act_batch(self, states: Sequence[State], *, deadline: float | None = None) -> list[Decision]:
+    def act_batch(
+        self, states: Sequence[State], *, deadline: float | None = None
+    ) -> list[Decision]:
         """Return a decision for each state, all by the policy or all by the fallback; `deadline` in seconds replaces the client's own."""
         return _finish(self._core.act_batch(self._plain(), states, deadline))
 
@@ -99,7 +103,12 @@ class PolicyClient:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def _plain(self) -> "_Ground":
@@ -120,7 +129,9 @@ class _Link(Link):
     def __init__(self, wire: Wire, connection: socket.socket) -> None:
         super().__init__(wire)
         self.socket = connection
-        self.changed = threading.Event()  # set for its keeper: it is broken, or the client was closed
+        self.changed = (
+            threading.Event()
+        )  # set for its keeper: it is broken, or the client was closed
 
 
 class _Ground:
@@ -139,7 +150,11 @@ class _Ground:
         self._stopped = False
         self._stop = threading.Event()  # the same for keepers, who wait for it
         self._keepers = [
-            threading.Thread(target=lambda: _finish(core.keep(self, transport)), name=f"upright-client-{number}", daemon=True)
+            threading.Thread(
+                target=lambda: _finish(core.keep(self, transport)),
+                name=f"upright-client-{number}",
+                daemon=True,
+            )
             for number in range(connections)
         ]
         for keeper in self._keepers:
@@ -159,7 +174,9 @@ class _Ground:
                     if self._stop.is_set():
                         return "closed"
                     if self._idle:
-                        with contextlib.suppress(IndexError):  # who does not have to wait takes it without the condition
+                        with contextlib.suppress(
+                            IndexError
+                        ):  # who does not have to wait takes it without the condition
                             return self._idle.pop()
                     busy = bool(self._links)
                     remaining = until - monotonic()
@@ -287,7 +304,9 @@ def _wait(connection: socket.socket, until: float, *, writing: bool = False) -> 
         return True  # closed under our hands: using it says so
     remaining = max(0.0, until - monotonic())
     if descriptor < SELECT_LIMIT:
-        reading, writable, _ = select.select(() if writing else (descriptor,), (descriptor,) if writing else (), (), remaining)
+        reading, writable, _ = select.select(
+            () if writing else (descriptor,), (descriptor,) if writing else (), (), remaining
+        )
         return bool(reading or writable)
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT if writing else select.POLLIN)
@@ -299,7 +318,10 @@ def _connect(place: Place, until: float) -> socket.socket:
     if place.path is not None:
         addresses: list[tuple[int, object]] = [(socket.AF_UNIX, place.path)]
     else:
-        addresses = [(found[0], found[4]) for found in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)]
+        addresses = [
+            (found[0], found[4])
+            for found in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+        ]
     failure: OSError = OSError(f"{place.host} has no address")
     for family, address in addresses:
         connection = socket.socket(family, socket.SOCK_STREAM)

@@ -63,9 +63,15 @@ class HttpWire:
         self.opened = True
         self.closing = False
         self.replies: deque[Reply] = deque()
-        fields = f"Host: {host}\r\n" + (f"Authorization: Bearer {key}\r\n" if key is not None else "")
+        fields = f"Host: {host}\r\n" + (
+            f"Authorization: Bearer {key}\r\n" if key is not None else ""
+        )
         self._fields = fields.encode("latin-1")
-        self._act = b"POST /act HTTP/1.1\r\n" + self._fields + b"Content-Type: application/json\r\nContent-Length: "
+        self._act = (
+            b"POST /act HTTP/1.1\r\n"
+            + self._fields
+            + b"Content-Type: application/json\r\nContent-Length: "
+        )
         self._buffer = b""
 
     def hello(self) -> bytes:
@@ -78,8 +84,16 @@ class HttpWire:
 
     def other(self, method: str, path: str, body: bytes = b"") -> bytes:
         """Return a request to another door."""
-        content = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body) if body else b""
-        return b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (method.encode(), path.encode(), self._fields, content, body)
+        content = (
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body) if body else b""
+        )
+        return b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (
+            method.encode(),
+            path.encode(),
+            self._fields,
+            content,
+            body,
+        )
 
     def receive(self, data: bytes) -> bytes:
         """Take in bytes. Raises `WireError` for what is not HTTP, and for what is above the limits."""
@@ -134,7 +148,9 @@ class StreamWire:
         self.closing = False
         self.replies: deque[Reply] = deque()
         self._nonce = base64.b64encode(os.urandom(16))
-        fields = f"GET /act/stream HTTP/1.1\r\nHost: {host}\r\n" + (f"Authorization: Bearer {key}\r\n" if key is not None else "")
+        fields = f"GET /act/stream HTTP/1.1\r\nHost: {host}\r\n" + (
+            f"Authorization: Bearer {key}\r\n" if key is not None else ""
+        )
         self._hello = (
             fields.encode("latin-1")
             + b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: "
@@ -173,7 +189,9 @@ class StreamWire:
                 case 0x88:
                     self.closing = True
                 case _:
-                    raise WireError(f"a frame begins with {opcode:#04x}, which this service does not send")
+                    raise WireError(
+                        f"a frame begins with {opcode:#04x}, which this service does not send"
+                    )
         return back
 
     def _open(self) -> bool:
@@ -185,10 +203,17 @@ class StreamWire:
         first, *lines = self._buffer[:end].split(b"\r\n")
         if not first.startswith(b"HTTP/1.1 101"):
             denied = first[9:12] in (b"401", b"403")
-            raise (DeniedError if denied else WireError)(f"the stream was not opened: {first[9:60].decode('latin-1')}")
-        fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+            raise (DeniedError if denied else WireError)(
+                f"the stream was not opened: {first[9:60].decode('latin-1')}"
+            )
+        fields = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(b":") for line in lines)
+        }
         # SHA-1 is what RFC 6455 asks for: it proves that a WebSocket server answered, and protects nothing.
-        proof = base64.b64encode(hashlib.sha1(self._nonce + GREETING, usedforsecurity=False).digest())
+        proof = base64.b64encode(
+            hashlib.sha1(self._nonce + GREETING, usedforsecurity=False).digest()
+        )
         if fields.get(b"sec-websocket-accept") != proof:
             raise WireError("the stream was opened with another client's key")
         self._buffer = self._buffer[end + 4 :]
@@ -200,7 +225,10 @@ class StreamWire:
         buffer = self._buffer
         if len(buffer) < 2:
             return None
-        size, start = buffer[1], 2  # a server's frames are not masked, so the mask bit makes this too large
+        size, start = (
+            buffer[1],
+            2,
+        )  # a server's frames are not masked, so the mask bit makes this too large
         if size == 126:
             size, start = int.from_bytes(buffer[2:4]), 4
         elif size == 127:

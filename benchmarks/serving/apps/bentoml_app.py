@@ -6,7 +6,12 @@ import bentoml
 from onnx_policy import Model
 
 
-@bentoml.service(workers=1, traffic={"timeout": 10}, logging={"access": {"enabled": False}}, metrics={"enabled": True})
+@bentoml.service(
+    workers=1,
+    traffic={"timeout": 10},
+    logging={"access": {"enabled": False}},
+    metrics={"enabled": True},
+)
 class Act:
     """One state in, the answer out."""
 

@@ -14,10 +14,19 @@ class Act(mlflow.pyfunc.PythonModel):
         """Load the model."""
         self.model = Model()
 
-    def predict(self, context: object, model_input: pd.DataFrame, params: object = None) -> list[list[float]]:
+    def predict(
+        self, context: object, model_input: pd.DataFrame, params: object = None
+    ) -> list[list[float]]:
         """Answer the states."""
-        return [self.model.answer(state)["q_values"] for state in pd.DataFrame(model_input).to_numpy()]
+        return [
+            self.model.answer(state)["q_values"] for state in pd.DataFrame(model_input).to_numpy()
+        ]
 
 
 if __name__ == "__main__":
-    mlflow.pyfunc.save_model(sys.argv[1], python_model=Act(), code_paths=["onnx_policy.py", "mlflow_app.py"], pip_requirements=[])
+    mlflow.pyfunc.save_model(
+        sys.argv[1],
+        python_model=Act(),
+        code_paths=["onnx_policy.py", "mlflow_app.py"],
+        pip_requirements=[],
+    )

@@ -19,4 +19,6 @@ class Act(MLModel):
         """Answer one state."""
         state = self.decode(payload.inputs[0], default_codec=NumpyCodec)
         q_values = np.array([self.model.answer(state[0])["q_values"]], np.float32)
-        return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("q_values", q_values)])
+        return InferenceResponse(
+            model_name=self.name, outputs=[NumpyCodec.encode_output("q_values", q_values)]
+        )

@@ -16,7 +16,9 @@ class Model:
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(os.environ["MODEL"], options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            os.environ["MODEL"], options, providers=["CPUExecutionProvider"]
+        )
 
     def answer(self, state: Sequence[float]) -> dict[str, Any]:
         """Return what a peer answers for a state."""
