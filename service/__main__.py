@@ -9,16 +9,22 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from service import admission, keys, logs, server, sockets, tls, workers
-from service.keys import KeysError
-from service.served import Served
+from service.inference import admission
+from service.auth import keys
+from service.observability import logging as logs
+from service.server import server
+from service.server import sockets
+from service.auth import tls
+from service.server import supervisor as workers
+from service.auth.keys import KeysError
+from service.state import Served
 from service.settings import Settings
-from service.tls import TlsError
+from service.auth.tls import TlsError
 
 COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
-    "key": "service.new_key",
-    "replay": "service.replay",
-    "export": "service.export",
+    "key": "service.commands.key",
+    "replay": "service.commands.replay",
+    "export": "service.commands.export",
 }
 
 
@@ -71,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.record is not None:
-                from service import record  # needs SQLite, which takes time to import
+                from service.records import store as record  # needs SQLite, which takes time to import
 
                 try:
                     record.check(settings.record, policy.bundle.manifest)
@@ -91,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _can_trace() -> bool:
     try:
-        import_module("service.tracing")
+        import_module("service.observability.tracing")
     except ModuleNotFoundError:
         return False
     return True

@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.app import create_app
-from service.policy import BackendName, load
-from service.served import Served
+from service.rest.app import create_app
+from service.inference.policy import BackendName, load
+from service.state import Served
 from service.settings import Settings
 from training.export import export
 from training.recipe import recipe

@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from models import bundle
-from service.policy import load
-from service.served import Served
+from service.inference.policy import load
+from service.state import Served
 from service.settings import Settings
-from tests.wire import lanes
+from tests.support.raw_http import lanes
 
 COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"
 GROUP = 32  # bodies that are sent at once

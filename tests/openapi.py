@@ -6,9 +6,9 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from models import bundle
-from service.app import create_app
-from service.policy import load
-from service.served import Served
+from service.rest.app import create_app
+from service.inference.policy import load
+from service.state import Served
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]

@@ -13,8 +13,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.conftest import ROOT, Start
-from tests.test_client import free_port
-from tests.test_metrics import STATE, ask_by_grpc
+from tests.client.test_client import free_port
+from tests.service.observability.test_metrics import STATE, ask_by_grpc
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "upright.json"

@@ -36,8 +36,8 @@ from benchmarks.calling.served import (
     write,
 )
 from models import bundle
-from service.policy import load
-from tests.faults import FaultyProxy
+from service.inference.policy import load
+from tests.support.faulty_proxy import FaultyProxy
 
 
 @dataclass(frozen=True)

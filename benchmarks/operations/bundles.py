@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from models import bundle
 from models.bundle import MANIFEST, Bundle, GoldenState
-from service.policy import Float32Array
+from service.inference.policy import Float32Array
 
 Fault = Literal["torn", "byte", "schema", "golden"]
 FAULTS: tuple[Fault, ...] = ("torn", "byte", "schema", "golden")

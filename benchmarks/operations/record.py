@@ -37,7 +37,7 @@ from benchmarks.calling.served import free_port, ready, write
 from benchmarks.environments import ROOT
 from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Load, Server
 from benchmarks.serving.peers import UPRIGHT
-from service import record
+from service.records import store as record
 
 STATE = [0.01, -0.02, 0.05, 0.3]
 CONNECTIONS, LOADS = 16, 3

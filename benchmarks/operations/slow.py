@@ -24,7 +24,7 @@ import uvloop
 
 from benchmarks.calling.served import free_port, served
 from benchmarks.operations.load import Found, Load
-from service.memory import AFTERWARDS
+from service.server.memory import AFTERWARDS
 
 ACT = b'POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{"state":[0,0,0.05,0]}'
 MODEL = b"GET /model HTTP/1.1\r\nhost: a\r\n\r\n"

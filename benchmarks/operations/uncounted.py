@@ -4,10 +4,11 @@ import sys
 from collections.abc import Sequence
 
 from models import bundle
-from service import server, sockets
-from service.metrics import Metrics
-from service.policy import load
-from service.served import Served
+from service.server import server
+from service.server import sockets
+from service.observability.metrics import Metrics
+from service.inference.policy import load
+from service.state import Served
 from service.settings import Settings
 
 

@@ -1,0 +1,117 @@
+"""Admission: a bundle's folder in, a policy that may be served out, or why not. Knows nothing of HTTP and of what is served at the moment.
+
+A bundle is admitted when every hash and its manifest's schema are right, the policy reproduces the golden states on the chosen backend,
+it answers sanely all over the range of its states, it was evaluated as well as is asked for, and it speaks of the same states and actions
+as the bundle that it is to replace. Starting, reloading, and the shadow pass the same admission.
+"""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from models import bundle
+from models.bundle import FLOAT32_MAX, Bundle, BundleError, Manifest
+from service.inference.policy import (
+    BackendName,
+    Float32Array,
+    Policy,
+    PolicyError,
+    QValuesNotFiniteError,
+    load,
+)
+from service.settings import Settings
+
+PROBES = 256  # random states of each range that a policy must answer, beside the range's corners
+REFUSALS = (
+    BundleError,
+    PolicyError,
+)  # what admission raises, each with one line that names the bundle and the reason
+
+
+class NotAdmittedError(PolicyError):
+    """Raised when a bundle is whole and does as its manifest says, and may not be served all the same."""
+
+
+def admit(
+    folder: Path, backend: BackendName, min_score: float, like: Manifest | None = None
+) -> Policy:
+    """Read and examine a bundle that is to be served, in place of the one whose manifest is `like`. Raises one of `REFUSALS`."""
+    return examine(bundle.read(folder), backend, min_score, like)
+
+
+def at_start(settings: Settings, folder: Path | None = None) -> tuple[Policy, Policy | None]:
+    """Return the policy to serve, from `folder` if not the settings', and its shadow, if there is to be one. Raises one of `REFUSALS`."""
+    policy = admit(folder or settings.bundle, settings.backend, settings.min_score)
+    if settings.shadow is None:
+        return policy, None
+    return policy, admit(
+        settings.shadow, settings.backend, settings.min_score, policy.bundle.manifest
+    )
+
+
+def examine(
+    candidate: Bundle, backend: BackendName, min_score: float, like: Manifest | None = None
+) -> Policy:
+    """Examine a bundle that was read, and return its policy. Raises one of `REFUSALS`."""
+    manifest = candidate.manifest
+    if like is not None:
+        _check_words(
+            candidate.folder,
+            "state",
+            [value.name for value in manifest.state],
+            [value.name for value in like.state],
+        )
+        _check_words(candidate.folder, "actions", manifest.actions, like.actions)
+    if manifest.evaluation.mean < min_score:
+        raise NotAdmittedError(
+            f"{candidate.folder}: the mean score in its evaluation is {manifest.evaluation.mean:g} steps,"
+            f" --min-score asks for {min_score:g}"
+        )
+    policy = load(candidate, backend)
+    _check_sanity(policy)
+    return policy
+
+
+def _check_words(
+    folder: Path,
+    what: str,
+    found: list[str] | tuple[str, ...],
+    expected: list[str] | tuple[str, ...],
+) -> None:
+    if tuple(found) != tuple(expected):
+        raise NotAdmittedError(
+            f"{folder}: its {what}: {', '.join(found)}; those of the bundle served: {', '.join(expected)}; others need a new start"
+        )
+
+
+def _check_sanity(policy: Policy) -> None:
+    """Ask for finite answers all over what training saw and the environment's bounds, and for more than one action."""
+    values = policy.bundle.manifest.state
+    seen = [(value.seen_min, value.seen_max) for value in values]
+    bounds = [
+        (
+            low if value.low is None else max(min(low, value.low), -FLOAT32_MAX),
+            high if value.high is None else min(max(high, value.high), FLOAT32_MAX),
+        )
+        for value, (low, high) in zip(values, seen, strict=True)
+    ]
+    states = np.concatenate([_probes(seen), _probes(bounds)])
+    try:
+        actions = policy.decide(states).actions
+    except QValuesNotFiniteError as error:
+        raise NotAdmittedError(
+            f"{policy.bundle.folder}: has no finite Q-values for the state {states[error.row].tolist()}"
+        ) from error
+    if len(set(actions)) == 1:
+        name = policy.bundle.manifest.actions[actions[0]]
+        raise NotAdmittedError(
+            f"{policy.bundle.folder}: chooses {name!r} for each of {len(actions)} states, whatever the state"
+        )
+
+
+def _probes(ranges: list[tuple[float, float]]) -> Float32Array:
+    """Return the corners of the ranges and random states inside, (n, 4): the same ones each time."""
+    low, high = np.array(ranges, np.float64).T
+    inside = np.random.default_rng(0).uniform(low, high, (PROBES, len(ranges)))
+    return np.concatenate([np.array(list(product(*ranges))), inside]).astype(np.float32)

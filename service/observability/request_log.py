@@ -1,0 +1,63 @@
+"""The request log: a request that has ended in, a line out: for each one that failed, and for all others where that is asked for."""
+
+import logging
+import re
+
+from service.api.problems import ProblemError
+from service.state import Request, Served
+from service.api.open_inference import OipError
+
+log = logging.getLogger("upright.request")
+
+_TRACEPARENT = re.compile(
+    rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
+)  # W3C Trace Context
+
+
+class RequestLog:
+    """Writes the lines."""
+
+    def __init__(self, served: Served, *, every: bool, states: bool) -> None:
+        self._served = served
+        self._every = every
+        self._states = states
+
+    def __call__(self, request: Request, trace_id: str | None = None) -> None:
+        """Log the request under its id and its trace's, which is its caller's if none is given."""
+        failed = request.failure is not None
+        if not (failed or self._every):
+            return
+        inference = request.inference
+        policy = self._served.policy if inference is None else inference.policy
+        fields: dict[str, object] = {
+            "door": request.door,
+            "method": request.method,
+            "status": int(request.status),
+            "seconds": round(request.seconds, 6),
+            "request_id": request.request_id.decode(),
+            "trace_id": trace_id or _trace_id(request),
+            "digest": policy.bundle.digest,
+        }
+        if inference is not None:
+            if len(inference.actions) == 1:
+                fields["action"] = inference.actions[0]
+            fields["states"] = inference.states if self._states else len(inference.states)
+        fields = {name: value for name, value in fields.items() if value is not None}
+        if failed:
+            error = request.failure
+            foreseen = isinstance(error, ProblemError | OipError)
+            log.error(
+                "request %s failed: %s",
+                fields["request_id"],
+                error,
+                exc_info=None if foreseen else error,
+                extra=fields,
+            )
+        else:
+            log.info("request", extra=fields)
+
+
+def _trace_id(request: Request) -> str | None:
+    given = next((value for name, value in request.headers if name == b"traceparent"), b"")
+    found = _TRACEPARENT.fullmatch(given)
+    return None if found is None else found[1].decode()

@@ -1,0 +1,173 @@
+"""Shadow: a second policy that answers the same states after their answers have left, unseen. Inferences in, counts of agreement out.
+
+The way of a request meets it in one append to a queue. A thread looks there every so often and answers what it finds in small blocks, so
+that it never holds the interpreter for longer than a request takes. When the queue is full, states are dropped and counted.
+"""
+
+import logging
+import time
+from collections import deque
+from threading import Event, Thread
+from time import thread_time
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from service.observability.metrics import Metrics
+from service.inference.policy import Policy, PolicyError
+from service.state import Inference, Served
+
+QUEUED_MAX = 16_384  # states that wait; the largest batch that is answered by default fits in
+PERIOD = 0.05  # seconds between two looks at the queue
+BLOCK = 64  # states that are compared at once, where they came one by one
+
+log = logging.getLogger("uvicorn.error")
+
+
+class ShadowReport(BaseModel):
+    """How the shadow's answers compare with those that were given, over all processes since the start."""
+
+    model: str = Field(description="name of the shadow's bundle")
+    digest: str = Field(description="identity of the shadow's bundle")
+    live: str = Field(description="identity of the bundle that is served")
+    compared: int = Field(description="states that both answered")
+    agreed: int = Field(description="states for which both chose the same action")
+    disagreed: int = Field(description="states for which they did not")
+    disagreed_widely: int = Field(
+        description="of these, those whose Q-values lie at least `margin` apart in the answer that was given"
+    )
+    margin: float = Field(description="gap between the two highest Q-values")
+    failed: int = Field(
+        description="states to which the shadow had no finite answer, or none at all"
+    )
+    dropped: int = Field(
+        description="states that the shadow was not asked for, because too many waited"
+    )
+    live_seconds: float | None = Field(
+        description="mean inference time of the answers given to single states; none if there was none"
+    )
+    shadow_seconds: float | None = Field(
+        description="mean processor time of the shadow for a single state; none if none was timed"
+    )
+
+
+class Shadow:
+    """A policy that is compared with the one that is served."""
+
+    def __init__(self, policy: Policy, served: Served, margin: float) -> None:
+        self.policy = policy
+        self._served = served
+        self._metrics: Metrics = served.metrics
+        self._margin = margin
+        self._queue: deque[Inference] = deque()
+        self._given = self._taken = 0  # states: each number is written by one thread
+        self._ended = Event()
+        self._complained = False
+        self._thread = Thread(target=self._run, name="shadow", daemon=True)
+
+    def start(self) -> None:
+        """Compare from now on."""
+        self._served.watchers = [*self._served.watchers, self.watch]
+        self._thread.start()
+
+    def end(self) -> None:
+        """Compare no more."""
+        self._served.watchers = [
+            watcher for watcher in self._served.watchers if watcher != self.watch
+        ]
+        self._ended.set()
+
+    def watch(self, inference: Inference, _: str) -> None:
+        """Take an inference into the queue, or drop it."""
+        states = len(inference.states)
+        if self._given - self._taken + states > QUEUED_MAX:
+            self._metrics.happened("upright_shadow_states", "dropped", states)
+            return
+        self._given += states
+        self._queue.append(inference)
+
+    def report(self) -> ShadowReport:
+        """Return what was found so far."""
+        count = self._metrics.count
+        agreed, disagreed, widely, failed, dropped = (
+            int(count("upright_shadow_states", outcome))
+            for outcome in ("agreed", "disagreed", "disagreed_widely", "failed", "dropped")
+        )
+        timed = count("upright_shadow_timed", "states")
+        bundle = self.policy.bundle
+        return ShadowReport(
+            model=bundle.manifest.name,
+            digest=bundle.digest,
+            live=self._served.policy.bundle.digest,
+            compared=agreed + disagreed + widely,
+            agreed=agreed,
+            disagreed=disagreed + widely,
+            disagreed_widely=widely,
+            margin=self._margin,
+            failed=failed,
+            dropped=dropped,
+            live_seconds=count("upright_shadow_seconds", "live") / timed if timed else None,
+            shadow_seconds=count("upright_shadow_seconds", "shadow") / timed if timed else None,
+        )
+
+    def _run(self) -> None:
+        while not self._ended.wait(PERIOD):
+            while self._queue and not self._ended.is_set():
+                block = [self._queue.popleft()]
+                states = len(block[0].states)
+                while self._queue and states + len(self._queue[0].states) <= BLOCK:
+                    block.append(self._queue.popleft())
+                    states += len(block[-1].states)
+                self._work_off(block)
+                self._taken += states
+                time.sleep(0)  # lets the thread that answers go on
+
+    def _work_off(self, block: list[Inference]) -> None:
+        try:
+            self._compare(block)
+            if len(block[0].states) == 1:
+                self._time(block[0])
+        except Exception as error:
+            if len(block) > 1:
+                for inference in block:  # one bad state must not cost the others their comparison
+                    self._work_off([inference])
+                return
+            self._metrics.happened("upright_shadow_states", "failed", len(block[0].states))
+            if not self._complained:
+                self._complained = True
+                known = isinstance(error, PolicyError)
+                log.error(
+                    "the shadow %s failed: %s",
+                    self.policy.bundle.digest,
+                    error,
+                    exc_info=None if known else error,
+                )
+
+    def _compare(self, block: list[Inference]) -> None:
+        states = [state for inference in block for state in inference.states]
+        actions = [action for inference in block for action in inference.actions]
+        q_values = [row for inference in block for row in inference.q_values]
+        chosen = self.policy.decide(np.array(states, np.float32)).actions
+        different = [row for row, action in enumerate(chosen) if action != actions[row]]
+        widely = sum(_gap(q_values[row]) >= self._margin for row in different)
+        for outcome, times in (
+            ("agreed", len(states) - len(different)),
+            ("disagreed", len(different) - widely),
+            ("disagreed_widely", widely),
+        ):
+            self._metrics.happened("upright_shadow_states", outcome, times)
+
+    def _time(self, inference: Inference) -> None:
+        """Answer one state by itself, as the service does it: what the blocks take says little about that."""
+        started = (
+            thread_time()
+        )  # not the time on the wall: this thread waits for the one that answers
+        self.policy.decide_one(inference.states[0])
+        self._metrics.happened("upright_shadow_seconds", "shadow", thread_time() - started)
+        self._metrics.happened("upright_shadow_seconds", "live", inference.seconds)
+        self._metrics.happened("upright_shadow_timed", "states")
+
+
+def _gap(q_values: list[float]) -> float:
+    best, second = sorted(q_values)[:-3:-1]
+    return best - second

@@ -1,0 +1,307 @@
+"""The protocol's best known client, as others use it: `tritonclient` over HTTP and gRPC against the real service."""
+
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+
+from models.bundle import Bundle
+from service.inference.policy import load
+from tests.conftest import ROOT, Start, clean_environment
+from tests.client.test_client import free_port, service, wait_for
+
+with warnings.catch_warnings():
+    warnings.simplefilter(
+        "ignore"
+    )  # what other people's modules warn of when they are imported is no claim of ours
+    import grpc
+    import tritonclient.grpc
+    import tritonclient.http
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+    from tritonclient.utils import InferenceServerException
+
+NAME = "cartpole-dqn"
+
+
+@dataclass
+class Door:
+    """One of the two doors: the module that calls it, and a client of it."""
+
+    kind: str
+    module: ModuleType
+    client: Any
+
+    def given(
+        self,
+        states: np.ndarray[Any, Any],
+        *,
+        name: str = "state",
+        datatype: str = "FP32",
+        **options: Any,
+    ) -> list[Any]:
+        tensor = self.module.InferInput(name, list(states.shape), datatype)
+        tensor.set_data_from_numpy(states, **options)
+        return [tensor]
+
+
+@pytest.fixture(scope="module")
+def ports() -> Iterator[tuple[int, int]]:
+    http, grpc_port = free_port(), free_port()
+    with service(http, "--grpc-port", str(grpc_port)):
+        wait_for(lambda: httpx2.get(f"http://127.0.0.1:{http}/health/ready").status_code == 200)
+        yield http, grpc_port
+
+
+@pytest.fixture(params=["http", "grpc"])
+def door(request: pytest.FixtureRequest, ports: tuple[int, int]) -> Iterator[Door]:
+    module = tritonclient.http if request.param == "http" else tritonclient.grpc
+    client = module.InferenceServerClient(f"127.0.0.1:{ports[request.param == 'grpc']}")
+    yield Door(request.param, module, client)
+    client.close()
+
+
+def random_states(count: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(count).uniform(-0.2, 0.2, (count, 4)).astype(np.float32)
+
+
+def test_it_is_live_and_ready(door: Door) -> None:
+    assert door.client.is_server_live()
+    assert door.client.is_server_ready()
+    assert door.client.is_model_ready(NAME)
+    assert door.client.is_model_ready(NAME, "1")
+
+
+def test_another_model_is_not_ready(door: Door) -> None:
+    if door.kind == "http":
+        assert not door.client.is_model_ready("other")
+    else:
+        with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+            door.client.is_model_ready("other")
+
+
+def test_metadata_and_configuration_describe_the_model(door: Door) -> None:
+    options = {"as_json": True} if door.kind == "grpc" else {}
+    assert door.client.get_server_metadata(**options)["name"] == "upright"
+    metadata = door.client.get_model_metadata(NAME, **options)
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == (
+        NAME,
+        ["1"],
+        "onnx_onnxv1",
+    )
+    assert [
+        [int(size) for size in tensor["shape"]]
+        for tensor in metadata["inputs"] + metadata["outputs"]
+    ] == [[-1, 4], [-1, 2], [-1]]
+    config = door.client.get_model_config(NAME, **options)
+    config = config.get("config", config)
+    assert (config["name"], config["max_batch_size"], config["input"][0]["data_type"]) == (
+        NAME,
+        10_000,
+        "TYPE_FP32",
+    )
+
+
+def test_the_repository_is_listed_and_a_load_of_what_is_served_succeeds(door: Door) -> None:
+    options = {"as_json": True} if door.kind == "grpc" else {}
+    index = door.client.get_model_repository_index(**options)
+    models = index["models"] if door.kind == "grpc" else index
+    assert [(model["name"], model["state"]) for model in models] == [(NAME, "READY")]
+    door.client.load_model(NAME)
+    with pytest.raises(InferenceServerException, match="cannot be unloaded"):
+        door.client.unload_model(NAME)
+    with pytest.raises(InferenceServerException, match="there is no model"):
+        door.client.load_model("other")
+    with pytest.raises(InferenceServerException, match="takes no parameters"):
+        door.client.load_model(NAME, config="{}")
+
+
+@pytest.mark.parametrize("count", [1, 7, 1_000])
+def test_batches_are_answered_to_the_bit_as_the_policy_does(
+    door: Door, committed: Bundle, count: int
+) -> None:
+    states = random_states(count)
+    expected = load(committed, "onnx").decide(states)
+    module = door.module
+    forms: list[dict[str, Any]] = [
+        {},
+        {
+            "outputs": [
+                module.InferRequestedOutput("action"),
+                module.InferRequestedOutput("q_values"),
+            ]
+        },
+    ]
+    inputs = [door.given(states)]
+    if door.kind == "http":
+        inputs.append(door.given(states, binary_data=False))
+        forms.append(
+            {
+                "outputs": [
+                    module.InferRequestedOutput(name, binary_data=False)
+                    for name in ("q_values", "action")
+                ]
+            }
+        )
+        forms += [{"request_compression_algorithm": algorithm} for algorithm in ("gzip", "deflate")]
+    for given in inputs:
+        for form in forms:
+            result = door.client.infer(NAME, given, request_id="a7", **form)
+            np.testing.assert_array_equal(
+                result.as_numpy("q_values"), np.array(expected.q_values, np.float32)
+            )
+            np.testing.assert_array_equal(result.as_numpy("action"), np.array(expected.actions))
+            response = result.get_response()
+            assert (response["id"] if door.kind == "http" else response.id) == "a7"
+
+
+def test_one_output_may_be_asked_for(door: Door) -> None:
+    result = door.client.infer(
+        NAME, door.given(random_states(2)), outputs=[door.module.InferRequestedOutput("action")]
+    )
+    assert result.as_numpy("q_values") is None
+    assert result.as_numpy("action").shape == (2,)
+
+
+def test_inference_may_be_asynchronous(door: Door) -> None:
+    states = random_states(3)
+    expected = door.client.infer(NAME, door.given(states)).as_numpy("action")
+    if door.kind == "http":
+        found = door.client.async_infer(NAME, door.given(states)).get_result().as_numpy("action")
+    else:
+        results: list[Any] = []
+        door.client.async_infer(
+            NAME, door.given(states), lambda result, error: results.append(error or result)
+        )
+        wait_for(lambda: bool(results))
+        found = results[0].as_numpy("action")
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("states", "name", "datatype", "reason"),
+    [
+        (np.zeros((1, 3), np.float32), "state", "FP32", r"shape must be \[n, 4\]"),
+        (np.zeros((4,), np.float32), "state", "FP32", r"shape must be \[n, 4\]"),
+        (np.zeros((1, 4, 1), np.float32), "state", "FP32", r"shape must be \[n, 4\]"),
+        (np.zeros((0, 4), np.float32), "state", "FP32", "n from 1"),
+        (np.zeros((1, 4), np.float64), "state", "FP64", "datatype must be FP32"),
+        (np.zeros((1, 4), np.int64), "state", "INT64", "datatype must be FP32"),
+        (np.zeros((1, 4), np.float32), "observation", "FP32", "expected one input, 'state'"),
+        (np.full((1, 4), np.nan, np.float32), "state", "FP32", "not finite"),
+        (np.full((1, 4), 3e38, np.float32), "state", "FP32", "no finite Q-values"),
+        (np.zeros((10_001, 4), np.float32), "state", "FP32", "at most 10000"),
+    ],
+)
+def test_what_is_wrong_is_readable_in_the_clients_exception(
+    door: Door, states: np.ndarray[Any, Any], name: str, datatype: str, reason: str
+) -> None:
+    with pytest.raises(InferenceServerException, match=reason) as raised:
+        door.client.infer(NAME, door.given(states, name=name, datatype=datatype))
+    assert raised.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
+
+
+def test_an_unknown_model_version_or_output_is_readable_too(door: Door) -> None:
+    given = door.given(random_states(1))
+    with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+        door.client.infer("other", given)
+    with pytest.raises(InferenceServerException, match="there is no version '9'"):
+        door.client.infer(NAME, given, model_version="9")
+    with pytest.raises(InferenceServerException, match="there is no output 'value'"):
+        door.client.infer(NAME, given, outputs=[door.module.InferRequestedOutput("value")])
+
+
+def test_grpc_honours_deadlines_and_digests(ports: tuple[int, int], committed: Bundle) -> None:
+    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports[1]}")
+    given = Door("grpc", tritonclient.grpc, client).given(random_states(10_000))
+    with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
+        client.infer(NAME, given, client_timeout=1e-6)
+    assert client.infer(
+        NAME, given, client_timeout=10, headers={"if-match": f'"{committed.digest}"'}
+    ).as_numpy("action").shape == (10_000,)
+    with pytest.raises(InferenceServerException, match="no action was chosen") as raised:
+        client.infer(NAME, given, headers={"if-match": '"sha256:other"'})
+    assert raised.value.status() == "StatusCode.FAILED_PRECONDITION"
+    client.close()
+
+
+def test_grpc_answers_health_and_reflection_and_refuses_what_is_too_large(
+    ports: tuple[int, int],
+) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        for name in ("", "inference.GRPCInferenceService"):
+            assert (
+                health.Check(health_pb2.HealthCheckRequest(service=name)).status
+                == health_pb2.HealthCheckResponse.SERVING
+            )
+        listed = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        )
+        assert "inference.GRPCInferenceService" in {
+            item.name for item in next(listed).list_services_response.service
+        }
+        infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for body, code in (
+            (b"\xff" * 100, grpc.StatusCode.INVALID_ARGUMENT),
+            (b"\0" * 4_000_000, grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ):
+            with pytest.raises(grpc.RpcError) as raised:
+                infer(body)
+            assert raised.value.code() == code
+
+
+def test_a_grpc_port_without_grpc_is_refused_in_one_line() -> None:
+    program = "import sys; sys.modules['grpc'] = None; from service.__main__ import main; sys.exit(main(['--port', '0', '--grpc-port', '0']))"
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment(),
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "--grpc-port needs grpc, which is not installed" in result.stderr
+
+
+def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "grpc_tools.protoc",
+        "-I.",
+        f"--python_out={tmp_path}",
+        f"--pyi_out={tmp_path}",
+        "service/grpc/inference.proto",
+    ]
+    subprocess.run(command, cwd=ROOT, check=True)
+    for name in ("inference_pb2.py", "inference_pb2.pyi"):
+        assert (tmp_path / "service" / name).read_text() == (ROOT / "service" / name).read_text(), (
+            "run `make proto`"
+        )
+
+
+def test_the_service_ends_in_time_with_a_grpc_client_connected(start: Start) -> None:
+    port = free_port()
+    with start("--grpc-port", str(port)):
+        client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}")
+        wait_for(lambda: _live(client))
+    client.close()
+
+
+def _live(client: Any) -> bool:
+    try:
+        return bool(client.is_server_live())
+    except InferenceServerException:
+        return False

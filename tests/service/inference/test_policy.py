@@ -1,0 +1,142 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models import bundle
+from models.bundle import Bundle, GoldenState
+from service.inference.policy import (
+    BackendName,
+    BackendUnavailableError,
+    Float32Array,
+    Policy,
+    QValuesNotFiniteError,
+    SelfTestError,
+    load,
+)
+from tests.conftest import COMMITTED
+
+COMMITTED_BUNDLE = bundle.read(COMMITTED)
+ONNX, TORCHSCRIPT = load(COMMITTED_BUNDLE, "onnx"), load(COMMITTED_BUNDLE, "torchscript")
+
+plausible = st.tuples(*[st.floats(-bound, bound, width=32) for bound in (4.5, 10.0, 0.5, 10.0)])
+
+
+class FixedBackend:
+    """Answers every state with the same Q-values: what the real backends do not do on demand."""
+
+    def __init__(self, *q_values: float) -> None:
+        self._q_values = np.array([q_values], np.float32)
+
+    def q_values(self, states: Float32Array) -> Float32Array:
+        return np.repeat(self._q_values, len(states), axis=0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(state=plausible)
+def test_both_backends_give_the_same_q_values_and_the_same_action(state: tuple[float, ...]) -> None:
+    states = np.array([state], np.float32)
+    one, other = ONNX.decide(states), TORCHSCRIPT.decide(states)
+    tolerance = 1e-5 + 1e-5 * np.abs(one.q_values[0]).max()
+    assert (np.abs(np.subtract(one.q_values[0], other.q_values[0])) <= tolerance).all()
+    if abs(one.q_values[0][0] - one.q_values[0][1]) > 2 * tolerance:
+        assert one.actions == other.actions
+
+
+@settings(max_examples=100, deadline=None)
+@given(states=st.lists(plausible, min_size=1, max_size=40))
+def test_each_row_of_a_batch_is_the_single_answer_to_the_bit(
+    states: list[tuple[float, ...]],
+) -> None:
+    together = np.array(states, np.float32)
+    for policy in (ONNX, TORCHSCRIPT):
+        batch = policy.decide(together)
+        for row in range(len(states)):
+            single = policy.decide(together[row : row + 1])
+            assert (batch.actions[row], batch.q_values[row], batch.out_of_range[row]) == (
+                single.actions[0],
+                single.q_values[0],
+                single.out_of_range[0],
+            )
+
+
+@settings(max_examples=200, deadline=None)
+@given(state=st.tuples(*[st.floats(-bound, bound) for bound in (4.5, 10.0, 0.5, 10.0)]))
+def test_one_state_is_decided_as_a_row_of_a_batch_is(
+    state: tuple[float, float, float, float],
+) -> None:
+    for policy in (ONNX, TORCHSCRIPT):
+        one, row = policy.decide_one(state), policy.decide(np.array([state], np.float32))
+        assert one == (row.actions[0], row.q_values[0], row.out_of_range[0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(state=plausible)
+def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:
+    decided = ONNX.decide(np.array([state], np.float32))
+    assert decided.actions[0] == decided.q_values[0].index(max(decided.q_values[0]))
+
+
+def test_a_tie_is_the_first_action(committed: Bundle) -> None:
+    assert Policy(committed, FixedBackend(2, 2), "onnx").decide(
+        np.zeros((1, 4), np.float32)
+    ).actions == [0]
+
+
+@pytest.mark.parametrize("q_values", [(np.nan, 1), (1, np.nan), (np.inf, 1), (1, -np.inf)])
+def test_a_q_value_that_is_not_finite_never_becomes_an_action(
+    committed: Bundle, q_values: tuple[float, float]
+) -> None:
+    with pytest.raises(QValuesNotFiniteError):
+        Policy(committed, FixedBackend(*q_values), "onnx").decide(np.zeros((1, 4), np.float32))
+
+
+def test_values_outside_what_training_saw_are_named(committed: Bundle) -> None:
+    values = committed.manifest.state
+    at_the_edge = np.array(
+        [[value.seen_max for value in values], [value.seen_min for value in values]], np.float32
+    )
+    assert ONNX.decide(at_the_edge).out_of_range == [[], []]
+    for index, value in enumerate(values):
+        beyond = at_the_edge.copy()
+        beyond[:, index] *= np.float32(1.001)
+        assert ONNX.decide(beyond).out_of_range == [[value.name], [value.name]]
+
+
+def test_golden_states_that_the_artifact_does_not_reproduce_are_refused(
+    committed: Bundle, backend: BackendName
+) -> None:
+    golden = committed.manifest.golden_states[3]
+    wrong = GoldenState(
+        state=golden.state, q_values=(golden.q_values[0], golden.q_values[1] + 0.01)
+    )
+    states = (*committed.manifest.golden_states[:3], wrong)
+    other = Bundle(
+        committed.folder,
+        "",
+        committed.manifest.model_copy(update={"golden_states": states}),
+        committed.artifacts,
+    )
+    with pytest.raises(SelfTestError, match="golden state 3"):
+        load(other, backend)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04"])
+def test_an_artifact_that_is_no_model_is_refused_by_name(
+    committed: Bundle, backend: BackendName, content: bytes
+) -> None:
+    other = Bundle(
+        committed.folder, "", committed.manifest, {"onnx": content, "torchscript": content}
+    )
+    with pytest.raises(SelfTestError, match=r"policy\.(onnx|pt).*cannot load"):
+        load(other, backend)
+
+
+def test_a_bundle_without_the_backends_artifact_is_refused(committed: Bundle) -> None:
+    manifest = committed.manifest.model_copy(
+        update={"artifacts": {"onnx": committed.manifest.artifacts["onnx"]}}
+    )
+    with pytest.raises(BackendUnavailableError, match="torchscript"):
+        load(Bundle(Path("b"), "", manifest, committed.artifacts), "torchscript")

@@ -1,0 +1,217 @@
+"""What is counted, and that processes count together."""
+
+import platform
+import time
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx2
+import numpy as np
+import pytest
+from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from models.bundle import Bundle
+from service.rest.app import create_app
+from service.observability.metrics import EXPOSITION_TYPE, INFERENCE_BOUNDS, REQUEST_BOUNDS, Metrics, door_of
+from service.inference.policy import load
+from service.state import Served
+from tests.conftest import Start, settings
+from tests.client.test_client import free_port, reachable, wait_for
+
+STATE = [0.0, 0.0, 0.05, 0.0]
+BEGUN = time.time()
+
+
+def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Return every sample by its name and its label values."""
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def ask_by_grpc(
+    port: int,
+    state: Sequence[float] = STATE,
+    *,
+    model: str = "cartpole-dqn",
+    datatype: str = "FP32",
+    headers: dict[str, str] | None = None,
+) -> None:
+    """Ask for an action. Raises `InferenceServerException`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # what other people's modules warn of when they are imported is no claim of ours
+        import tritonclient.grpc
+
+    wait_for(lambda: reachable(port))
+    given = tritonclient.grpc.InferInput("state", [1, 4], datatype)
+    given.set_data_from_numpy(np.array([state], np.float32 if datatype == "FP32" else np.float64))
+    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
+        client.infer(model, [given], request_id="by-grpc", headers=headers)
+
+
+def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None:
+    for _ in range(3):
+        client.post("/act", json={"state": STATE})
+    client.post("/act", content="nonsense")
+    client.post("/act/batch", json={"states": [STATE, [0, 0, -0.05, 0]]})
+    client.get("/nowhere/at/all")
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"] == EXPOSITION_TYPE
+    found = samples(answer.text)
+    assert found["upright_requests_total", ("/act", "200")] == 3
+    assert found["upright_requests_total", ("/act", "400")] == 1
+    assert found["upright_requests_total", ("/act/batch", "200")] == 1
+    assert found["upright_requests_total", ("other", "404")] == 1
+    assert found["upright_request_seconds_count", ("/act",)] == 4
+    assert found["upright_inference_seconds_count", ()] == 4
+    assert (
+        found["upright_actions_total", ("left",)],
+        found["upright_actions_total", ("right",)],
+    ) == (1, 4)
+    requests = sum(found["upright_request_seconds_sum", (door,)] for door in ("/act", "/act/batch"))
+    assert requests > found["upright_inference_seconds_sum", ()] > 0
+
+
+def test_the_bundle_served_and_what_serves_it_are_labels(
+    client: TestClient, backend: str, committed: Bundle
+) -> None:
+    found = {
+        sample.name: sample.labels
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+        if sample.name.endswith("_info")
+    }
+    assert found["upright_bundle_info"] == {
+        "model": "cartpole-dqn",
+        "version": "1",
+        "digest": committed.digest,
+        "backend": backend,
+    }
+    versions = {
+        "version": version("upright"),
+        "python": platform.python_version(),
+        "onnxruntime": version("onnxruntime"),
+    }
+    assert found["upright_build_info"] == versions
+
+
+@pytest.mark.parametrize("path", ["/act", "/act/batch"])
+def test_state_values_outside_the_training_range_are_counted_by_name(
+    client: TestClient, path: str
+) -> None:
+    for state in ([0, 0, 0.05, 0], [100, 0, 0, 0], [-100, 0, 0, 100]):
+        body = {"state": state} if path == "/act" else {"states": [state, STATE, state]}
+        assert client.post(path, json=body).status_code == 200
+    found = samples(client.get("/metrics").text)
+    times = 1 if path == "/act" else 2
+    assert found["upright_out_of_range_total", ("cart_position",)] == 2 * times
+    assert found["upright_out_of_range_total", ("pole_angular_velocity",)] == times
+    assert found["upright_out_of_range_total", ("pole_angle",)] == 0
+
+
+def test_a_state_value_that_another_bundle_names_is_counted_too() -> None:
+    metrics = Metrics(["left", "right"], ["x"])
+    metrics.inferred(1e-5, [0], [["x", "newcomer"]])
+    found = samples(metrics.exposition({}).decode())
+    assert (
+        found["upright_out_of_range_total", ("x",)],
+        found["upright_out_of_range_total", ("other",)],
+    ) == (1, 1)
+
+
+def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
+    assert (
+        BEGUN < samples(client.get("/metrics").text)["process_start_time_seconds", ()] < time.time()
+    )
+
+
+def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
+    served = Served(load(committed, "onnx"))
+    with TestClient(create_app(settings(), served)) as client:
+        ready = [samples(client.get("/metrics").text)["upright_ready", ()]]
+        served.draining = True
+        ready.append(samples(client.get("/metrics").text)["upright_ready", ()])
+    assert ready == [1, 0]
+
+
+def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(
+    start: Start,
+) -> None:
+    port = free_port()
+    with start("--grpc-port", str(port)) as address:
+        ask_by_grpc(port)
+        for model, code in (("other", "NOT_FOUND"), ("", "NOT_FOUND")):
+            with pytest.raises(Exception, match=code):
+                ask_by_grpc(port, model=model)
+        with pytest.raises(Exception, match="INVALID_ARGUMENT"):
+            ask_by_grpc(port, datatype="FP64")
+        with pytest.raises(Exception, match="FAILED_PRECONDITION"):
+            ask_by_grpc(port, headers={"if-match": '"sha256:another"'})
+        found = samples(httpx2.get(f"{address}/metrics").text)
+    counted = {
+        status: found.get(("upright_requests_total", ("grpc", status)), 0)
+        for status in ("200", "400", "404", "412", "500")
+    }
+    assert counted == {"200": 1, "400": 1, "404": 2, "412": 1, "500": 0}
+    assert found["upright_request_seconds_count", ("grpc",)] == 5
+    assert found["upright_actions_total", ("right",)] == 1
+
+
+def test_the_content_type_is_the_librarys() -> None:
+    assert EXPOSITION_TYPE in (CONTENT_TYPE_PLAIN_0_0_4, CONTENT_TYPE_LATEST)
+
+
+@pytest.mark.parametrize("bounds", [REQUEST_BOUNDS, INFERENCE_BOUNDS])
+def test_buckets_begin_at_microseconds_and_rise(bounds: tuple[float, ...]) -> None:
+    assert bounds[0] <= 10e-6
+    assert list(bounds) == sorted(set(bounds))
+
+
+def test_a_duration_is_counted_in_every_bucket_that_holds_it() -> None:
+    metrics = Metrics(["left", "right"], ["x"])
+    for seconds in (1e-6, 10e-6, 11e-6, 2.0):
+        metrics.answered("/act", 200, seconds)
+    text = metrics.exposition({}).decode()
+    counts = {
+        sample.labels["le"]: sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "upright_request_seconds_bucket"
+    }
+    assert (counts["1e-05"], counts["2e-05"], counts["1"], counts["+Inf"]) == (2, 3, 3, 4)
+
+
+def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_series() -> None:
+    metrics = Metrics(["left", "right"], ["x"])
+    metrics.answered(door_of("/' OR 1=1"), 418, 0.1)
+    metrics.answered(door_of("/v2/models/m/infer"), 200, 0.1)
+    found = samples(metrics.exposition({}).decode())
+    assert found["upright_requests_total", ("other", "other")] == 1
+    assert found["upright_requests_total", ("/v2", "200")] == 1
+
+
+def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(
+    tmp_path: Path,
+) -> None:
+    # File locks are a process's own, so one process can stand for the first only: it takes row 0 again and again.
+    file = tmp_path / "counts"
+    file.touch()
+    first, successor = (
+        Metrics(["left", "right"], ["x"], file),
+        Metrics(["left", "right"], ["x"], file),
+    )
+    first.answered("/act", 200, 1e-5)
+    successor.answered("/act", 200, 1e-5)
+    for metrics in (first, successor):
+        assert (
+            samples(metrics.exposition({}).decode())["upright_requests_total", ("/act", "200")] == 2
+        )

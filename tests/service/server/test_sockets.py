@@ -1,0 +1,117 @@
+"""Where the service listens: TCP, a Unix socket, or both."""
+
+import socket
+import stat
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from service.server import sockets
+from tests.conftest import Start, settings
+from tests.client.test_client import free_port, service, wait_for
+from tests.end_to_end.test_start import refused
+
+
+def ask(path: Path) -> int:
+    with httpx2.Client(transport=httpx2.HTTPTransport(uds=str(path))) as client:
+        return client.post("http://localhost/act", content=b'{"state":[0,0,0.05,0]}').status_code
+
+
+def test_a_unix_socket_answers_beside_tcp_and_is_gone_afterwards(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "act.sock"
+    with start("--uds", str(path)) as address:
+        assert httpx2.get(f"{address}/health/ready").status_code == 200
+        assert ask(path) == 200
+        assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert not path.exists()
+
+
+def test_a_unix_socket_may_stand_in_place_of_tcp_with_permissions_of_choice(tmp_path: Path) -> None:
+    path, port = tmp_path / "act.sock", free_port()
+    with sockets.listening(
+        settings(uds=path, uds_mode="600", uds_only=True, port=port)
+    ) as listeners:
+        assert [sockets.address(listener) for listener in listeners] == [f"unix:{path}"]
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+def test_the_socket_file_of_a_killed_service_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "act.sock"
+    with service(free_port(), "--uds", str(path)) as process:
+        wait_for(path.exists)
+        process.kill()
+        process.wait()
+    assert path.exists()
+    with service(free_port(), "--uds", str(path)):
+        wait_for(lambda: answers(path))
+
+
+def answers(path: Path) -> bool:
+    try:
+        return ask(path) == 200
+    except httpx2.TransportError:
+        return False
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine")
+    code, complaint = refused("--uds", str(path))
+    assert (code, complaint.count("\n")) == (1, 1)
+    assert "is no socket" in complaint
+    assert path.read_text() == "mine"
+
+
+def test_a_socket_that_another_program_listens_on_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "act.sock"
+    with sockets.listening(settings(uds=path, uds_only=True)):
+        inode = path.stat().st_ino
+        with (
+            pytest.raises(sockets.SocketError, match="another program"),
+            sockets.listening(settings(uds=path, uds_only=True)),
+        ):
+            pass
+        assert path.stat().st_ino == inode
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["--uds", "/nowhere/act.sock"], 1, "--uds /nowhere/act.sock"),
+        (["--uds", "x" * 200], 1, "--uds"),
+        (["--uds-mode", "rw"], 2, "--uds-mode"),
+        (["--uds-only", "true"], 2, "uds_only needs a path"),
+        (["--host", "203.0.113.1"], 1, "--host 203.0.113.1"),
+    ],
+)
+def test_a_place_that_cannot_be_had_is_refused_in_one_line(
+    arguments: list[str], code: int, named: str
+) -> None:
+    found, complaint = refused(*arguments)
+    assert found == code
+    assert named in complaint
+    assert complaint.count("\n") == 1
+    assert "Traceback" not in complaint
+
+
+def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(sockets.SocketError, match=r"--port \d+: "),
+        sockets.listening(settings(port=taken.getsockname()[1])),
+    ):
+        pass
+
+
+def test_a_grpc_port_that_is_taken_is_refused_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, complaint = refused("--grpc-port", str(taken.getsockname()[1]))
+    assert code == 1
+    assert complaint.count("\n") == 1
+    assert "--grpc-port" in complaint
+    assert "Address already in use" in complaint

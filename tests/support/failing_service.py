@@ -1,0 +1,40 @@
+"""The real service, but its policy knows one state only: settings from the command line in, status 500 for any other state out."""
+
+import logging.config
+import sys
+
+import numpy as np
+
+from models import bundle
+from service.observability import logging as logs
+from service.server import server
+from service.server import sockets
+from service.inference.policy import Float32Array, Policy
+from service.state import Served
+from service.settings import Settings
+
+
+class BrokenBackend:
+    """Fails on every state but the one that the service warms up with."""
+
+    def __init__(self, known: tuple[float, ...]) -> None:
+        self._known = np.array(known, np.float32)
+
+    def q_values(self, states: Float32Array) -> Float32Array:
+        if (states[0] != self._known).any():
+            raise MemoryError("no memory")
+        return np.zeros((len(states), 2), np.float32)
+
+
+def main() -> None:
+    settings = Settings(_cli_parse_args=sys.argv[1:])
+    read = bundle.read(settings.bundle)
+    policy = Policy(read, BrokenBackend(read.manifest.golden_states[0].state), "onnx")
+    with sockets.listening(settings) as listeners:
+        logging.config.dictConfig(logs.configuration(settings.log_format))
+        sockets.announce(listeners)
+        server.serve(settings, Served(policy), listeners)
+
+
+if __name__ == "__main__":
+    main()

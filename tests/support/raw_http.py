@@ -1,0 +1,141 @@
+"""The application on real sockets, in this process; and HTTP as bytes, so that a test sees each of them."""
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import uvicorn
+
+from service.rest.app import create_app
+from service.server.http_protocol import Protocol
+from service.state import Served
+from service.server.server import Server
+from service.settings import Settings
+from service.server.websocket_protocol import StreamProtocol
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as it came, but for what differs from one to the next: the date, the time that inference took, an id that was made up."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+
+    def __getitem__(self, name: str) -> bytes:
+        return dict(self.headers)[name.encode()]
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Two ports of one application: on one its fast lane stands in front, on the other all requests go by the general lane."""
+
+    fast: int
+    general: int
+    served: Served
+
+
+@contextmanager
+def lanes(settings: Settings, served: Served) -> Iterator[Lanes]:
+    """Serve both lanes until the end of the block."""
+    with serving(settings, served) as fast, serving(settings, served, "httptools") as general:
+        yield Lanes(fast, general, served)
+
+
+@contextmanager
+def serving(
+    settings: Settings, served: Served, protocol: str | type[Protocol] = Protocol
+) -> Iterator[int]:
+    """Serve by a thread until the end of the block; gives the port."""
+    app = create_app(settings, served)
+    config = uvicorn.Config(
+        app,
+        http=protocol,
+        ws=StreamProtocol,
+        proxy_headers=False,
+        log_config=None,
+        server_header=False,
+    )
+    server = Server(config, settings, served)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    port: int = listener.getsockname()[1]
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.005)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def request(
+    method: str, path: str, headers: Headers, pieces: list[bytes], *, chunked: bool = False
+) -> list[bytes]:
+    """Return what a client sends, in pieces: the head with the first one."""
+    framing = (
+        (b"transfer-encoding", b"chunked")
+        if chunked
+        else (b"content-length", b"%d" % len(b"".join(pieces)))
+    )
+    lines = b"".join(b"%b: %b\r\n" % line for line in ((b"host", b"a"), framing, *headers))
+    head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
+    sent = (
+        [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece] + [b"0\r\n\r\n"]
+        if chunked
+        else pieces
+    )
+    return [head + b"".join(sent[:1]), *sent[1:]]
+
+
+def ask(port: int, pieces: list[bytes], *, answers: int = 1, has_body: bool = True) -> list[Answer]:
+    """Return the answers to what is sent on one connection."""
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            with suppress(ConnectionError):  # it may have answered, and closed, before it had all
+                connection.sendall(piece)
+        return [_read(stream, has_body) for _ in range(answers)]
+
+
+def leave(port: int, sent: bytes) -> None:
+    """Send something, and go away."""
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(sent)
+
+
+def _read(stream: BinaryIO, has_body: bool) -> Answer:
+    line = stream.readline()
+    assert line, "closed without an answer"
+    headers: Headers = []
+    while text := stream.readline().rstrip(b"\r\n"):
+        name, _, value = text.partition(b": ")
+        headers.append((name, value))
+    length = int(dict(headers)[b"content-length"]) if has_body else 0
+    return Answer(
+        int(line.split()[1]),
+        tuple((name, _steady(name, value)) for name, value in headers),
+        stream.read(length),
+    )
+
+
+def _steady(name: bytes, value: bytes) -> bytes:
+    match name:
+        case b"date":
+            return b""
+        case b"server-timing":
+            return re.sub(rb"[0-9.]+$", b"", value)
+        case b"x-request-id":
+            return re.sub(rb"^[0-9a-f]{32}$", b"", value)
+    return value
