@@ -22,8 +22,8 @@ from pathlib import Path
 
 from models import bundle
 from service.inference.policy import load
-from service.state import Served
 from service.settings import Settings
+from service.state import Served
 from tests.support.raw_http import lanes
 
 COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"

@@ -6,10 +6,10 @@ from pathlib import Path
 from starlette.testclient import TestClient
 
 from models import bundle
-from service.rest.app import create_app
 from service.inference.policy import load
-from service.state import Served
+from service.rest.app import create_app
 from service.settings import Settings
+from service.state import Served
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "openapi.json"

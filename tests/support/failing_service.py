@@ -6,12 +6,11 @@ import sys
 import numpy as np
 
 from models import bundle
-from service.observability import logging as logs
-from service.server import server
-from service.server import sockets
 from service.inference.policy import Float32Array, Policy
-from service.state import Served
+from service.observability import logging as logs
+from service.server import server, sockets
 from service.settings import Settings
+from service.state import Served
 
 
 class BrokenBackend:

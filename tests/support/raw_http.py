@@ -13,10 +13,10 @@ import uvicorn
 
 from service.rest.app import create_app
 from service.server.http_protocol import Protocol
-from service.state import Served
 from service.server.server import Server
-from service.settings import Settings
 from service.server.websocket_protocol import StreamProtocol
+from service.settings import Settings
+from service.state import Served
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -139,3 +139,26 @@ def _steady(name: bytes, value: bytes) -> bytes:
         case b"x-request-id":
             return re.sub(rb"^[0-9a-f]{32}$", b"", value)
     return value
+
+
+STATE = b'{"state":[0,0,0.05,0]}'
+UPGRADE = [
+    (b"upgrade", b"websocket"),
+    (b"connection", b"upgrade"),
+    (b"sec-websocket-version", b"13"),
+]
+
+ACT = request("POST", "/act", [], [STATE])[0]
+
+
+MODEL = request("GET", "/model", [], [])[0]
+
+
+HANDSHAKE = request(
+    "GET", "/act/stream", [*UPGRADE, (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")], []
+)[0].replace(b"content-length: 0\r\n", b"")
+
+
+def frame(content: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
+    """Return a frame as a client sends it, masked with zeros."""
+    return bytes((final << 7 | opcode, 0x80 | len(content))) + bytes(4) + content

@@ -25,18 +25,17 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service.auth import key_file
-from service.auth import keys
-from service.commands import key as new_key
-from service.rest.app import create_app
+from service.auth import key_file, keys
 from service.auth.keys import Keys, KeysError, Scope
+from service.commands import key as new_key
 from service.inference.policy import load
+from service.rest.app import create_app
 from service.state import Served
-from tests.conftest import ROOT, Start, clean_environment, settings
-from tests.client.test_client import PATIENT, STATE, InLoop, Make, free_port, wait_for
-from tests.service.observability.test_metrics import samples
-from tests.end_to_end.test_start import refused
+from tests.support.clients import PATIENT, STATE, InLoop, Make
+from tests.support.metrics import samples
+from tests.support.project import ROOT
 from tests.support.raw_http import Lanes, ask, lanes, request
+from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -162,7 +161,9 @@ def test_a_key_may_open_several_kinds_of_doors(guarded: TestClient) -> None:
 
 
 def test_every_method_of_grpc_is_in_the_table_but_for_those_that_change_the_service() -> None:
-    methods = re.findall(r"rpc (\w+)\(", (ROOT / "service" / "grpc" / "inference.proto").read_text())
+    methods = re.findall(
+        r"rpc (\w+)\(", (ROOT / "service" / "grpc" / "inference.proto").read_text()
+    )
     assert "ModelInfer" in methods
     for method in methods:
         assert (f"/inference.GRPCInferenceService/{method}" in keys.DOORS) is (

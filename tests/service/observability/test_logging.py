@@ -12,10 +12,8 @@ import pytest
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from tests.conftest import Start
-from tests.client.test_client import free_port
-from tests.service.observability.test_metrics import ask_by_grpc
-from tests.end_to_end.test_start import refused
+from tests.support.metrics import ask_by_grpc
+from tests.support.service import Start, free_port, refused
 
 STATE = [
     0.01171875,

@@ -2,13 +2,10 @@
 
 import platform
 import time
-import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -16,46 +13,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.rest.app import create_app
-from service.observability.metrics import EXPOSITION_TYPE, INFERENCE_BOUNDS, REQUEST_BOUNDS, Metrics, door_of
 from service.inference.policy import load
+from service.observability.metrics import (
+    EXPOSITION_TYPE,
+    INFERENCE_BOUNDS,
+    REQUEST_BOUNDS,
+    Metrics,
+    door_of,
+)
+from service.rest.app import create_app
 from service.state import Served
-from tests.conftest import Start, settings
-from tests.client.test_client import free_port, reachable, wait_for
+from tests.support.metrics import ask_by_grpc, samples
+from tests.support.service import Start, free_port, settings
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 BEGUN = time.time()
-
-
-def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return every sample by its name and its label values."""
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def ask_by_grpc(
-    port: int,
-    state: Sequence[float] = STATE,
-    *,
-    model: str = "cartpole-dqn",
-    datatype: str = "FP32",
-    headers: dict[str, str] | None = None,
-) -> None:
-    """Ask for an action. Raises `InferenceServerException`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # what other people's modules warn of when they are imported is no claim of ours
-        import tritonclient.grpc
-
-    wait_for(lambda: reachable(port))
-    given = tritonclient.grpc.InferInput("state", [1, 4], datatype)
-    given.set_data_from_numpy(np.array([state], np.float32 if datatype == "FP32" else np.float64))
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
-        client.infer(model, [given], request_id="by-grpc", headers=headers)
 
 
 def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None:

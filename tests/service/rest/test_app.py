@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import Policy, load
+from service.rest.app import create_app
 from service.state import Served
-from tests.conftest import settings
-from tests.service.inference.test_policy import FixedBackend
+from tests.support.backends import FixedBackend
+from tests.support.service import settings
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 JSON = st.recursive(

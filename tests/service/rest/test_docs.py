@@ -11,12 +11,12 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from service.auth import keys
-from service.rest.app import create_app
 from service.inference.policy import load
+from service.rest.app import create_app
 from service.state import Served
-from tests.conftest import COMMITTED, settings
-from tests.end_to_end.test_start import refused
+from tests.support.project import COMMITTED
 from tests.support.raw_http import Headers, Lanes, ask, lanes, request
+from tests.support.service import refused, settings
 
 POLICY = load(bundle.read(COMMITTED), "onnx")
 BODY = b'{"state":[0,0,0.05,0]}'

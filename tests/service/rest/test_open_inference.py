@@ -16,12 +16,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
+from service.inference.policy import load
 from service.rest import open_inference as oip
 from service.rest.app import create_app
-from service.inference.policy import load
 from service.state import Served
-from tests.conftest import COMMITTED, settings
-from tests.service.inference.test_policy import FixedBackend
+from tests.support.backends import FixedBackend
+from tests.support.project import COMMITTED
+from tests.support.service import settings
 
 MODEL = "/v2/models/cartpole-dqn"
 INFER = f"{MODEL}/infer"

@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from models.bundle import Bundle
-from tests.conftest import ROOT, Start, clean_environment
-from tests.client.test_client import free_port, wait_for
+from tests.support.project import ROOT
+from tests.support.service import Start, clean_environment, free_port, wait_for
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 

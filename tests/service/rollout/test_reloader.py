@@ -20,13 +20,12 @@ from starlette.types import Message
 from benchmarks.operations import bundles, reload
 from models import bundle
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import load
+from service.rest.app import create_app
 from service.rollout.reloader import Reloader
 from service.state import Served
-from tests.conftest import Start, settings
-from tests.client.test_client import free_port, wait_for
-from tests.service.observability.test_metrics import samples
+from tests.support.metrics import samples
+from tests.support.service import Start, free_port, settings, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(

@@ -11,15 +11,15 @@ from starlette.testclient import TestClient
 
 from benchmarks.operations import bundles
 from models.bundle import Bundle
-from service.rollout import shadow
-from service.rest.app import create_app
 from service.inference.policy import Float32Array, Policy, load
-from service.state import Inference, Served
+from service.rest.app import create_app
+from service.rollout import shadow
 from service.rollout.shadow import Shadow
-from tests.conftest import COMMITTED, Start, settings
-from tests.client.test_client import wait_for
-from tests.service.observability.test_metrics import samples
-from tests.service.inference.test_policy import FixedBackend
+from service.state import Inference, Served
+from tests.support.backends import FixedBackend
+from tests.support.metrics import samples
+from tests.support.project import COMMITTED
+from tests.support.service import Start, settings, wait_for
 
 STATE = [0.0, 0.0, 0.05, 0.0]  # Q-values 10.6 and 11.8
 OTHER = [0.0, 0.0, -0.05, 0.0]

@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from models import bundle
 from service.api import act as answers
-from service.inference.policy import Policy, load
 from service.api.schemas import ActResponse, BatchResponse
+from service.inference.policy import Policy, load
 from service.state import Served
-from tests.conftest import COMMITTED, Start, settings
-from tests.service.observability.test_metrics import samples
-from tests.service.inference.test_policy import FixedBackend
+from tests.support.backends import FixedBackend
+from tests.support.metrics import samples
+from tests.support.project import COMMITTED
 from tests.support.raw_http import Headers, Lanes, ask, lanes, leave, request
+from tests.support.service import Start, settings
 
 BUNDLE = bundle.read(COMMITTED)
 POLICY = load(BUNDLE, "onnx")

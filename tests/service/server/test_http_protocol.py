@@ -10,9 +10,9 @@ import pytest
 from models.bundle import Bundle
 from service.inference.policy import load
 from service.state import Served
-from tests.conftest import settings
-from tests.service.observability.test_metrics import samples
+from tests.support.metrics import samples
 from tests.support.raw_http import ask, request, serving
+from tests.support.service import settings
 
 ACT = request("POST", "/act", [], [b'{"state":[0,0,0.05,0]}'])[0]
 METRICS = request("GET", "/metrics", [], [])

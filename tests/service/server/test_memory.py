@@ -10,15 +10,13 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from models.bundle import Bundle
-from service.server.memory import AFTERWARDS, CROWD, Memory
 from service.inference.policy import load
 from service.server.http_protocol import Protocol
-from service.state import Served
+from service.server.memory import AFTERWARDS, CROWD, Memory
 from service.server.websocket_protocol import StreamProtocol
-from tests.conftest import settings
-from tests.service.server.test_hostile_clients import ACT, HANDSHAKE, MODEL, STATE, frame
-from tests.client.test_client import wait_for
-from tests.support.raw_http import serving
+from service.state import Served
+from tests.support.raw_http import ACT, HANDSHAKE, MODEL, STATE, frame, serving
+from tests.support.service import settings, wait_for
 
 KINDS = (Protocol, StreamProtocol, RequestResponseCycle)
 H2C = ACT.replace(
