@@ -16,7 +16,7 @@ from models import bundle
 from models.bundle import Bundle
 from service.inference.policy import BackendName, load
 from service.rest.app import create_app
-from service.state import Served
+from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
 from training.export import export
@@ -66,7 +66,8 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
     with TestClient(
-        create_app(settings(), Served(load(committed, backend))), raise_server_exceptions=False
+        create_app(settings(), ServiceState(load(committed, backend))),
+        raise_server_exceptions=False,
     ) as client:
         yield client
 

@@ -10,7 +10,7 @@ from service.inference.policy import Float32Array, Policy
 from service.observability import logging as logs
 from service.server import server, sockets
 from service.settings import Settings
-from service.state import Served
+from service.state import ServiceState
 
 
 class BrokenBackend:
@@ -32,7 +32,7 @@ def main() -> None:
     with sockets.listening(settings) as listeners:
         logging.config.dictConfig(logs.configuration(settings.log_format))
         sockets.announce(listeners)
-        server.serve(settings, Served(policy), listeners)
+        server.serve(settings, ServiceState(policy), listeners)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from service.server.http_protocol import Protocol
 from service.server.server import Server
 from service.server.websocket_protocol import StreamProtocol
 from service.settings import Settings
-from service.state import Served
+from service.state import ServiceState
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -39,22 +39,25 @@ class Lanes:
 
     fast: int
     general: int
-    served: Served
+    service_state: ServiceState
 
 
 @contextmanager
-def lanes(settings: Settings, served: Served) -> Iterator[Lanes]:
+def lanes(settings: Settings, service_state: ServiceState) -> Iterator[Lanes]:
     """Serve both lanes until the end of the block."""
-    with serving(settings, served) as fast, serving(settings, served, "httptools") as general:
-        yield Lanes(fast, general, served)
+    with (
+        serving(settings, service_state) as fast,
+        serving(settings, service_state, "httptools") as general,
+    ):
+        yield Lanes(fast, general, service_state)
 
 
 @contextmanager
 def serving(
-    settings: Settings, served: Served, protocol: str | type[Protocol] = Protocol
+    settings: Settings, service_state: ServiceState, protocol: str | type[Protocol] = Protocol
 ) -> Iterator[int]:
     """Serve by a thread until the end of the block; gives the port."""
-    app = create_app(settings, served)
+    app = create_app(settings, service_state)
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -63,7 +66,7 @@ def serving(
         log_config=None,
         server_header=False,
     )
-    server = Server(config, settings, served)
+    server = Server(config, settings, service_state)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     port: int = listener.getsockname()[1]

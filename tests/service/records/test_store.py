@@ -24,7 +24,7 @@ from service.inference.policy import Policy, load
 from service.records.recorder import WAITING
 from service.records.store import Limits, RecordError, Values, Writer, read
 from service.rest.app import create_app
-from service.state import Served
+from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.project import COMMITTED, ROOT
 from tests.support.records import ask
@@ -158,10 +158,10 @@ def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places
     tmp_path: Path, policy: Policy, exported: Bundle
 ) -> None:
     file, policies, digests = tmp_path / "decisions.sqlite", (policy, load(exported, "onnx")), []
-    served = Served(policy)
-    with TestClient(create_app(settings(record=file), served)) as client:
+    service_state = ServiceState(policy)
+    with TestClient(create_app(settings(record=file), service_state)) as client:
         for number in range(300):
-            served.policy = policies[number // 3 % 2]
+            service_state.replace_policy(policies[number // 3 % 2])
             digests.append(
                 client.post("/act", json={"state": STATE, "seq": number}).json()["digest"]
             )

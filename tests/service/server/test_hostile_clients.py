@@ -13,7 +13,7 @@ import pytest
 from models.bundle import Bundle
 from service.inference.policy import load
 from service.server.http_protocol import HEAD_BYTES, HEAD_LINES
-from service.state import Served
+from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import (
     ACT,
@@ -36,7 +36,9 @@ CHUNKED = (
 
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
-    with serving(settings(head_timeout=1, body_timeout=1), Served(load(committed, "onnx"))) as port:
+    with serving(
+        settings(head_timeout=1, body_timeout=1), ServiceState(load(committed, "onnx"))
+    ) as port:
         yield port
 
 

@@ -14,7 +14,7 @@ from service.inference.policy import load
 from service.server.http_protocol import Protocol
 from service.server.memory import AFTERWARDS, CROWD, Memory
 from service.server.websocket_protocol import StreamProtocol
-from service.state import Served
+from service.state import ServiceState
 from tests.support.raw_http import ACT, HANDSHAKE, MODEL, STATE, frame, serving
 from tests.support.service import settings, wait_for
 
@@ -63,7 +63,7 @@ def test_a_connection_that_has_gone_leaves_nothing_to_the_garbage_collector(
     def left() -> list[object]:
         return [thing for thing in gc.get_objects() if type(thing) in KINDS]
 
-    with serving(settings(), Served(load(committed, "onnx"))) as port, without_collector():
+    with serving(settings(), ServiceState(load(committed, "onnx"))) as port, without_collector():
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", port), 10) as connection:
                 connection.sendall(sent)
