@@ -45,9 +45,16 @@ class Lanes:
 @contextmanager
 def lanes(settings: Settings, service_state: ServiceState) -> Iterator[Lanes]:
     """Serve both lanes until the end of the block."""
+    # A state each: what one application logs is not the other's.
+    other = ServiceState(
+        service_state.policy,
+        metrics=service_state.metrics,
+        keys=service_state.keys,
+        tls=service_state.tls,
+    )
     with (
         serving(settings, service_state) as fast,
-        serving(settings, service_state, "httptools") as general,
+        serving(settings, other, "httptools") as general,
     ):
         yield Lanes(fast, general, service_state)
 
