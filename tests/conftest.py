@@ -52,7 +52,7 @@ def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle
         created=CREATED,
         force=True,
         episodes=20,
-        exam_runs=4,
+        scenario_episodes=4,
     )
 
 

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from models import bundle
+from models.manifest import Evaluation, Gate, Name, RobustnessEvaluation, Version
 from training import seeds
 from training.recipe import RECIPES, BaselineRecipe, PopulationRecipe, RecipeError, recipe, title
 
@@ -299,7 +300,7 @@ def _write_bundle(run: "Run", options: argparse.Namespace, console: Console) -> 
         raise CommandError(f"nothing was written: {error}") from error
     if not vars(options).get("json"):
         _print_judgement(
-            console, written.manifest.evaluation, written.manifest.exam, written.manifest.gate
+            console, written.manifest.evaluation, written.manifest.robustness, written.manifest.gate
         )
     _say(console, options, wrote=str(options.out), digest=written.digest)
     return 0
@@ -314,8 +315,8 @@ def _check_bundle_options(options: argparse.Namespace) -> None:
     """Refuse a place, a name or a version that the bundle could not have, before anything is done for it."""
     bundle.check_place(options.out)
     for flag, kind, value in (
-        ("--name", bundle.Name, _model_name(options)),
-        ("--model-version", bundle.Version, options.model_version),
+        ("--name", Name, _model_name(options)),
+        ("--model-version", Version, options.model_version),
     ):
         try:
             TypeAdapter(kind).validate_python(value)
@@ -336,7 +337,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from training.formats import ExportError
 
     try:
-        evaluation, exam, gate = judge(
+        evaluation, robustness, gate = judge(
             judged.artifacts["onnx"],
             judged.manifest.gate.name,
             episodes=options.episodes,
@@ -346,12 +347,17 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise CommandError(f"{options.bundle}: {error}") from error
     console = Console(highlight=False)
     if options.json:
-        result = {"bundle": judged.digest, "evaluation": evaluation, "exam": exam, "gate": gate}
+        result = {
+            "bundle": judged.digest,
+            "evaluation": evaluation,
+            "robustness": robustness,
+            "gate": gate,
+        }
         console.print(
             json.dumps(result, default=lambda part: part.model_dump()), soft_wrap=True, markup=False
         )
     else:
-        _print_judgement(console, evaluation, exam, gate)
+        _print_judgement(console, evaluation, robustness, gate)
     return 0 if gate.passed else 1
 
 
@@ -368,21 +374,21 @@ def _say(console: Console, options: argparse.Namespace, **facts: object) -> None
 
 
 def _print_judgement(
-    console: Console, evaluation: bundle.Evaluation, exam: bundle.Exam, gate: bundle.Gate
+    console: Console, evaluation: Evaluation, robustness: RobustnessEvaluation, gate: Gate
 ) -> None:
     console.print(
         f"{evaluation.episodes:,} greedy episodes of policy.onnx: mean {evaluation.mean:.2f} steps, worst {evaluation.minimum},"
-        f" {evaluation.share_at_limit:.1%} to the time limit",
+        f" {evaluation.success_rate:.1%} to the time limit",
         soft_wrap=True,
     )
-    table = Table("exam", "runs", "steps", "policy", "regulator")
-    for column in exam.columns:
+    table = Table("scenario", "episodes", "steps", "policy", "LQR")
+    for scenario in robustness.scenarios:
         table.add_row(
-            column.name,
-            f"{column.runs}",
-            f"{column.steps:,}",
-            f"{column.share:.4f}",
-            f"{column.reference:.4f}",
+            scenario.name,
+            f"{scenario.episodes}",
+            f"{scenario.steps:,}",
+            f"{scenario.success_rate:.4f}",
+            f"{scenario.lqr_success_rate:.4f}",
         )
     console.print(table)
     console.print(

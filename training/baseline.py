@@ -37,9 +37,9 @@ class BaselineTrainer:
         self._environment.reset(seed=seed)
         self._actor = Actor(self.network)
         self._learner = Learner(
-            self.network, learning_rate=recipe.learning_rate, discount=recipe.discount
+            self.network, learning_rate=recipe.learning_rate, discount=recipe.gamma
         )
-        self._memory = ReplayMemory(recipe.memory)
+        self._memory = ReplayMemory(recipe.buffer_size)
         self._seen = StatesSeen(np.random.default_rng((seed, 1)))  # a stream of its own
         self._epsilon = recipe.epsilon_start
         assert self._environment.spec is not None
@@ -70,8 +70,8 @@ class BaselineTrainer:
             state = next_state
             visited.append(state)
             self.steps += 1
-            if self.steps % recipe.learn_every == 0 and len(memory) > recipe.batch:
-                self._learner.update(memory.sample(self._rng, recipe.batch))
+            if self.steps % recipe.train_frequency == 0 and len(memory) > recipe.batch_size:
+                self._learner.update(memory.sample(self._rng, recipe.batch_size))
                 self._actor.refresh()
 
         self._seen.add(np.stack(visited))

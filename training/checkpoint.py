@@ -4,14 +4,13 @@ A run's folder holds `checkpoint-000001`, `checkpoint-000002`, …, the last few
 and moved there whole: `state.json`, with the SHA-256 of `arrays.safetensors`.
 """
 
-import fcntl
 import hashlib
-import os
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
@@ -20,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from models.bundle import write_durably
+from models.files import exclusive_lock, write_durably
 from training.recipe import AnyRecipe
 from training.run import Snapshot, Trainer
 
@@ -86,14 +85,13 @@ class Checkpoints:
         self._keep = keep
         self._clock = clock
         self._next = clock() + every
-        self._lock = -1
+        self._lock = ExitStack()
 
     def __enter__(self) -> Self:
         """Make the folder and hold it alone. Raises `CheckpointError` where it cannot be written or another training holds it."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock.enter_context(exclusive_lock(self.folder / LOCK, wait=False))
         except BlockingIOError as error:
             raise CheckpointError(
                 f"{self.folder}: another training is writing its checkpoints here; choose another folder"
@@ -105,7 +103,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+        self._lock.close()
 
     def newest(self) -> tuple[Snapshot, float] | None:
         """Return where the run stood and the seconds it took so far; none if there is no checkpoint.

@@ -86,21 +86,21 @@ class Perturbations:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(
-                    f"perturbations.{name}: expected 0 < low ≤ high, found {low} and {high}"
+                    f"domain_randomization.{name}: expected 0 < low ≤ high, found {low} and {high}"
                 )
         for name in ("push_chance", "nominal"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(
-                    f"perturbations.{name}: expected a share of 0 … 1, found {getattr(self, name)}"
+                    f"domain_randomization.{name}: expected a share of 0 … 1, found {getattr(self, name)}"
                 )
         for name in ("start", "noise", "push"):
             if np.min(getattr(self, name)) < 0:
                 raise ValueError(
-                    f"perturbations.{name}: expected nothing below 0, found {getattr(self, name)}"
+                    f"domain_randomization.{name}: expected nothing below 0, found {getattr(self, name)}"
                 )
         if not 0 <= self.delay <= LONGEST_DELAY:
             raise ValueError(
-                f"perturbations.delay: expected 0 … {LONGEST_DELAY} steps, found {self.delay}"
+                f"domain_randomization.delay: expected 0 … {LONGEST_DELAY} steps, found {self.delay}"
             )
 
     def draw(self, rng: np.random.Generator, n: int) -> Conditions:
@@ -140,11 +140,11 @@ class Reward:
     position: float = 0.0  # weight of the cart's position, scale 2.4 m
     velocity: float = 0.0  # weight of the cart's velocity, scale 3 m/s
     angle: float = 0.0  # weight of the pole's angle, scale 0.21 rad
-    spin: float = 0.0  # weight of the pole's angular velocity, scale 3 rad/s
+    angular_velocity: float = 0.0  # weight of the pole's angular velocity, scale 3 rad/s
 
     def of(self, states: Float64Array, terminated: BoolArray) -> Float32Array:
         """Return the rewards, (n,), of arriving in the true states, (4, n)."""
-        weights = np.array((self.position, self.velocity, self.angle, self.spin))
+        weights = np.array((self.position, self.velocity, self.angle, self.angular_velocity))
         rewards = np.full(states.shape[1], self.alive)
         if weights.any():
             scaled = states / np.array(((2.4,), (3.0,), (0.21,), (3.0,)))

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Evaluation
+from models.manifest import Evaluation
 from training import seeds
 from training.run import ENVIRONMENT
 
@@ -60,5 +60,5 @@ def evaluation(played: Played, seed: int = SEED) -> Evaluation:
         episodes=len(played.steps),
         mean=float(played.steps.mean()),
         minimum=int(played.steps.min()),
-        share_at_limit=float((played.steps >= played.limit).mean()),
+        success_rate=float((played.steps >= played.limit).mean()),
     )

@@ -14,14 +14,16 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from numpy.typing import NDArray
 
 from models import bundle
-from models.bundle import (
-    Bundle,
+from models.bundle import Bundle
+from models.manifest import (
+    Environment,
     Evaluation,
-    Exam,
-    ExamColumn,
     Gate,
     Manifest,
+    Network,
     Provenance,
+    RobustnessEvaluation,
+    ScenarioResult,
     StateValue,
 )
 from training import formats, gate, parity, report, seeds
@@ -60,11 +62,11 @@ def export(
     created: datetime,
     force: bool = False,
     episodes: int = EPISODES,
-    exam_runs: int | None = None,
+    scenario_episodes: int | None = None,
 ) -> Bundle:
     """Export a run as a bundle: write the files, prove that they agree, judge the written ONNX file, and only then put it in place.
 
-    `force` exports a policy that fails its gate, with the failure in the manifest. `exam_runs` replaces each exam column's own number.
+    `force` exports a policy that fails its gate, with the failure in the manifest. `scenario_episodes` replaces each scenario's own number.
     Raises `ExportError` when a file does not agree with the network, `GateError` when the policy is not good enough, and `BundleError` when
     the place is taken. Nothing is written then.
     """
@@ -78,7 +80,7 @@ def export(
 
     played = play(exported, episodes=episodes)
     judged = evaluation(played)
-    examined = exam(exported, runs=exam_runs)
+    examined = evaluate_robustness(exported, episodes=scenario_episodes)
     passed = gate.judge(run.recipe.gate, judged, examined)
     if not passed.passed and not force:
         raise GateError(passed)
@@ -86,10 +88,10 @@ def export(
     states = _state_values(run)
     # Where the environment has no bound, what training saw is the bound.
     low = np.array(
-        [value.seen_min if value.low is None else value.low for value in states], np.float32
+        [value.training_min if value.low is None else value.low for value in states], np.float32
     )
     high = np.array(
-        [value.seen_max if value.high is None else value.high for value in states], np.float32
+        [value.training_max if value.high is None else value.high for value in states], np.float32
     )
     compared = parity.states_to_compare(played.states, low, high, np.random.default_rng(run.seed))
     runtimes = {
@@ -99,7 +101,7 @@ def export(
     }
     agreement = parity.compare(runtimes, compared)
 
-    files = _companions(run, name, exported, examined)
+    files = _extra_files(run, name, exported, examined)
     manifest = Manifest(
         name=name,
         version=model_version,
@@ -108,11 +110,9 @@ def export(
         environment=_environment(),
         state=states,
         actions=ACTIONS,
-        network=bundle.Network(
-            inputs=network.states, hidden=network.hidden, outputs=network.actions
-        ),
+        network=Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
         evaluation=judged,
-        exam=examined,
+        robustness=examined,
         gate=passed,
         parity=agreement,
         golden_states=parity.golden_states(exported, compared),
@@ -120,7 +120,7 @@ def export(
             "onnx": bundle.describe("policy.onnx", onnx_file),
             "torchscript": bundle.describe("policy.pt", torchscript_file),
         },
-        companions=("README.md", *sorted(files)),
+        extra_files=("README.md", *sorted(files)),
     )
     files |= {
         "policy.onnx": onnx_file,
@@ -132,42 +132,46 @@ def export(
 
 def judge(
     file: bytes, gate_name: gate.GateName, *, episodes: int = EPISODES, seed: int = seeds.EXAM.start
-) -> tuple[Evaluation, Exam, Gate]:
+) -> tuple[Evaluation, RobustnessEvaluation, Gate]:
     """Judge an ONNX file as `export` does."""
     q_values = formats.from_onnx(file)
     judged, examined = (
         evaluation(play(q_values, episodes=episodes, seed=seed), seed),
-        exam(q_values, seed=seed),
+        evaluate_robustness(q_values, seed=seed),
     )
     return judged, examined, gate.judge(gate_name, judged, examined)
 
 
-def exam(q_values: QFunction, *, seed: int = seeds.EXAM.start, runs: int | None = None) -> Exam:
-    """Put a policy and the reference controller through the same runs, side by side."""
+def evaluate_robustness(
+    q_values: QFunction, *, seed: int = seeds.EXAM.start, episodes: int | None = None
+) -> RobustnessEvaluation:
+    """Run a policy and an LQR in the same episodes of every scenario, side by side."""
 
     def both(states: NDArray[np.float32]) -> NDArray[np.int64]:
         middle = len(states) // 2
         return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
 
-    shares, references = examine(both, seed, runs=runs, copies=2)
+    shares, references = examine(both, seed, runs=episodes, copies=2)
     columns = (
-        ExamColumn(
+        ScenarioResult(
             name=column.name,
             steps=column.steps,
-            runs=runs or column.runs,
-            share=float(share),
-            reference=float(reference),
+            episodes=episodes or column.runs,
+            success_rate=float(share),
+            lqr_success_rate=float(reference),
         )
         for column, share, reference in zip(SCORECARD, shares, references, strict=True)
     )
-    return Exam(seed=seed, columns=tuple(columns))
+    return RobustnessEvaluation(seed=seed, scenarios=tuple(columns))
 
 
-def _companions(run: Run, name: str, q_values: QFunction, examined: Exam) -> dict[str, bytes]:
+def _extra_files(
+    run: Run, name: str, q_values: QFunction, examined: RobustnessEvaluation
+) -> dict[str, bytes]:
     """Return the files for people, but for the model card."""
     files = {
         "scores.csv": report.scores_csv(run.history),
-        "exam.png": report.exam_chart(examined, f"{name}: the exam"),
+        "robustness.png": report.robustness_chart(examined, f"{name}: robustness evaluation"),
         "surface.png": report.decision_surface(q_values, f"{name}: what it prefers"),
         "policy.gif": film(q_values),
     }
@@ -178,10 +182,10 @@ def _companions(run: Run, name: str, q_values: QFunction, examined: Exam) -> dic
     return files
 
 
-def _environment() -> bundle.Environment:
+def _environment() -> Environment:
     spec = gym.spec(ENVIRONMENT)
     assert spec.max_episode_steps is not None
-    return bundle.Environment(
+    return Environment(
         id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=spec.max_episode_steps
     )
 
@@ -195,8 +199,8 @@ def _state_values(run: Run) -> tuple[StateValue, ...]:
             unit=unit,
             low=_finite(low),
             high=_finite(high),
-            seen_min=run.states_seen["low"][index],
-            seen_max=run.states_seen["high"][index],
+            training_min=run.states_seen["low"][index],
+            training_max=run.states_seen["high"][index],
             quantiles=run.states_seen["quantiles"][index],
         )
         for index, ((name, unit), low, high) in enumerate(
@@ -232,14 +236,14 @@ def _commit() -> str | None:
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        ).stdout.strip()  # noqa: S607 - git is found by PATH
-        code = ["training", "models/bundle.py", "pyproject.toml", "constraints.txt"]
+        ).stdout.strip()
+        code = ["training", "models/*.py", "pyproject.toml", "constraints.txt"]
         changed = subprocess.run(
             ["git", "diff", "--quiet", "HEAD", "--", *code],
             cwd=root,
             capture_output=True,
             check=False,
-        ).returncode  # noqa: S603, S607 - fixed words
+        ).returncode
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{commit}+changes" if changed else commit

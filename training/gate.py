@@ -1,30 +1,30 @@
-"""The gate: an evaluation and an exam in, whether the policy may be exported out."""
+"""The gate: an evaluation and a robustness evaluation in, whether the policy may be exported out."""
 
 from typing import Literal
 
-from models.bundle import Evaluation, Exam, Gate
+from models.manifest import Evaluation, Gate, RobustnessEvaluation
 
 GateName = Literal["nominal", "robust"]
 
-REQUIRED_SHARE = 0.95  # of the reference controller's share, in every column of the exam
+REQUIRED_RATIO = 0.95  # of the LQR's success rate, in every scenario
 
 
-def judge(name: GateName, evaluation: Evaluation, exam: Exam) -> Gate:
+def judge(name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation) -> Gate:
     """Hold a policy to a gate.
 
-    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every column of the exam the policy survives at least
-    95 % of the share of runs that the linear-quadratic regulator does.
+    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every scenario of the robustness evaluation at least 95 % of
+    the success rate of the linear-quadratic regulator.
     """
     failures = []
-    if evaluation.share_at_limit < 1:
+    if evaluation.success_rate < 1:
         failures.append(
-            f"{evaluation.share_at_limit:.2%} of {evaluation.episodes:,} greedy episodes lasted to the time limit, not all"
+            f"{evaluation.success_rate:.2%} of {evaluation.episodes:,} greedy episodes lasted to the time limit, not all"
         )
     if name == "robust":
         failures += [
-            f"exam, {column.name}: {column.share:.1%} of the runs survived,"
-            f" below {REQUIRED_SHARE:.0%} of the regulator's {column.reference:.1%}"
-            for column in exam.columns
-            if column.share < REQUIRED_SHARE * column.reference
+            f"scenario {scenario.name}: success rate {scenario.success_rate:.1%},"
+            f" below {REQUIRED_RATIO:.0%} of the LQR's {scenario.lqr_success_rate:.1%}"
+            for scenario in robustness.scenarios
+            if scenario.success_rate < REQUIRED_RATIO * scenario.lqr_success_rate
         ]
     return Gate(name=name, passed=not failures, failures=tuple(failures))

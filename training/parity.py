@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import GoldenState, Parity
+from models.manifest import GoldenState, Parity
 from training.evaluate import QFunction
 from training.formats import ExportError
 

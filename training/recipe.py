@@ -35,12 +35,12 @@ class BaselineRecipe(_Recipe):
     name: Literal["baseline"] = "baseline"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
     hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
-    memory: Memory = Field(2_000, description="transitions that the replay memory keeps")
-    batch: Count = Field(
+    buffer_size: Memory = Field(2_000, description="transitions that the replay memory keeps")
+    batch_size: Count = Field(
         64, description="transitions in a minibatch; learning starts when more are stored"
     )
-    learn_every: Count = Field(4, description="environment steps between two updates")
-    discount: Share = Field(0.99, description="γ, the weight of the next step's value")
+    train_frequency: Count = Field(4, description="environment steps between two updates")
+    gamma: Share = Field(0.99, description="γ, the weight of the next step's value")
     learning_rate: float = Field(0.0025, gt=0, description="Adam's step size")
     epsilon_start: Share = Field(1.0, description="share of random actions in the first episode")
     epsilon_decay: float = Field(0.9995, gt=0, le=1, description="factor on ε after each episode")
@@ -63,9 +63,9 @@ class BaselineRecipe(_Recipe):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.batch >= self.memory:
+        if self.batch_size >= self.buffer_size:
             raise ValueError(
-                f"batch: a batch of {self.batch} cannot be drawn from a memory of {self.memory}; it must be smaller"
+                f"batch_size: a batch of {self.batch_size} cannot be drawn from a memory of {self.buffer_size}; it must be smaller"
             )
         if self.epsilon_min > self.epsilon_start:
             raise ValueError(
@@ -79,12 +79,12 @@ class PopulationRecipe(_Recipe):
 
     name: Literal["default", "robust"] = "default"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
-    keep: Literal["first", "best"] = Field(
+    model_selection: Literal["first", "best"] = Field(
         "first",
         description="end with the first agent that passes, or keep the best of the validation exam",
     )
     agents: Count = Field(16, description="K, agents trained at once")
-    environments: Count = Field(2, description="environments of each agent")
+    num_envs: Count = Field(2, description="environments of each agent")
     hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
     steps: Count = Field(60_000, description="environment steps of each agent, at most")
     max_episode_steps: Count = Field(
@@ -97,15 +97,17 @@ class PopulationRecipe(_Recipe):
     epsilon_steps: Count = Field(
         9_000, description="environment steps of each agent over which ε falls"
     )
-    memory: Memory = Field(20_000, description="transitions that each agent's replay memory keeps")
+    buffer_size: Memory = Field(
+        20_000, description="transitions that each agent's replay memory keeps"
+    )
     learning_starts: Count = Field(500, description="transitions in memory before the first update")
     n_step: Count = Field(1, description="rewards summed before the bootstrap")
     mirror: bool = Field(
         False, description="see half of each minibatch in a mirror: the plant is the same"
     )
-    batch: Count = Field(32, description="transitions of each agent in an update")
+    batch_size: Count = Field(32, description="transitions of each agent in an update")
     updates: Count = Field(2, description="updates after each step of the vector environment")
-    discount: float = Field(0.99, gt=0, lt=1, description="γ, the weight of the next step's value")
+    gamma: float = Field(0.99, gt=0, lt=1, description="γ, the weight of the next step's value")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Adam's step size at the start")
     learning_rate_end: float = Field(
         2e-3, ge=0, le=0.1, description="Adam's step size at the end of the steps; linear between"
@@ -113,7 +115,7 @@ class PopulationRecipe(_Recipe):
     scale: tuple[float, float, float, float] = Field(
         (1.0, 1.0, 0.1, 1.0), description="m, m/s, rad, rad/s that count as 1 in learning"
     )
-    huber: float = Field(
+    huber_delta: float = Field(
         1.0, gt=0, description="δ of the Huber loss: errors beyond it weigh linearly"
     )
     advantage: float = Field(
@@ -122,37 +124,37 @@ class PopulationRecipe(_Recipe):
         lt=1,
         description="α of advantage learning, which widens the gap between the actions' values",
     )
-    polyak: float = Field(
+    tau: float = Field(
         0.01,
         gt=0,
         le=1,
         description="share of the online weights that enters the target network in an update",
     )
-    average: Share = Field(
+    weight_ema: Share = Field(
         0.0,
         description="the same for the averaged weights that are judged and exported; 0 takes the online ones",
     )
-    check_every: Count = Field(
+    eval_frequency: Count = Field(
         100, description="steps of the vector environment between two greedy checks"
     )
-    perturbations: Perturbations = Field(
+    domain_randomization: Perturbations = Field(
         Perturbations(), description="what each training episode draws its conditions from"
     )
     reward: Reward = Field(Reward(), description="what a step pays")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.learning_starts > self.memory:
+        if self.learning_starts > self.buffer_size:
             raise ValueError(
-                f"learning_starts: {self.learning_starts} is more than the memory of {self.memory} holds"
+                f"learning_starts: {self.learning_starts} is more than the memory of {self.buffer_size} holds"
             )
         if self.epsilon_end > self.epsilon_start:
             raise ValueError(
                 f"epsilon_end: {self.epsilon_end} is above epsilon_start, {self.epsilon_start}"
             )
-        if self.perturbations.delay > LONGEST_DELAY:
+        if self.domain_randomization.delay > LONGEST_DELAY:
             raise ValueError(
-                f"perturbations.delay: {self.perturbations.delay} is longer than {LONGEST_DELAY} steps"
+                f"domain_randomization.delay: {self.domain_randomization.delay} is longer than {LONGEST_DELAY} steps"
             )
         return self
 
@@ -166,27 +168,29 @@ RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
     "robust": PopulationRecipe(
         name="robust",
         gate="robust",
-        keep="best",
+        model_selection="best",
         agents=8,
-        environments=8,
+        num_envs=8,
         hidden=(64, 64),
         steps=96_000,
         epsilon_end=0.1,
         epsilon_steps=30_000,
-        memory=100_000,
+        buffer_size=100_000,
         learning_starts=1_000,
         mirror=True,
-        batch=64,
+        batch_size=64,
         learning_rate=5e-4,
         learning_rate_end=5e-5,
-        huber=1_000,
+        huber_delta=1_000,
         advantage=0.5,
-        average=0.0005,
-        check_every=500,
-        perturbations=Perturbations(
+        weight_ema=0.0005,
+        eval_frequency=500,
+        domain_randomization=Perturbations(
             start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0
         ),
-        reward=Reward(alive=0.0, fall=-20.0, position=0.23, velocity=0.36, angle=0.02, spin=0.36),
+        reward=Reward(
+            alive=0.0, fall=-20.0, position=0.23, velocity=0.36, angle=0.02, angular_velocity=0.36
+        ),
     ),
 }
 
@@ -199,7 +203,7 @@ def title(recipe: BaselineRecipe | PopulationRecipe) -> str:
 def recipe(name: str, changes: dict[str, object]) -> BaselineRecipe | PopulationRecipe:
     """Return the named recipe with some hyperparameters changed. Raises `RecipeError`, which names what is wrong.
 
-    A part of a hyperparameter that has several, such as `perturbations.noise`, is named with a dot.
+    A part of a hyperparameter that has several, such as `domain_randomization.noise`, is named with a dot.
     """
     if name not in RECIPES:
         raise RecipeError(f"recipe: there is none named {name!r}; choose from {', '.join(RECIPES)}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.bundle import Exam, Manifest
+from models.manifest import Manifest, RobustnessEvaluation
 from training.evaluate import QFunction
 
 if TYPE_CHECKING:
@@ -59,27 +59,29 @@ def scores_plot(history: list[dict[str, float]], title: str) -> bytes:
     return _png(figure)
 
 
-def exam_chart(exam: Exam, title: str) -> bytes:
-    """Return the exam as a PNG: a pair of bars a column, the policy beside the reference."""
+def robustness_chart(robustness: RobustnessEvaluation, title: str) -> bytes:
+    """Return a PNG with a pair of bars a scenario, the policy beside the LQR."""
     figure = _figure(9, 4)
     axes = figure.subplots()
-    places = np.arange(len(exam.columns))
+    places = np.arange(len(robustness.scenarios))
     axes.bar(
         places - 0.2,
-        [column.share for column in exam.columns],
+        [scenario.success_rate for scenario in robustness.scenarios],
         0.38,
         color=BLUE,
         label="this policy",
     )
     axes.bar(
         places + 0.2,
-        [column.reference for column in exam.columns],
+        [scenario.lqr_success_rate for scenario in robustness.scenarios],
         0.38,
         color=GREY,
-        label="linear-quadratic regulator",
+        label="LQR",
     )
-    axes.set_xticks(places, [column.name for column in exam.columns], rotation=35, ha="right")
-    axes.set(ylabel="share of runs survived", ylim=(0, 1.05))
+    axes.set_xticks(
+        places, [scenario.name for scenario in robustness.scenarios], rotation=35, ha="right"
+    )
+    axes.set(ylabel="success rate", ylim=(0, 1.05))
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.25, axis="y")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
@@ -116,12 +118,13 @@ def model_card(manifest: Manifest) -> bytes:
     """Return the bundle's README, made from its manifest alone."""
     made, judged = manifest.provenance, manifest.evaluation
     state_rows = "\n".join(
-        f"| `{value.name}` | {value.unit} | {_bound(value.low)} … {_bound(value.high)} | {value.seen_min:.4g} … {value.seen_max:.4g} |"
+        f"| `{value.name}` | {value.unit} | {_bound(value.low)} … {_bound(value.high)} | {value.training_min:.4g} … {value.training_max:.4g} |"
         for value in manifest.state
     )
-    exam_rows = "\n".join(
-        f"| {column.name} | {column.runs} × {column.steps:,} | {column.share:.4g} | {column.reference:.4g} |"
-        for column in manifest.exam.columns
+    scenario_rows = "\n".join(
+        f"| {scenario.name} | {scenario.episodes} × {scenario.steps:,}"
+        f" | {scenario.success_rate:.4g} | {scenario.lqr_success_rate:.4g} |"
+        for scenario in manifest.robustness.scenarios
     )
     parity_rows = "\n".join(
         f"| {pair} | {difference:.2g} |"
@@ -140,8 +143,8 @@ def model_card(manifest: Manifest) -> bytes:
     )
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     gate = "passed" if manifest.gate.passed else "FAILED: " + "; ".join(manifest.gate.failures)
-    pictures = {name: text for name, text in _PICTURES.items() if name in manifest.companions}
-    film, exam, surface, scores = (
+    pictures = {name: text for name, text in _PICTURES.items() if name in manifest.extra_files}
+    film, robustness, surface, scores = (
         f"\n![{pictures[name]}]({name})\n" if name in pictures else "" for name in _PICTURES
     )
     return f"""# {manifest.name}, version {manifest.version}
@@ -151,15 +154,15 @@ Q-value per action. The greedy action is the first with the highest Q-value. Thi
 {film}
 ## How good it is
 {judged.episodes:,} greedy episodes of the exported ONNX file, on starts that training never saw (seed {judged.seed}):
-mean {judged.mean:.2f} steps, worst {judged.minimum}, {judged.share_at_limit:.1%} lasted all {manifest.environment.max_episode_steps} steps.
+mean {judged.mean:.2f} steps, worst {judged.minimum}, {judged.success_rate:.1%} lasted all {manifest.environment.max_episode_steps} steps.
 
-The exam (seed {manifest.exam.seed}) asks for more than the nominal plant. Each number is the share of runs in which the pole stayed up,
-beside a linear-quadratic regulator's on the same runs:
+The robustness evaluation (seed {manifest.robustness.seed}) goes beyond the nominal plant. Each number is a success rate, the share of
+episodes in which the pole stayed up, beside that of a linear-quadratic regulator (LQR) in the same episodes:
 
-| column | runs × steps | this policy | regulator |
+| scenario | episodes × steps | this policy | LQR |
 | --- | --- | --- | --- |
-{exam_rows}
-{exam}
+{scenario_rows}
+{robustness}
 Gate `{manifest.gate.name}`: {gate}. `python -m training evaluate FOLDER` measures all of it again.
 {surface}
 ## How it was made
@@ -212,7 +215,7 @@ action = int(q_values.argmax(axis=1)[0])  # {", ".join(f"{index} {name}" for ind
 
 _PICTURES = {
     "policy.gif": "The policy balances a pole that is pushed",
-    "exam.png": "Share of runs survived in each column of the exam, beside a linear-quadratic regulator",
+    "robustness.png": "Success rate in each scenario of the robustness evaluation, beside an LQR",
     "surface.png": "Q(right) - Q(left) over pole angle and angular velocity",
     "scores.png": "Score over the course of training",
 }

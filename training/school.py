@@ -69,27 +69,27 @@ class PopulationTrainer:
         self._population = Population(
             recipe.agents,
             recipe.hidden,
-            recipe.batch,
+            recipe.batch_size,
             np.random.default_rng(weights),
             learning_rate=recipe.learning_rate,
-            polyak=recipe.polyak,
-            average=recipe.average,
-            huber=recipe.huber,
+            polyak=recipe.tau,
+            average=recipe.weight_ema,
+            huber=recipe.huber_delta,
             scale=recipe.scale,
             advantage=recipe.advantage,
             device=device.type,
         )
         self._memory = PopulationMemory(
             recipe.agents,
-            recipe.memory,
-            recipe.environments,
+            recipe.buffer_size,
+            recipe.num_envs,
             n_step=recipe.n_step,
-            gamma=recipe.discount,
+            gamma=recipe.gamma,
             device=device.type,
         )
-        environments = recipe.agents * recipe.environments
+        environments = recipe.agents * recipe.num_envs
         self._environment = PerturbedCartPole(
-            environments, recipe.perturbations, recipe.reward, recipe.max_episode_steps
+            environments, recipe.domain_randomization, recipe.reward, recipe.max_episode_steps
         )
         self._environment.reset(seed=int(environment.generate_state(1)[0]))
         self._streams = {
@@ -109,20 +109,20 @@ class PopulationTrainer:
     @property
     def steps(self) -> int:
         """Environment steps so far, of all agents together."""
-        return self.vector_steps * self.recipe.environments * self.recipe.agents
+        return self.vector_steps * self.recipe.num_envs * self.recipe.agents
 
     @property
     def epsilon(self) -> float:
         """Share of random actions: linear in the environment steps of an agent, then constant."""
         recipe = self.recipe
-        share = min(1.0, self.vector_steps * recipe.environments / recipe.epsilon_steps)
+        share = min(1.0, self.vector_steps * recipe.num_envs / recipe.epsilon_steps)
         return recipe.epsilon_start + (recipe.epsilon_end - recipe.epsilon_start) * share
 
     @property
     def learning_rate(self) -> float:
         """Adam's step size: linear over the whole run."""
         recipe = self.recipe
-        share = min(1.0, self.vector_steps * recipe.environments / recipe.steps)
+        share = min(1.0, self.vector_steps * recipe.num_envs / recipe.steps)
         return recipe.learning_rate + (recipe.learning_rate_end - recipe.learning_rate) * share
 
     @property
@@ -140,12 +140,12 @@ class PopulationTrainer:
             while True:
                 states_seen.append(self._environment.seen)
                 self._step()
-                used_up = self.vector_steps * recipe.environments >= recipe.steps
-                if used_up or self.vector_steps % recipe.check_every == 0:
+                used_up = self.vector_steps * recipe.num_envs >= recipe.steps
+                if used_up or self.vector_steps % recipe.eval_frequency == 0:
                     break
             self._seen.add(np.concatenate(states_seen))
             scores = self._check()
-        if used_up or (recipe.keep == "first" and self.kept is not None):
+        if used_up or (recipe.model_selection == "first" and self.kept is not None):
             self.stopped = "limit" if self.kept is None else "solved"
         return self._progress(scores, elapsed())
 
@@ -229,7 +229,7 @@ class PopulationTrainer:
     @property
     def _judged(self) -> Layers:
         """The weights that are judged and exported."""
-        return self._population.average if self.recipe.average else self._population.online
+        return self._population.average if self.recipe.weight_ema else self._population.online
 
     def _step(self) -> None:
         """Take one step of the vector environment, remember it, and learn."""
@@ -250,7 +250,7 @@ class PopulationTrainer:
     def _count(self, rewards: Float32Array, ended: NDArray[np.bool_]) -> None:
         self._return_so_far += rewards
         for environment in np.flatnonzero(ended):
-            agent = environment // self.recipe.environments
+            agent = environment // self.recipe.num_envs
             self._returns[agent] += SMOOTHING * (
                 self._return_so_far[environment] - self._returns[agent]
             )
@@ -260,7 +260,7 @@ class PopulationTrainer:
         """Judge all agents shortly, and at length those that could be kept. Returns the scores, (K,), of the short exam: 1 is perfect."""
         recipe = self.recipe
         everyone = list(range(recipe.agents))
-        if recipe.keep == "first":
+        if recipe.model_selection == "first":
             scores: Float64Array = examine(
                 self._controller(everyone), SHORT_SEED, NOMINAL, runs=8, copies=recipe.agents
             ).mean(axis=1)
@@ -303,7 +303,7 @@ class PopulationTrainer:
 
     def _progress(self, scores: Float64Array, seconds: float) -> Progress:
         """Note the check in the history, and show it."""
-        recipe, agent_steps = self.recipe, self.vector_steps * self.recipe.environments
+        recipe, agent_steps = self.recipe, self.vector_steps * self.recipe.num_envs
         row = dict(
             zip(
                 HISTORY,

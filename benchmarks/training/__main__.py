@@ -128,14 +128,15 @@ def _judge(out: Path) -> dict[str, Any]:
 
     written = bundle.read(out)
     lasted = play(from_onnx(written.artifacts["onnx"]), episodes=EPISODES, seed=HELD_OUT).steps
-    exam = {
-        column.name: (column.share, column.reference) for column in written.manifest.exam.columns
+    robustness = {
+        scenario.name: (scenario.success_rate, scenario.lqr_success_rate)
+        for scenario in written.manifest.robustness.scenarios
     }
     return {
         "mean": float(lasted.mean()),
         "share": float((lasted >= 500).mean()),
         "steps": written.manifest.provenance.steps,
-        "exam": exam,
+        "robustness": robustness,
     }
 
 
@@ -159,7 +160,7 @@ def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
             f" | {statistics.median(row['steps'] for row in rows):,.0f} | {max(row['peak_mb'] for row in rows):.0f} |"
         )
     if "robust" in results:
-        _print_exam(results["robust"])
+        _print_robustness(results["robust"])
 
 
 def _iqm(scores: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
@@ -176,10 +177,10 @@ def _iqm(scores: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
     return f"{centre:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _print_exam(rows: list[dict[str, Any]]) -> None:
-    columns = list(rows[0].get("exam", {}))
+def _print_robustness(rows: list[dict[str, Any]]) -> None:
+    columns = list(rows[0].get("robustness", {}))
     print(
-        "\n| `robust`, share of runs survived | "
+        "\n| `robust`, success rate | "
         + " | ".join(columns)
         + " |\n"
         + "| --- " * (len(columns) + 1)
@@ -188,12 +189,12 @@ def _print_exam(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         print(
             f"| seed {row['seed']} | "
-            + " | ".join(f"{row['exam'][column][0]:.4g}" for column in columns)
+            + " | ".join(f"{row['robustness'][column][0]:.4g}" for column in columns)
             + " |"
         )
     print(
-        "| regulator | "
-        + " | ".join(f"{rows[0]['exam'][column][1]:.4g}" for column in columns)
+        "| LQR | "
+        + " | ".join(f"{rows[0]['robustness'][column][1]:.4g}" for column in columns)
         + " |"
     )
 

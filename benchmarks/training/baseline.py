@@ -85,7 +85,7 @@ def _success(seeds: int) -> None:
         result = evaluation(play(from_onnx(to_onnx(run.network))))
         print(
             f"| {seed} | {run.stopped} | {len(run.history):,} | {run.steps:,} | {run.seconds:.1f} | {result.episodes:,}"
-            f" | {result.mean:.2f} | {result.minimum} | {result.share_at_limit:.1%} |",
+            f" | {result.mean:.2f} | {result.minimum} | {result.success_rate:.1%} |",
             flush=True,
         )
 

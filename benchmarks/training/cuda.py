@@ -56,17 +56,17 @@ def _population(agents: int, where: str) -> Population:
     population = Population(
         agents,
         recipe.hidden,
-        recipe.batch,
+        recipe.batch_size,
         rng,
         learning_rate=1e-3,
-        polyak=recipe.polyak,
+        polyak=recipe.tau,
         device=where,
     )
     batch = population.minibatch
     for tensor in (batch.states, batch.rewards):
         tensor.normal_()
     batch.actions.random_(0, 2)
-    batch.discounts.fill_(recipe.discount)
+    batch.discounts.fill_(recipe.gamma)
     return population
 
 

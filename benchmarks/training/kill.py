@@ -20,7 +20,7 @@ from training.train import train
 
 TRIALS = 20
 # The robust recipe, cut to a few seconds: with pushes, far starts, averaged weights and a validation exam along the way.
-CHANGES = {"steps": 12_000, "check_every": 250, "memory": 20_000}
+CHANGES = {"steps": 12_000, "eval_frequency": 250, "buffer_size": 20_000}
 
 
 def main() -> None:

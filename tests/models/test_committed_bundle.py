@@ -4,6 +4,7 @@ import numpy as np
 
 from models import bundle
 from models.bundle import Bundle
+from models.manifest import MANIFEST
 from training import parity, report, seeds
 from training.evaluate import evaluation, play
 from training.formats import from_onnx, from_torchscript
@@ -28,8 +29,8 @@ def test_its_manifest_says_what_the_file_scores(committed: Bundle) -> None:
 
 def test_its_onnx_and_torchscript_files_agree(committed: Bundle) -> None:
     values = committed.manifest.state
-    low = np.array([value.seen_min for value in values], np.float32)
-    high = np.array([value.seen_max for value in values], np.float32)
+    low = np.array([value.training_min for value in values], np.float32)
+    high = np.array([value.training_max for value in values], np.float32)
     states = np.random.default_rng(0).uniform(low, high, (10_000, 4)).astype(np.float32)
     parity.compare(
         {
@@ -48,8 +49,8 @@ def test_its_folder_holds_the_bundle_and_nothing_else(committed: Bundle) -> None
     bundle.check_place(committed.folder)
     manifest = committed.manifest
     expected = {
-        bundle.MANIFEST,
+        MANIFEST,
         *(artifact.file for artifact in manifest.artifacts.values()),
-        *manifest.companions,
+        *manifest.extra_files,
     }
     assert {entry.name for entry in committed.folder.iterdir()} == expected

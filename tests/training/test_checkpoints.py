@@ -20,22 +20,23 @@ CPU = torch.device("cpu")
 RECIPES = {
     "baseline": recipe("baseline", {"episodes": 60}),
     "default": recipe(
-        "default", {"agents": 3, "steps": 1_500, "check_every": 100, "n_step": 3, "average": 0.01}
+        "default",
+        {"agents": 3, "steps": 1_500, "eval_frequency": 100, "n_step": 3, "weight_ema": 0.01},
     ),
     "perturbed": recipe(
         "default",
         {
             "agents": 2,
             "steps": 1_200,
-            "check_every": 100,
-            "keep": "best",
+            "eval_frequency": 100,
+            "model_selection": "best",
             "mirror": True,
-            "perturbations.nominal": 0.2,
-            "perturbations.noise": 0.1,
-            "perturbations.delay": 3,
-            "perturbations.push": 1.0,
-            "perturbations.push_chance": 0.05,
-            "perturbations.force": (2.0, 20.0),
+            "domain_randomization.nominal": 0.2,
+            "domain_randomization.noise": 0.1,
+            "domain_randomization.delay": 3,
+            "domain_randomization.push": 1.0,
+            "domain_randomization.push_chance": 0.05,
+            "domain_randomization.force": (2.0, 20.0),
         },
     ),
 }
@@ -209,7 +210,7 @@ from training.checkpoint import Checkpoints, Identity
 from training.recipe import recipe
 from training.train import train
 
-chosen = recipe("default", {"agents": 4, "steps": 3_000, "check_every": 50})
+chosen = recipe("default", {"agents": 4, "steps": 3_000, "eval_frequency": 50})
 with Checkpoints(Path(sys.argv[1]), Identity.of(chosen, 0, "cpu"), every=0.02) as checkpoints:
     train(chosen, 0, torch.device("cpu"), checkpoints=checkpoints)
 """

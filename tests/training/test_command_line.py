@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models import bundle
-from models.bundle import MANIFEST
+from models.manifest import MANIFEST
 from tests.support.project import COMMITTED, ROOT
 from tests.support.service import Start
 from training import formats, seeds
@@ -50,13 +50,13 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
         MANIFEST,
         "policy.onnx",
         "policy.pt",
-        *made.manifest.companions,
+        *made.manifest.extra_files,
     }
-    assert set(made.manifest.companions) == {
+    assert set(made.manifest.extra_files) == {
         "README.md",
         "scores.csv",
         "scores.png",
-        "exam.png",
+        "robustness.png",
         "surface.png",
         "policy.gif",
     }
@@ -99,11 +99,11 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
     ("arguments", "named"),
     [
         (["--learning-rate", "-1"], "learning_rate"),
-        (["--recipe", "baseline", "--batch", "5000"], "batch"),
-        (["--recipe", "baseline", "--polyak", "0.1"], "polyak"),
-        (["--perturbations.noise", "-1"], "noise"),
+        (["--recipe", "baseline", "--batch-size", "5000"], "batch"),
+        (["--recipe", "baseline", "--tau", "0.1"], "tau"),
+        (["--domain_randomization.noise", "-1"], "noise"),
         (["--checkpoint-every", "0"], "--checkpoint-every"),
-        (["--discount", "2"], "discount"),
+        (["--gamma", "2"], "gamma"),
         (["--hidden", "24,x"], "--hidden"),
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**31)], "--seed"),
@@ -164,7 +164,7 @@ def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(
     )
     result = json.loads(capsys.readouterr().out)
     assert result["evaluation"]["episodes"] == 30
-    assert result["evaluation"]["seed"] == result["exam"]["seed"] == seeds.EXAM[5]
+    assert result["evaluation"]["seed"] == result["robustness"]["seed"] == seeds.EXAM[5]
     assert result["gate"]["passed"]
     assert result["bundle"] == bundle.read(COMMITTED).digest
 

@@ -54,8 +54,8 @@ def test_epsilon_falls_after_each_episode_and_never_below_its_minimum() -> None:
 
 def test_nothing_is_learned_before_more_than_a_minibatch_is_stored() -> None:
     torch.manual_seed(0)
-    untouched = train(recipe("baseline", {"episodes": 1, "batch": 1999}), 0, CPU)
-    learned = train(recipe("baseline", {"episodes": 1, "batch": 4}), 0, CPU)
+    untouched = train(recipe("baseline", {"episodes": 1, "batch_size": 1999}), 0, CPU)
+    learned = train(recipe("baseline", {"episodes": 1, "batch_size": 4}), 0, CPU)
     torch.manual_seed(0)
     fresh = dataclasses.replace(untouched, network=type(untouched.network)())
     assert weights(untouched) == weights(fresh)

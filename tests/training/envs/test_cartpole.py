@@ -97,7 +97,7 @@ def test_noise_is_seen_but_does_not_move_the_cart() -> None:
 
 
 def test_reward_is_one_upright_and_less_elsewhere() -> None:
-    reward = Reward(position=0.5, velocity=0.1, angle=0.3, spin=0.1)
+    reward = Reward(position=0.5, velocity=0.1, angle=0.3, angular_velocity=0.1)
     states = np.array([[0, 0, 0, 0], [2.4, 0, 0, 0], [9, 9, 9, 9]], np.float64).T
     standing = np.zeros(3, np.bool_)
     np.testing.assert_allclose(reward.of(states, standing), [1, 0.5, 0], atol=1e-6)
@@ -115,5 +115,5 @@ def test_a_fall_pays_its_own_and_nothing_else() -> None:
     [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 4}, {"noise": -1.0}],
 )
 def test_impossible_perturbation_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="perturbations"):
+    with pytest.raises(ValueError, match="domain_randomization"):
         Perturbations(**wrong)  # type: ignore[arg-type]  # the wrong values are the point

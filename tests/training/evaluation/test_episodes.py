@@ -45,8 +45,8 @@ def test_summary_counts_mean_worst_and_the_share_at_the_limit() -> None:
         evaluation(play(toward_the_fall, episodes=50)),
         evaluation(play(always_left, episodes=50)),
     )
-    assert (good.episodes, good.share_at_limit, good.minimum, good.mean) == (50, 1.0, 500, 500.0)
-    assert bad.share_at_limit == 0
+    assert (good.episodes, good.success_rate, good.minimum, good.mean) == (50, 1.0, 500, 500.0)
+    assert bad.success_rate == 0
     assert bad.minimum <= bad.mean < 15
 
 

@@ -19,7 +19,13 @@ from training.train import train
 CPU = torch.device("cpu")
 SMALL = recipe(
     "robust",
-    {"agents": 3, "steps": 1_600, "check_every": 100, "memory": 5_000, "learning_starts": 200},
+    {
+        "agents": 3,
+        "steps": 1_600,
+        "eval_frequency": 100,
+        "buffer_size": 5_000,
+        "learning_starts": 200,
+    },
 )
 
 
@@ -34,9 +40,9 @@ def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_pat
             "3",
             "--steps",
             "1600",
-            "--check-every",
+            "--eval-frequency",
             "100",
-            "--memory",
+            "--buffer-size",
             "5000",
             "--force",
         ]
