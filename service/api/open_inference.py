@@ -10,6 +10,7 @@ from time import perf_counter
 
 import numpy as np
 
+from service.errors import ServiceError
 from service.inference.policy import (
     STATE_SIZE,
     Float32Array,
@@ -24,20 +25,27 @@ EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration"]
 PLATFORM = "onnx_onnxv1"
 INPUT = "state"
 OUTPUTS = ("q_values", "action")
-FLOAT_SIZE, INTEGER_SIZE = 4, 8  # bytes of an FP32 and of an INT64
+FLOAT_SIZE = 4  # bytes of an FP32
+JSON_HEADROOM = 65_536  # bytes that a request may have beside its tensors
+NO_LOAD_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
+NO_UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
 
 
-class OpenInferenceError(Exception):
-    """Raised where a request cannot be answered; holds the HTTP status that fits and what the caller is told."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+class OpenInferenceError(ServiceError):
+    """Raised where a request of the Open Inference Protocol cannot be answered."""
 
 
 def bad_request(message: str) -> OpenInferenceError:
     """Return the error of a request that is not as it must be."""
     return OpenInferenceError(HTTPStatus.BAD_REQUEST, message)
+
+
+def refused_load(digest: str, reason: str | None) -> OpenInferenceError:
+    """Return the error of a load that failed: the request was good, but the bundle on the disk is not.
+
+    `digest` is that of the bundle that is still served.
+    """
+    return OpenInferenceError(HTTPStatus.CONFLICT, f"not loaded, {digest} is served on: {reason}")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from service.api.open_inference import OpenInferenceError, Tensor, bad_request
 from service.api.problems import ProblemError
 from service.inference.policy import Float32Array, Policy
 from service.rest import request_body as bodies
-from service.rollout.reloader import Reload, Reloader
+from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -26,7 +26,6 @@ PREFIX = "/v2"
 HEADER_LENGTH = (
     "Inference-Header-Content-Length"  # bytes of the JSON that a binary body begins with
 )
-HEADROOM = 65_536  # bytes that the JSON of a binary request may have beside its tensors
 
 Parameters = dict[str, JsonValue]
 Size = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
@@ -204,14 +203,16 @@ class OpenInference:
         """Serve the bundle that lies in the folder."""
         tensors.check_model(self._service_state.policy, name, None)
         if (await self._repository(request)).parameters:
-            raise bad_request(NO_PARAMETERS)
-        check_loaded(await self._reloader.load(name))
+            raise bad_request(tensors.NO_LOAD_PARAMETERS)
+        reload = await self._reloader.load(name)
+        if reload.outcome == "refused":
+            raise tensors.refused_load(reload.digest, reload.reason)
         return JSONResponse({})
 
     async def _unload(self, request: Request, name: str) -> Response:
         tensors.check_model(self._service_state.policy, name, None)
         await self._repository(request)
-        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, UNLOAD)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, tensors.NO_UNLOAD)
 
     async def _repository(self, request: Request) -> RepositoryRequest:
         body = await self._body(request)
@@ -221,7 +222,7 @@ class OpenInference:
             raise bad_request(_explain(error)) from error
 
     async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_batch_body + HEADROOM
+        limit = self._settings.max_batch_body + tensors.JSON_HEADROOM
         body = await bodies.read(request, limit)
         match request.headers.get("content-encoding", "identity").strip().lower():
             case "identity":
@@ -235,18 +236,6 @@ class OpenInference:
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                     f"Content-Encoding must be gzip or deflate, not {other[:100]!r}",
                 )
-
-
-NO_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
-UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
-
-
-def check_loaded(reload: Reload) -> None:
-    """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
-    if reload.outcome == "refused":
-        raise OpenInferenceError(
-            HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}"
-        )
 
 
 def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Response:
