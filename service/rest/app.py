@@ -17,7 +17,7 @@ from models.manifest import Manifest
 from service.api import act as answers
 from service.api import problems
 from service.api.act import Answer
-from service.api.problems import ProblemError, RawHeader
+from service.api.problems import ProblemError
 from service.api.schemas import (
     ActRequest,
     ActResponse,
@@ -43,6 +43,7 @@ from service.rollout.reloader import Reloader
 from service.server.fast_path import Lanes
 from service.settings import Settings
 from service.state import ServiceState
+from service.types import RawHeader
 
 
 class ModelResponse(BaseModel):

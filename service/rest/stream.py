@@ -9,14 +9,14 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import act as answers
 from service.api import problems
-from service.api.problems import ProblemError, RawHeader
+from service.api.problems import ProblemError
 from service.endpoints import endpoint_of
 from service.inference.policy import Inference
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.settings import Settings
 from service.state import ServiceState
-from service.types import OnWritten, Write
+from service.types import OnWritten, RawHeader, Write
 
 PATH = "/act/stream"
 SCOPE = endpoint_of(PATH).scope

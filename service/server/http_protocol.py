@@ -24,7 +24,7 @@ from service.server.read_scheduler import ALONE, SLICE, Heap
 from service.settings import Settings
 from service.types import OnWritten
 
-Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
+Stage = Literal["request", "headers", "body", "answer", "end"]  # what a connection waits for
 
 HEAD_BYTES = 65_536  # that a request may have beside its body
 BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
@@ -157,7 +157,7 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError as error:
                 rest = b""
                 self._refuse(self._problem(error))
-        if self._stage in ("head", "body"):
+        if self._stage in ("headers", "body"):
             self._wait_for_more(len(data))
 
     def _wait_for_more(self, size: int) -> None:
@@ -171,26 +171,26 @@ class Protocol(HttpToolsProtocol):
             return
         self._came += size
         if self._came > HEAD_BYTES + (1 + BYTES_AROUND) * self._body_size():
-            self._lane.refused("head-too-large")
-            self._refuse(problems.head_too_large(HEAD_BYTES, HEAD_LINES))
+            self._lane.refused("headers-too-large")
+            self._refuse(problems.headers_too_large(HEAD_BYTES, HEAD_LINES))
 
     def on_message_begin(self) -> None:
         """Begin a request. Its scope is made later, if it needs one."""
-        self._stage, self._since = "head", perf_counter()
+        self._stage, self._since = "headers", perf_counter()
         self._came = -1
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header line. What comes after a body is nobody's: it could say another thing than the head did."""
-        if self._stage == "head":
+        if self._stage == "headers":
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Choose the lane."""
         if len(self.headers) > HEAD_LINES:
-            self._lane.refused("head-too-large")
-            raise problems.head_too_large(HEAD_BYTES, HEAD_LINES)
+            self._lane.refused("headers-too-large")
+            raise problems.headers_too_large(HEAD_BYTES, HEAD_LINES)
         head = self._head = dict(
             self.headers[::-1]
         )  # of a header that comes twice the first one counts, as in Starlette
@@ -333,7 +333,7 @@ class Protocol(HttpToolsProtocol):
         match self._stage:
             case "request" if waited > settings.keep_alive and not unsent:
                 self.transport.close()
-            case "head" if waited > settings.head_timeout:
+            case "headers" if waited > settings.head_timeout:
                 self._give_up()
             case "body" if waited > settings.body_timeout:
                 self._give_up()
@@ -430,7 +430,7 @@ class Protocol(HttpToolsProtocol):
             b"",
             [],
         )  # the name that OpenTelemetry has for a method that is not known
-        if self._stage in ("head", "body"):
+        if self._stage in ("headers", "body"):
             url, headers = self.url, self.headers
         if self._stage == "body":
             method = self.parser.get_method().decode()
