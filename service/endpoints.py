@@ -112,10 +112,10 @@ _BY_PATTERN = [
 def find_endpoint(path: str) -> Endpoint | None:
     """Return the endpoint at a request's path, or None where there is none.
 
-    The path is compared as it is: one slash more, or a line end behind it, is another path.
+    The path is compared as it is: with one slash more, or a line end behind it, it is another path.
     """
     endpoint = _BY_PATH.get(path)
-    if endpoint is not None or not path.startswith(f"{OPEN_INFERENCE_PREFIX}/"):
+    if endpoint is not None:
         return endpoint
 
     return next((endpoint for pattern, endpoint in _BY_PATTERN if pattern.fullmatch(path)), None)

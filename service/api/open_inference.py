@@ -41,6 +41,12 @@ def bad_request(message: str) -> OpenInferenceError:
     return OpenInferenceError(HTTPStatus.BAD_REQUEST, message)
 
 
+def internal_error() -> OpenInferenceError:
+    """Return the error of a failure that nobody foresaw; the service logs it with its traceback."""
+    message = "the service failed to answer; its log says why"
+    return OpenInferenceError(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+
+
 def refused_load(digest: str, reason: str | None) -> OpenInferenceError:
     """Return the error of a load that failed, though the request was good.
 

@@ -19,7 +19,7 @@ from uvicorn.server import ServerState
 from service.api import problems
 from service.api.problems import ProblemError
 from service.server import sockets
-from service.server.fast_path import Lanes
+from service.server.application import Application
 from service.server.read_scheduler import ALONE, SLICE, Heap
 from service.settings import Settings
 from service.types import OnWritten
@@ -73,13 +73,13 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        lanes = config.loaded_app
-        assert isinstance(lanes, Lanes)  # noqa: S101 - the one application that is served by this protocol
-        self._lane = lanes.fast
-        self._outbox = lanes.outbox
+        application = config.loaded_app
+        assert isinstance(application, Application)  # noqa: S101 - the one application that is served by this protocol
+        self._lane = application.fast_path
+        self._outbox = application.write_batcher
         self._stage: Stage = "request"
         self._since = perf_counter()  # when it began to: of a request, its first byte
-        self._turns = lanes.turns
+        self._turns = application.read_scheduler
         self._heap = Heap()
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
@@ -163,7 +163,7 @@ class Protocol(HttpToolsProtocol):
     def _wait_for_more(self, size: int) -> None:
         """Bound how much may come of a request, and how many are waited for."""
         if self._door is not None and not self._waits and not self._heap.left:
-            self._waits = self._lane.under_way.enter()
+            self._waits = self._lane.limiter.try_acquire()
             if not self._waits:  # too many are under way: the general lane says so
                 self._leave_fast_lane()
         if self._came < 0:
@@ -467,7 +467,7 @@ class Protocol(HttpToolsProtocol):
         self._door, self._body = None, b""
         if self._waits:
             self._waits = False
-            self._lane.under_way.leave()
+            self._lane.limiter.release()
 
     def _take_general_lane(self) -> None:
         """Do what uvicorn does at the head of a request, from its beginning."""

@@ -31,7 +31,7 @@ from service.auth.key_file import add_key, load_keys, read_entries
 from service.auth.keys import KeysError
 from service.endpoints import SCOPES, Scope
 from service.inference.policy import load
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.clients import PATIENT, STATE, InLoop, Make
 from tests.support.metrics import samples
@@ -106,7 +106,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
-    app = create_app(
+    app = create_application(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
     )
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -183,9 +183,9 @@ def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an
 def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_general_one(
     committed: Bundle, file: Path, path: str
 ) -> None:
-    lane = create_app(
+    lane = create_application(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
-    ).fast
+    ).fast_path
     body = BODY if path == "/act" else b'{"states":[[0,0,0.05,0]]}'
     written: list[bytes] = []
 
@@ -263,7 +263,7 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
         stream.send_text(BODY.decode())
         assert stream.receive_json()["action"] == 1
         file.write_text(entry("other", "upright_other", "act"))
-        guarded.app.general._service_state.keys.reload()  # type: ignore[attr-defined] # ours
+        guarded.app.app._service_state.keys.reload()  # type: ignore[attr-defined] # ours
         stream.send_text(BODY.decode())
         assert stream.receive()["code"] == 1008
 
