@@ -12,7 +12,8 @@ import pytest
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
-from tests import openapi, settings_page
+from tests import settings_page
+from tests.support import openapi
 from tests.support.programs import needed
 from tests.support.project import ROOT
 from tests.support.service import free_port, reachable, service, wait_for
