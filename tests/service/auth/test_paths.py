@@ -39,7 +39,7 @@ def spellings(path: str) -> list[str]:
     inside = [
         path[:place] + instead + path[place + 1 :]
         for place in slashes
-        for instead in ("//", "/./", "/a/../", "/%2F", "/%2e/", "%0A/", "/%0A")
+        for instead in ("//", "/./", "/a/../", "/%2F", "/%2e/", "/%0A/", "/%0A")
     ]
     encoded = [path[0] + path[1:].replace("/", "%2F"), path[0] + path[1:].replace("/", "%5C")]
     return [
