@@ -20,9 +20,9 @@ from service.rest.app import create_app
 from service.inference.policy import BackendName, load
 from service.state import Served
 from service.settings import Settings
-from training.export import export
-from training.recipe import recipe
-from training.run import Run
+from training.export.exporter import export
+from training.recipes import recipe
+from training.trainer import Run
 from training.train import train
 
 ROOT = Path(__file__).parents[1]

@@ -22,12 +22,12 @@ from rich.table import Table
 
 from models import bundle
 from models.manifest import Evaluation, Gate, Name, RobustnessEvaluation, Version
-from training import seeds
-from training.recipe import RECIPES, BaselineRecipe, PopulationRecipe, RecipeError, recipe, title
+from training import seeding as seeds
+from training.recipes import RECIPES, BaselineRecipe, PopulationRecipe, RecipeError, recipe, title
 
 if TYPE_CHECKING:
-    from training.checkpoint import Checkpoints
-    from training.run import Progress, Run
+    from training.checkpoints import Checkpoints
+    from training.trainer import Progress, Run
 
 # torch takes seconds to import, so `--help` and a misspelt option must not: each command imports what it needs.
 
@@ -186,8 +186,8 @@ def _train(options: argparse.Namespace) -> int:
     chosen = recipe(options.recipe, changes)
     _check_bundle_options(options)
 
-    from training.checkpoint import CheckpointError, Checkpoints, Identity
-    from training.display import Display, JsonDisplay, Scalars
+    from training.checkpoints import CheckpointError, Checkpoints, Identity
+    from training.loggers import Display, JsonDisplay, Scalars
     from training.network import device
     from training.train import train
 
@@ -247,7 +247,7 @@ def _train(options: argparse.Namespace) -> int:
 
 def _choose_start(checkpoints: "Checkpoints", options: argparse.Namespace) -> None:
     """Leave only those checkpoints that training is to go on from. A run is never given up without being told so."""
-    from training.checkpoint import numbered
+    from training.checkpoints import numbered
 
     if not numbered(checkpoints.folder):
         if options.resume:
@@ -266,7 +266,7 @@ def _choose_start(checkpoints: "Checkpoints", options: argparse.Namespace) -> No
 
 def _export(options: argparse.Namespace) -> int:
     _check_bundle_options(options)
-    from training.checkpoint import CheckpointError, read
+    from training.checkpoints import CheckpointError, read
     from training.network import device
     from training.train import run_of, trainer_for
 
@@ -282,8 +282,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _write_bundle(run: "Run", options: argparse.Namespace, console: Console) -> int:
-    from training.export import GateError, export
-    from training.formats import ExportError
+    from training.export.exporter import GateError, export
+    from training.export.formats import ExportError
 
     name = _model_name(options)
     created = datetime.now(UTC).replace(microsecond=0)
@@ -333,8 +333,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     judged = bundle.read(options.bundle)
     if "onnx" not in judged.artifacts:
         raise CommandError(f"{options.bundle}: has no ONNX file to judge")
-    from training.export import judge
-    from training.formats import ExportError
+    from training.export.exporter import judge
+    from training.export.formats import ExportError
 
     try:
         evaluation, robustness, gate = judge(

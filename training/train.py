@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import torch
 
-from training import seeds
-from training.baseline import BaselineTrainer
-from training.checkpoint import Checkpoints
-from training.recipe import AnyRecipe, BaselineRecipe
-from training.run import Report, Run, Trainer
-from training.school import PopulationTrainer
+from training import seeding as seeds
+from training.dqn.trainer import BaselineTrainer
+from training.checkpoints import Checkpoints
+from training.recipes import AnyRecipe, BaselineRecipe
+from training.trainer import Report, Run, Trainer
+from training.population.trainer import PopulationTrainer
 
 
 def trainer_for(recipe: AnyRecipe, seed: int, device: torch.device) -> Trainer:

@@ -123,8 +123,8 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
 
 def _judge(out: Path) -> dict[str, Any]:
     from models import bundle
-    from training.evaluate import play
-    from training.formats import from_onnx
+    from training.evaluation.episodes import play
+    from training.export.formats import from_onnx
 
     written = bundle.read(out)
     lasted = play(from_onnx(written.artifacts["onnx"]), episodes=EPISODES, seed=HELD_OUT).steps

@@ -8,9 +8,9 @@ import os
 
 import torch
 
-from training.export import evaluate_robustness
-from training.formats import from_network
-from training.recipe import recipe
+from training.export.exporter import evaluate_robustness
+from training.export.formats import from_network
+from training.recipes import recipe
 from training.train import train
 
 WITHOUT: dict[str, dict[str, object]] = {

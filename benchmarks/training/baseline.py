@@ -12,10 +12,10 @@ from importlib.metadata import version
 import torch
 
 from benchmarks.training import transcription
-from training.evaluate import evaluation, play
-from training.formats import from_onnx, to_onnx
-from training.recipe import RECIPES
-from training.run import Progress
+from training.evaluation.episodes import evaluation, play
+from training.export.formats import from_onnx, to_onnx
+from training.recipes import RECIPES
+from training.trainer import Progress
 from training.train import train
 
 PAIRS = 5

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.evaluate import play
-from training.replay import ReplayMemory
+from training.evaluation.episodes import play
+from training.dqn.replay_buffer import ReplayMemory
 
 STEPS = 500_000
 LEARNING_STARTS, LEARN_EVERY, TARGET_EVERY = 10_000, 10, 500

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from training.network import device
-from training.population import Population, captured
-from training.recipe import PopulationRecipe
+from training.population.q_networks import Population, captured
+from training.recipes import PopulationRecipe
 from training.train import train
 
 AGENTS = (1, 64, 1_024, 16_384)

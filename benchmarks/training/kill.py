@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import Checkpoints, Identity, read
-from training.recipe import recipe
+from training.checkpoints import Checkpoints, Identity, read
+from training.recipes import recipe
 from training.train import train
 
 TRIALS = 20

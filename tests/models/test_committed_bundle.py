@@ -5,9 +5,11 @@ import numpy as np
 from models import bundle
 from models.bundle import Bundle
 from models.manifest import MANIFEST
-from training import parity, report, seeds
-from training.evaluate import evaluation, play
-from training.formats import from_onnx, from_torchscript
+from training.export import parity
+from training.export import model_card as report
+from training import seeding as seeds
+from training.evaluation.episodes import evaluation, play
+from training.export.formats import from_onnx, from_torchscript
 
 
 def test_it_scores_500_on_100_episodes_on_starts_of_its_own(committed: Bundle) -> None:

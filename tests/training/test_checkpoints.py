@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from training.checkpoint import CheckpointError, Checkpoints, Identity, numbered, read
-from training.recipe import BaselineRecipe, PopulationRecipe, recipe
-from training.run import Run
+from training.checkpoints import CheckpointError, Checkpoints, Identity, numbered, read
+from training.recipes import BaselineRecipe, PopulationRecipe, recipe
+from training.trainer import Run
 from training.train import train, trainer_for
 
 CPU = torch.device("cpu")
@@ -206,8 +206,8 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from training.checkpoint import Checkpoints, Identity
-from training.recipe import recipe
+from training.checkpoints import Checkpoints, Identity
+from training.recipes import recipe
 from training.train import train
 
 chosen = recipe("default", {"agents": 4, "steps": 3_000, "eval_frequency": 50})

@@ -13,12 +13,13 @@ import torch
 from models import bundle
 from models.manifest import MANIFEST
 from tests.conftest import COMMITTED, ROOT, Start
-from training import formats, seeds
+from training.export import formats
+from training import seeding as seeds
 from training.__main__ import main
-from training.checkpoint import Checkpoints, Identity
+from training.checkpoints import Checkpoints, Identity
 from training.network import DQNetwork
-from training.recipe import recipe
-from training.run import Progress
+from training.recipes import recipe
+from training.trainer import Progress
 from training.train import train
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from training.recipe import RECIPES, PopulationRecipe, RecipeError, recipe
+from training.recipes import RECIPES, PopulationRecipe, RecipeError, recipe
 
 
 def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.dqn import Learner, act
+from training.dqn.learner import Learner, act
 from training.network import Actor, DQNetwork
-from training.replay import Minibatch
+from training.dqn.replay_buffer import Minibatch
 
 
 def output_bias(network: DQNetwork) -> torch.Tensor:

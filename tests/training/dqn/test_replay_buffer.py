@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.replay import ReplayMemory
+from training.dqn.replay_buffer import ReplayMemory
 
 
 def filled(capacity: int, count: int) -> ReplayMemory:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from training.network import device
-from training.recipe import recipe
-from training.run import Progress, Run
-from training.states_seen import QUANTILES, StatesSeen
+from training.recipes import recipe
+from training.trainer import Progress, Run
+from training.state_statistics import QUANTILES, StatesSeen
 from training.train import train
 
 CPU = torch.device("cpu")

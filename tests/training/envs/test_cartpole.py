@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from training.environments import CartPoles, Conditions, Perturbations, PerturbedCartPole, Reward
+from training.envs.cartpole import CartPoles, Conditions, Perturbations, PerturbedCartPole, Reward
 
 WIDE = Perturbations(
     force=(2, 20),

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import seeds
-from training.evaluate import SEED, evaluation, play
+from training import seeding as seeds
+from training.evaluation.episodes import SEED, evaluation, play
 
 
 def toward_the_fall(states: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from training.exam import SCORECARD, Column, Float32Array, Int64Array, examine
-from training.lqr import lqr
-from training.seeds import EXAM, TRAINING, VALIDATION
+from training.evaluation.robustness import SCORECARD, Column, Float32Array, Int64Array, examine
+from training.evaluation.lqr import lqr
+from training.seeding import EXAM, TRAINING, VALIDATION
 
 NAMES = [column.name for column in SCORECARD]
 

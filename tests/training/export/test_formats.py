@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 
-from training.formats import from_network, from_onnx, from_torchscript, to_onnx, to_torchscript
+from training.export.formats import from_network, from_onnx, from_torchscript, to_onnx, to_torchscript
 from training.network import DQNetwork
 
 NETWORK = DQNetwork((5, 7))

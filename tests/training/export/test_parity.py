@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import parity
-from training.formats import ExportError, from_network
+from training.export import parity
+from training.export.formats import ExportError, from_network
 from training.network import DQNetwork
 
 NETWORK = DQNetwork()

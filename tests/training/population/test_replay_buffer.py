@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.population import Minibatch
-from training.population_memory import PopulationMemory
+from training.population.q_networks import Minibatch
+from training.population.replay_buffer import PopulationMemory
 
 GAMMA = 0.9
 

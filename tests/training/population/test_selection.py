@@ -11,9 +11,9 @@ import torch
 from models import bundle
 from models.bundle import Bundle
 from tests.conftest import ROOT
-from training.recipe import recipe
-from training.run import Progress
-from training.school import score
+from training.recipes import recipe
+from training.trainer import Progress
+from training.population.trainer import score
 from training.train import train
 
 CPU = torch.device("cpu")

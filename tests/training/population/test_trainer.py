@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.population import Minibatch, Population
+from training.population.q_networks import Minibatch, Population
 
 
 @pytest.fixture(autouse=True)

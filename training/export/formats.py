@@ -12,7 +12,7 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from training.evaluate import QFunction
+from training.evaluation.episodes import QFunction
 from training.network import DQNetwork
 
 OPSET = 20

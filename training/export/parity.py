@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import GoldenState, Parity
-from training.evaluate import QFunction
-from training.formats import ExportError
+from training.evaluation.episodes import QFunction
+from training.export.formats import ExportError
 
 ABSOLUTE_TOLERANCE = 1e-5
 RELATIVE_TOLERANCE = 1e-5

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from training.network import DQNetwork, Float32Array
-from training.replay import Minibatch
+from training.dqn.replay_buffer import Minibatch
 
 
 class Learner:

@@ -10,13 +10,13 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from training.dqn import Learner, act
+from training.dqn.learner import Learner, act
 from training.network import Actor, DQNetwork
 from training.random_streams import generator_state, set_generator_state
-from training.recipe import BaselineRecipe
-from training.replay import ReplayMemory
-from training.run import ENVIRONMENT, Progress, Snapshot, Stopped
-from training.states_seen import StatesSeen
+from training.recipes import BaselineRecipe
+from training.dqn.replay_buffer import ReplayMemory
+from training.trainer import ENVIRONMENT, Progress, Snapshot, Stopped
+from training.state_statistics import StatesSeen
 
 SCORE_WINDOW = 100  # episodes in the mean that is shown
 KEPT_EVERY = 100  # episodes

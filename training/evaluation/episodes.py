@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.manifest import Evaluation
-from training import seeds
-from training.run import ENVIRONMENT
+from training import seeding as seeds
+from training.trainer import ENVIRONMENT
 
 EPISODES = 1_000  # 100 successes of 100 would only bound the failure rate at about 3 %
 SEED = seeds.EXAM.start

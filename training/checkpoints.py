@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from models.files import exclusive_lock, write_durably
-from training.recipe import AnyRecipe
-from training.run import Snapshot, Trainer
+from training.recipes import AnyRecipe
+from training.trainer import Snapshot, Trainer
 
 STATE = "state.json"
 ARRAYS = "arrays.safetensors"

@@ -6,8 +6,8 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.environments import CartPoles
-from training.evaluate import QFunction
+from training.envs.cartpole import CartPoles
+from training.evaluation.episodes import QFunction
 
 SIZE = (480, 190)  # pixels
 SCALE = 95.0  # pixels a metre

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from training.run import Progress
+from training.trainer import Progress
 
 REFRESH_SECONDS = 0.1
 

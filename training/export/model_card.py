@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models.manifest import Manifest, RobustnessEvaluation
-from training.evaluate import QFunction
+from training.evaluation.episodes import QFunction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from training.network import DQNetwork
-from training.recipe import AnyRecipe
+from training.recipes import AnyRecipe
 
 ENVIRONMENT = "CartPole-v1"
 

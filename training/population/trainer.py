@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, JsonValue
 
-from training import seeds
-from training.environments import PerturbedCartPole
-from training.exam import SCORECARD, Column, Controller, examine
-from training.lqr import lqr
+from training import seeding as seeds
+from training.envs.cartpole import PerturbedCartPole
+from training.evaluation.robustness import SCORECARD, Column, Controller, examine
+from training.evaluation.lqr import lqr
 from training.network import DQNetwork, Float32Array
-from training.population import Layers, Population, captured
-from training.population_memory import PopulationMemory
+from training.population.q_networks import Layers, Population, captured
+from training.population.replay_buffer import PopulationMemory
 from training.random_streams import generator_state, set_generator_state
-from training.recipe import PopulationRecipe
-from training.run import Progress, Snapshot, Stopped
-from training.states_seen import StatesSeen
+from training.recipes import PopulationRecipe
+from training.trainer import Progress, Snapshot, Stopped
+from training.state_statistics import StatesSeen
 
 Float64Array = NDArray[np.float64]
 

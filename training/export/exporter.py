@@ -26,13 +26,17 @@ from models.manifest import (
     ScenarioResult,
     StateValue,
 )
-from training import formats, gate, parity, report, seeds
-from training.evaluate import EPISODES, QFunction, evaluation, play
-from training.exam import SCORECARD, examine
-from training.film import film
-from training.lqr import lqr
-from training.recipe import title
-from training.run import ENVIRONMENT, Run
+from training.export import formats
+from training.evaluation import gate
+from training.export import parity
+from training.export import model_card as report
+from training import seeding as seeds
+from training.evaluation.episodes import EPISODES, QFunction, evaluation, play
+from training.evaluation.robustness import SCORECARD, examine
+from training.export.animation import film
+from training.evaluation.lqr import lqr
+from training.recipes import title
+from training.trainer import ENVIRONMENT, Run
 
 ACTIONS = ("left", "right")
 STATE = (
@@ -232,7 +236,7 @@ def _provenance(run: Run) -> Provenance:
 
 def _commit() -> str | None:
     """Return the checkout's commit, with +changes where the code that trains and exports differs from it; none outside of git."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True

@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from training.environments import LONGEST_DELAY, Perturbations, Reward
-from training.gate import GateName
+from training.envs.cartpole import LONGEST_DELAY, Perturbations, Reward
+from training.evaluation.gate import GateName
 
 Count = Annotated[int, Field(gt=0)]
 Memory = Annotated[int, Field(gt=0, le=10_000_000)]
