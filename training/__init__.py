@@ -1,7 +1,7 @@
 """Trains a DQN for CartPole-v1, evaluates it and exports it as a bundle.
 
-The packages, from the bottom: `envs` and `evaluation`, `dqn` and `population` (two ways of training),
-`export`. `train` drives them, `__main__` is the command line.
+The packages, from the bottom: `envs`, `evaluation`, then `dqn` and `population` (the two ways of
+training), `export`. `train` drives them; `command_line` and `commands` are what a person types.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""Checkpoints: where a training stands to a folder and back, as safetensors and JSON. Never pickles, never knows what it stores.
+"""Checkpoints: snapshots of a training on the disk, as safetensors and JSON, never as pickles.
 
-A run's folder holds `checkpoint-000001`, `checkpoint-000002`, …, the last few of them. Each is a folder that was written beside its place
-and moved there whole: `state.json`, with the SHA-256 of `arrays.safetensors`.
+A run's folder holds the last few of `checkpoint-000001`, `checkpoint-000002`, …. Each is a folder
+that was written beside its place and moved there whole: `state.json`, with the SHA-256 of
+`arrays.safetensors`.
 """
 
 import hashlib
@@ -19,20 +20,21 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from models.files import exclusive_lock, write_durably
+from models.files import exclusive_lock, sync, write_durably
 from training.recipes import AnyRecipe
-from training.trainer import Snapshot, Trainer
+from training.snapshot import Snapshot
+from training.trainer import Trainer
 
 STATE = "state.json"
 ARRAYS = "arrays.safetensors"
 PREFIX = "checkpoint-"
 PARTIAL = ".partial-"
-LOCK = ".lock"  # held while a training writes here; it stays, since removing it would let two trainings hold it
+LOCK = ".lock"  # held while a training writes here
 LIBRARIES = ("torch", "numpy", "gymnasium")  # whose releases may change a bit of the weights
 
 
 class CheckpointError(Exception):
-    """Raised when a folder does not hold a checkpoint that can be read, or holds one of another run."""
+    """Raised when a folder holds no checkpoint that can be read, or holds one of another run."""
 
 
 class Identity(BaseModel):
@@ -60,15 +62,15 @@ class State(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     identity: Identity
-    seconds: float
-    values: dict[str, JsonValue]
+    seconds: float  # that training took until then
+    values: dict[str, JsonValue]  # by path, as `Snapshot.flatten` names them
     arrays_sha256: str
 
 
 class Checkpoints:
-    """The checkpoints of one run: a new one every so many seconds, the last few kept."""
+    """The checkpoints of one run: a new one every so many seconds, the last few are kept."""
 
     def __init__(
         self,
@@ -84,17 +86,21 @@ class Checkpoints:
         self._every = every
         self._keep = keep
         self._clock = clock
-        self._next = clock() + every
+        self._due = clock() + every
         self._lock = ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the folder and hold it alone. Raises `CheckpointError` where it cannot be written or another training holds it."""
+        """Make the folder and lock it against other trainings.
+
+        Raises `CheckpointError` where it cannot be written or another training has locked it.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.enter_context(exclusive_lock(self.folder / LOCK, wait=False))
         except BlockingIOError as error:
             raise CheckpointError(
-                f"{self.folder}: another training is writing its checkpoints here; choose another folder"
+                f"{self.folder}: another training is writing its checkpoints here;"
+                " choose another folder"
             ) from error
         except OSError as error:
             raise CheckpointError(
@@ -106,29 +112,30 @@ class Checkpoints:
         self._lock.close()
 
     def newest(self) -> tuple[Snapshot, float] | None:
-        """Return where the run stood and the seconds it took so far; none if there is no checkpoint.
+        """Return the newest snapshot and the seconds that training took until then, if any.
 
         Raises `CheckpointError`, which names the checkpoint, when it is torn or of another run.
         """
         if not numbered(self.folder):
             return None
+
         state, snapshot = read(self.folder)
         for name in Identity.model_fields:
-            found, expected = getattr(state.identity, name), getattr(self._identity, name)
-            if found != expected:
+            stored, expected = getattr(state.identity, name), getattr(self._identity, name)
+            if stored != expected:
                 raise CheckpointError(
-                    f"{self.folder}: is of another run: {_difference(name, found, expected)}"
+                    f"{self.folder}: is of another run: {_difference(name, stored, expected)}"
                 )
         return snapshot, state.seconds
 
-    def offer(self, trainer: Trainer, seconds: float) -> None:
+    def write_if_due(self, trainer: Trainer, seconds: float) -> None:
         """Write a checkpoint if the last one is old enough."""
-        if self._clock() >= self._next:
+        if self._clock() >= self._due:
             self.write(trainer, seconds)
 
     def write(self, trainer: Trainer, seconds: float) -> None:
         """Write a checkpoint, then remove the oldest above the number to keep."""
-        snapshot = trainer.snapshot()
+        snapshot = trainer.snapshot().flatten()
         arrays = save({name: array.copy(order="C") for name, array in snapshot.arrays.items()})
         state = State(
             identity=self._identity,
@@ -136,17 +143,22 @@ class Checkpoints:
             values=snapshot.values,
             arrays_sha256=hashlib.sha256(arrays).hexdigest(),
         )
-        for rest in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed while it wrote
-            shutil.rmtree(rest)
-        beside = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
-        write_durably(beside / ARRAYS, arrays)
-        write_durably(beside / STATE, state.model_dump_json().encode())
-        there = numbered(self.folder)
-        number = int(there[-1].name.removeprefix(PREFIX)) + 1 if there else 1
-        beside.rename(self.folder / f"{PREFIX}{number:06d}")
+
+        for partial in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed
+            shutil.rmtree(partial)
+        temp_folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
+        write_durably(temp_folder / ARRAYS, arrays)
+        write_durably(temp_folder / STATE, state.model_dump_json().encode())
+        sync(temp_folder)
+
+        existing = numbered(self.folder)
+        number = int(existing[-1].name.removeprefix(PREFIX)) + 1 if existing else 1
+        temp_folder.rename(self.folder / f"{PREFIX}{number:06d}")
+        sync(self.folder)
+
         for old in numbered(self.folder)[: -self._keep]:
             shutil.rmtree(old)
-        self._next = self._clock() + self._every
+        self._due = self._clock() + self._every
 
     def clear(self) -> None:
         """Remove the run's checkpoints, so that it starts from the beginning."""
@@ -160,41 +172,46 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> tuple[State, Snapshot]:
-    """Read a run's newest checkpoint. Raises `CheckpointError`, which names the file that is missing or broken."""
-    there = numbered(folder)
-    if not there:
+    """Read a run's newest checkpoint.
+
+    Raises `CheckpointError`, which names the file that is missing or broken.
+    """
+    existing = numbered(folder)
+    if not existing:
         raise CheckpointError(
             f"{folder}: holds no checkpoint; train first with python -m training train"
         )
-    newest = there[-1]
+
+    newest = existing[-1]
     remedy = f"remove {newest.name} to go on from the one before it"
     path = newest / STATE
     try:
         state = State.model_validate_json(path.read_bytes())
         path = newest / ARRAYS
         content = path.read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != state.arrays_sha256:
+        sha256 = hashlib.sha256(content).hexdigest()
+        if sha256 != state.arrays_sha256:
             raise CheckpointError(
-                f"{path}: SHA-256 differs from {STATE}: expected {state.arrays_sha256}, found {found}; {remedy}"
+                f"{path}: SHA-256 differs from {STATE}: expected {state.arrays_sha256},"
+                f" found {sha256}; {remedy}"
             )
-        return state, Snapshot(load(content), state.values)
+        return state, Snapshot(load(content), state.values).unflatten()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     except (ValidationError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: not a part of a checkpoint: {' '.join(str(error).split())[:300]}; {remedy}"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: not a part of a checkpoint: {reason}; {remedy}") from error
 
 
-def _difference(name: str, found: object, expected: object) -> str:
+def _difference(name: str, stored: object, expected: object) -> str:
     """Say what was, and is now; of two recipes, by the hyperparameters that differ."""
-    if not isinstance(found, BaseModel) or not isinstance(expected, BaseModel):
-        return f"{name} was {found!r}, and is {expected!r} now"
-    before, now = found.model_dump(), expected.model_dump()
-    parts = (
+    if not isinstance(stored, BaseModel) or not isinstance(expected, BaseModel):
+        return f"{name} was {stored!r}, and is {expected!r} now"
+
+    before, now = stored.model_dump(), expected.model_dump()
+    differences = (
         f"{key} was {before.get(key)!r}, and is {now.get(key)!r} now"
         for key in {**before, **now}
         if before.get(key) != now.get(key)
     )
-    return f"{name} was another: {'; '.join(parts)}"
+    return f"{name} was another: {'; '.join(differences)}"

@@ -1,10 +1,10 @@
-"""The display: the progress of training in, lines for a person or a program out. Knows nothing of learning."""
+"""Where the progress of training is shown: a terminal, lines of JSON, TensorBoard."""
 
 import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
@@ -12,11 +12,31 @@ from rich.text import Text
 
 from training.trainer import Progress
 
-REFRESH_SECONDS = 0.1
+REFRESH_SECONDS = 0.1  # of the live line
 
 
-class Display:
-    """A live line that is overwritten, and lines that are kept. Without a terminal only the kept lines are printed."""
+class Logger(Protocol):
+    """Shows progress between `__enter__` and `__exit__`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def log(self, progress: Progress) -> None:
+        """Show where training stands."""
+        ...
+
+
+class ConsoleLogger:
+    """A live line that is overwritten, and logged lines, which stay.
+
+    Without a terminal only the logged lines are printed.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -41,19 +61,20 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, progress: Progress) -> None:
+    def log(self, progress: Progress) -> None:
         """Show where training stands."""
         line = Text(progress.line, no_wrap=True, overflow="crop")
-        if progress.kept:
+        if progress.is_logged:
             self._console.print(line, soft_wrap=True)
+
         now = time.monotonic()
         if self._live is not None and now >= self._next_refresh:
             self._live.update(line, refresh=True)
             self._next_refresh = now + REFRESH_SECONDS
 
 
-class JsonDisplay:
-    """One JSON object a kept line, for programs."""
+class JsonLogger:
+    """One JSON object a logged line, for programs."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,23 +90,20 @@ class JsonDisplay:
     ) -> None:
         return
 
-    def __call__(self, progress: Progress) -> None:
-        """Print the figures."""
-        if progress.kept:
-            self._console.print(json.dumps(dict(progress.figures)), soft_wrap=True, markup=False)
+    def log(self, progress: Progress) -> None:
+        """Print the metrics."""
+        if progress.is_logged:
+            self._console.print(json.dumps(dict(progress.metrics)), soft_wrap=True, markup=False)
 
 
-class Scalars:
-    """The figures of every kept line as TensorBoard scalars, where a folder is given."""
+class TensorBoardLogger:
+    """The metrics of every logged line as TensorBoard scalars."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._writer = None
-        if folder is not None:
-            from torch.utils.tensorboard import (
-                SummaryWriter,
-            )  # takes a second to import, and few ask for it
+    def __init__(self, folder: Path) -> None:
+        # It takes a second to import, and few ask for it.
+        from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(folder))
+        self._writer = SummaryWriter(str(folder))
 
     def __enter__(self) -> Self:
         return self
@@ -96,11 +114,10 @@ class Scalars:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
-    def __call__(self, progress: Progress) -> None:
-        """Write the figures at their environment step."""
-        if self._writer is not None and progress.kept:
-            for name, value in progress.figures.items():
-                self._writer.add_scalar(name, value, int(progress.figures["steps"]))
+    def log(self, progress: Progress) -> None:
+        """Write the metrics at their environment step."""
+        if progress.is_logged:
+            for name, value in progress.metrics.items():
+                self._writer.add_scalar(name, value, int(progress.metrics["steps"]))

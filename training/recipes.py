@@ -1,4 +1,4 @@
-"""Recipes: every hyperparameter of a training run in one frozen class, with its meaning, its unit and its range."""
+"""Recipes: every hyperparameter of a training with its meaning, its unit and its range."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,13 +12,15 @@ from pydantic import (
     model_validator,
 )
 
-from training.envs.cartpole import LONGEST_DELAY, Perturbations, Reward
+from training.envs.conditions import DomainRandomization, Reward
 from training.evaluation.gate import GateName
 
+SelectionRule = Literal["first", "best"]
+
 Count = Annotated[int, Field(gt=0)]
-Memory = Annotated[int, Field(gt=0, le=10_000_000)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Hidden = tuple[Annotated[int, Field(gt=0, le=4096)], ...]
+BufferSize = Annotated[int, Field(gt=0, le=10_000_000)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Widths = tuple[Annotated[int, Field(gt=0, le=4096)], ...]
 
 
 class RecipeError(Exception):
@@ -30,21 +32,21 @@ class _Recipe(BaseModel):
 
 
 class BaselineRecipe(_Recipe):
-    """The hyperparameters of the baseline way of training. The defaults are the tutorial's, named in docs/training.md."""
+    """Train the tutorial's agent, fact by fact as docs/training.md lists them."""
 
     name: Literal["baseline"] = "baseline"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
-    hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
-    buffer_size: Memory = Field(2_000, description="transitions that the replay memory keeps")
+    hidden: Widths = Field((24, 24), min_length=1, description="units of each hidden layer")
+    buffer_size: BufferSize = Field(2_000, description="transitions in the replay buffer")
     batch_size: Count = Field(
         64, description="transitions in a minibatch; learning starts when more are stored"
     )
     train_frequency: Count = Field(4, description="environment steps between two updates")
-    gamma: Share = Field(0.99, description="γ, the weight of the next step's value")
+    gamma: Fraction = Field(0.99, description="γ, the weight of the next step's value")
     learning_rate: float = Field(0.0025, gt=0, description="Adam's step size")
-    epsilon_start: Share = Field(1.0, description="share of random actions in the first episode")
+    epsilon_start: Fraction = Field(1.0, description="share of random actions in the first episode")
     epsilon_decay: float = Field(0.9995, gt=0, le=1, description="factor on ε after each episode")
-    epsilon_min: Share = Field(0.001, description="ε never falls below this")
+    epsilon_min: Fraction = Field(0.001, description="ε never falls below this")
     failure_reward: float = Field(
         -10.0,
         description="reward of the last step of an episode whose score is not yet at the limit",
@@ -54,8 +56,7 @@ class BaselineRecipe(_Recipe):
     )
     episodes: Count = Field(5_000, description="episodes at most")
     stop_window: Count = Field(
-        10,
-        description="episodes whose mean score decides on stopping; more than these must have been played",
+        10, description="episodes whose mean score decides on stopping; there must be more of them"
     )
     stop_mean: float = Field(
         450.0, description="training stops when the mean of the window is above this score"
@@ -65,7 +66,8 @@ class BaselineRecipe(_Recipe):
     def _fits_together(self) -> Self:
         if self.batch_size >= self.buffer_size:
             raise ValueError(
-                f"batch_size: a batch of {self.batch_size} cannot be drawn from a memory of {self.buffer_size}; it must be smaller"
+                f"batch_size: {self.batch_size} transitions cannot be drawn from a buffer of"
+                f" {self.buffer_size}; it must be smaller"
             )
         if self.epsilon_min > self.epsilon_start:
             raise ValueError(
@@ -75,35 +77,36 @@ class BaselineRecipe(_Recipe):
 
 
 class PopulationRecipe(_Recipe):
-    """The hyperparameters of the population's way of training: K agents in one set of tensors. The defaults are the `default` recipe's."""
+    """Train K agents side by side. The defaults are those of the recipe `default`."""
 
     name: Literal["default", "robust"] = "default"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
-    model_selection: Literal["first", "best"] = Field(
+    model_selection: SelectionRule = Field(
         "first",
-        description="end with the first agent that passes, or keep the best of the validation exam",
+        description="end with the first agent that passes on the nominal plant, or train to the"
+        " end and take the best in hard scenarios",
     )
     agents: Count = Field(16, description="K, agents trained at once")
     num_envs: Count = Field(2, description="environments of each agent")
-    hidden: Hidden = Field((24, 24), min_length=1, description="units of each hidden layer")
+    hidden: Widths = Field((24, 24), min_length=1, description="units of each hidden layer")
     steps: Count = Field(60_000, description="environment steps of each agent, at most")
     max_episode_steps: Count = Field(
         500, description="steps after which a training episode is truncated"
     )
-    epsilon_start: Share = Field(1.0, description="share of random actions at the start")
-    epsilon_end: Share = Field(
+    epsilon_start: Fraction = Field(1.0, description="share of random actions at the start")
+    epsilon_end: Fraction = Field(
         0.02, description="share of random actions at the end of epsilon_steps"
     )
     epsilon_steps: Count = Field(
         9_000, description="environment steps of each agent over which ε falls"
     )
-    buffer_size: Memory = Field(
-        20_000, description="transitions that each agent's replay memory keeps"
+    buffer_size: BufferSize = Field(20_000, description="transitions in each agent's replay buffer")
+    learning_starts: Count = Field(
+        500, description="transitions in the buffer before the first update"
     )
-    learning_starts: Count = Field(500, description="transitions in memory before the first update")
     n_step: Count = Field(1, description="rewards summed before the bootstrap")
     mirror: bool = Field(
-        False, description="see half of each minibatch in a mirror: the plant is the same"
+        False, description="reflect half of each minibatch at x = 0: the plant is the same"
     )
     batch_size: Count = Field(32, description="transitions of each agent in an update")
     updates: Count = Field(2, description="updates after each step of the vector environment")
@@ -128,33 +131,31 @@ class PopulationRecipe(_Recipe):
         0.01,
         gt=0,
         le=1,
-        description="share of the online weights that enters the target network in an update",
+        description="fraction of the online weights that enters the target network in an update",
     )
-    weight_ema: Share = Field(
+    weight_ema: Fraction = Field(
         0.0,
-        description="the same for the averaged weights that are judged and exported; 0 takes the online ones",
+        description="the same for the averaged weights that are evaluated and exported;"
+        " 0 takes the online ones",
     )
     eval_frequency: Count = Field(
         100, description="steps of the vector environment between two greedy checks"
     )
-    domain_randomization: Perturbations = Field(
-        Perturbations(), description="what each training episode draws its conditions from"
+    domain_randomization: DomainRandomization = Field(
+        DomainRandomization(), description="what the plant of a training episode is drawn from"
     )
-    reward: Reward = Field(Reward(), description="what a step pays")
+    reward: Reward = Field(Reward(), description="the reward of a step")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.learning_starts > self.buffer_size:
             raise ValueError(
-                f"learning_starts: {self.learning_starts} is more than the memory of {self.buffer_size} holds"
+                f"learning_starts: {self.learning_starts} is more than the buffer of"
+                f" {self.buffer_size} holds"
             )
         if self.epsilon_end > self.epsilon_start:
             raise ValueError(
                 f"epsilon_end: {self.epsilon_end} is above epsilon_start, {self.epsilon_start}"
-            )
-        if self.domain_randomization.delay > LONGEST_DELAY:
-            raise ValueError(
-                f"domain_randomization.delay: {self.domain_randomization.delay} is longer than {LONGEST_DELAY} steps"
             )
         return self
 
@@ -162,10 +163,9 @@ class PopulationRecipe(_Recipe):
 AnyRecipe = Annotated[BaselineRecipe | PopulationRecipe, Discriminator("name")]
 
 RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
-    "baseline": BaselineRecipe(),
-    "default": PopulationRecipe(),
-    # The nominal plant, but begun far from the middle and pushed; a regulator's quadratic cost; a fall costs more than any way back.
     "robust": PopulationRecipe(
+        # The nominal plant, but begun far from the middle and pushed; a quadratic cost like an
+        # LQR's; a fall costs more than any way back.
         name="robust",
         gate="robust",
         model_selection="best",
@@ -185,13 +185,20 @@ RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
         advantage=0.5,
         weight_ema=0.0005,
         eval_frequency=500,
-        domain_randomization=Perturbations(
+        domain_randomization=DomainRandomization(
             start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0
         ),
         reward=Reward(
-            alive=0.0, fall=-20.0, position=0.23, velocity=0.36, angle=0.02, angular_velocity=0.36
+            alive=0.0,
+            fall=-20.0,
+            position=0.23,
+            velocity=0.36,
+            angle=0.02,
+            angular_velocity=0.36,
         ),
     ),
+    "default": PopulationRecipe(),
+    "baseline": BaselineRecipe(),
 }
 
 
@@ -201,30 +208,40 @@ def title(recipe: BaselineRecipe | PopulationRecipe) -> str:
 
 
 def recipe(name: str, changes: dict[str, object]) -> BaselineRecipe | PopulationRecipe:
-    """Return the named recipe with some hyperparameters changed. Raises `RecipeError`, which names what is wrong.
+    """Return the named recipe with some hyperparameters changed.
 
-    A part of a hyperparameter that has several, such as `domain_randomization.noise`, is named with a dot.
+    A hyperparameter that is a part of another, such as `domain_randomization.noise`, is named with
+    a dot. Raises `RecipeError`, which names what is wrong.
     """
     if name not in RECIPES:
         raise RecipeError(f"recipe: there is none named {name!r}; choose from {', '.join(RECIPES)}")
+
     values = RECIPES[name].model_dump()
     for key, value in changes.items():
-        whole, _, part = key.partition(".")
-        if whole not in values or (part and part not in values[whole]):
+        field, _, part = key.partition(".")
+        if field not in values or (part and part not in values[field]):
             raise RecipeError(f"{key}: recipe {name} has no such hyperparameter")
         if part:
-            values[whole][part] = value
+            values[field][part] = value
         else:
-            values[whole] = value
+            values[field] = value
+
     try:
-        checked: BaselineRecipe | PopulationRecipe = TypeAdapter(AnyRecipe).validate_python(values)
+        changed: BaselineRecipe | PopulationRecipe = TypeAdapter(AnyRecipe).validate_python(values)
     except ValidationError as error:
-        complaints = []
-        for detail in error.errors(include_url=False):
-            where = ".".join(
-                str(part) for part in detail["loc"][1:]
-            )  # the first names the union's member
-            message = detail["msg"].removeprefix("Value error, ")
-            complaints.append(f"{where}: {message}, not {detail['input']!r}" if where else message)
-        raise RecipeError("; ".join(complaints)) from error
-    return checked
+        # The first part of a location is the name of the union's member.
+        raise RecipeError("; ".join(problems(error, skip=1))) from error
+    return changed
+
+
+def problems(error: ValidationError, *, skip: int = 0) -> list[str]:
+    """Return one line for each field that is wrong: its name, what is wrong, and its value.
+
+    `skip` is the number of parts of each location that are left out.
+    """
+    lines = []
+    for detail in error.errors(include_url=False):
+        message = detail["msg"].removeprefix("Value error, ")
+        field = ".".join(str(part) for part in detail["loc"][skip:])
+        lines.append(f"{field}: {message}, not {detail['input']!r}" if field else message)
+    return lines

@@ -1,70 +1,81 @@
-"""What training saw of the state space: chunks of states in, range and quantiles of each value out."""
+"""Range and quantiles of the states that a training goes through; the manifest holds them."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import JsonValue
 
-from training.random_streams import generator_state, set_generator_state
+from training.seeding import generator_state, set_generator_state
+from training.snapshot import Snapshot
+from training.types import Float32Array, Float64Array
 
-SAMPLE = 20_000
+SAMPLE_SIZE = 20_000  # states
 QUANTILES = (0.001, 0.01, 0.25, 0.5, 0.75, 0.99, 0.999)
 
 
-class StatesSeen:
-    """The exact range of all states, and a uniform sample of them for the quantiles (reservoir sampling, Vitter 1985, algorithm R)."""
+@dataclass(frozen=True)
+class StateSummary:
+    """What training saw of each of the four state values, in their order."""
+
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+    quantiles: tuple[dict[str, float], ...]  # by the fraction, such as "0.25"
+
+
+class StateStatistics:
+    """The exact range of all states, and a uniform sample of them for the quantiles.
+
+    The sample is kept by reservoir sampling (Vitter 1985, "Random Sampling with a Reservoir",
+    algorithm R): each state so far is in it with the same probability.
+    """
 
     def __init__(self, rng: np.random.Generator, state_size: int = 4) -> None:
         self.count = 0
-        self.low = np.full(state_size, np.inf, np.float32)
-        self.high = np.full(state_size, -np.inf, np.float32)
-        self._sample = np.zeros((SAMPLE, state_size), np.float32)
+        self.minimum = np.full(state_size, np.inf, np.float32)
+        self.maximum = np.full(state_size, -np.inf, np.float32)
+        self._sample = np.zeros((SAMPLE_SIZE, state_size), np.float32)
         self._rng = rng
 
-    def add(self, states: NDArray[np.float32]) -> None:
-        """Take note of `states`, (n, 4)."""
-        np.minimum(self.low, states.min(axis=0), out=self.low)
-        np.maximum(self.high, states.max(axis=0), out=self.high)
+    def update(self, states: Float32Array) -> None:
+        """Take `states`, (n, 4), into account."""
+        np.minimum(self.minimum, states.min(axis=0), out=self.minimum)
+        np.maximum(self.maximum, states.max(axis=0), out=self.maximum)
+
         order = np.arange(self.count, self.count + len(states))
-        places = np.where(order < SAMPLE, order, self._rng.integers(0, order + 1))
-        kept = places < SAMPLE
-        self._sample[places[kept]] = states[kept]
+        rows = np.where(order < SAMPLE_SIZE, order, self._rng.integers(0, order + 1))
+        sampled = rows < SAMPLE_SIZE
+        self._sample[rows[sampled]] = states[sampled]
         self.count += len(states)
 
-    def quantiles(self) -> NDArray[np.float64]:
+    def quantiles(self) -> Float64Array:
         """Return `QUANTILES` of each state value, (quantiles, 4)."""
-        result: NDArray[np.float64] = np.quantile(
-            self._sample[: min(self.count, SAMPLE)].astype(np.float64), QUANTILES, axis=0
-        )
-        return result
+        sample = self._sample[: min(self.count, SAMPLE_SIZE)].astype(np.float64)
+        quantiles: Float64Array = np.quantile(sample, QUANTILES, axis=0)
+        return quantiles
 
-    def summary(self) -> dict[str, Any]:
-        """Return range and quantiles as JSON values, by state value; empty while no state was seen."""
+    def summary(self) -> StateSummary | None:
+        """Return range and quantiles; none while there was no state."""
         if not self.count:
-            return {}
-        return {
-            "low": self.low.tolist(),
-            "high": self.high.tolist(),
-            "quantiles": [
-                dict(zip(map(str, QUANTILES), column, strict=True))
-                for column in self.quantiles().T.tolist()
-            ],
-        }
+            return None
+        return StateSummary(
+            tuple(self.minimum.tolist()),
+            tuple(self.maximum.tolist()),
+            tuple(
+                dict(zip(map(str, QUANTILES), values, strict=True))
+                for values in self.quantiles().T.tolist()
+            ),
+        )
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays that the rest depends on, by name."""
-        return {"low": self.low, "high": self.high, "sample": self._sample}
+    def snapshot(self) -> Snapshot:
+        """Return all that the next update depends on."""
+        return Snapshot(
+            {"minimum": self.minimum, "maximum": self.maximum, "sample": self._sample},
+            {"count": self.count, "rng": generator_state(self._rng)},
+        )
 
-    def values(self) -> JsonValue:
-        """Return what else the rest depends on."""
-        return {"count": self.count, "rng": generator_state(self._rng)}
-
-    def restore(self, arrays: dict[str, NDArray[Any]], values: JsonValue) -> None:
-        """Take over what `arrays` and `values` gave."""
-        assert isinstance(values, dict)
-        assert isinstance(values["count"], int)
-        for name, array in self.arrays().items():
-            array[...] = arrays[name]
-        self.count = values["count"]
-        set_generator_state(self._rng, values["rng"])
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the state of a snapshot."""
+        self.minimum[...] = snapshot.arrays["minimum"]
+        self.maximum[...] = snapshot.arrays["maximum"]
+        self._sample[...] = snapshot.arrays["sample"]
+        self.count = snapshot.integer("count")
+        set_generator_state(self._rng, snapshot.values["rng"])

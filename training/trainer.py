@@ -1,48 +1,39 @@
-"""A run of training: what a way of training must offer, what it reports on its way and what it leaves behind."""
+"""What a way of training must offer, what it reports on its way and what it leaves behind."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from numpy.typing import NDArray
-from pydantic import JsonValue
+from pydantic import TypeAdapter
 
 from training.network import DQNetwork
 from training.recipes import AnyRecipe
-
-ENVIRONMENT = "CartPole-v1"
+from training.snapshot import Snapshot
+from training.state_statistics import StateSummary
 
 Stopped = Literal["solved", "limit", "interrupted"]
+History = list[dict[str, float]]  # rows with the same names in each; the first name counts them
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: a line for people, and figures for programs."""
+    """Where training stands: a line for people, and metrics for programs."""
 
     line: str
-    figures: Mapping[
-        str, float
-    ]  # by name; the first counts, and `steps` and `seconds` are always among them
-    kept: bool  # worth keeping, not only showing
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that the rest of a training depends on: going on from it gives the same weights, bit for bit, as never having stopped."""
-
-    arrays: dict[str, NDArray[Any]]
-    values: dict[str, JsonValue]
+    # By name; the first counts, and `steps` and `seconds` are always among them.
+    metrics: Mapping[str, float]
+    is_logged: bool  # worth a line of the log, not only a look at the live line
 
 
 class Trainer(Protocol):
-    """One way of training, made ready to go on at any time."""
+    """One way of training, which can be stopped between two calls of `advance`."""
 
-    history: list[dict[str, float]]  # rows with the same names in each; the first name counts them
+    history: History
     stopped: Stopped | None  # none while there is more to do
 
     @property
     def network(self) -> DQNetwork:
-        """What would be exported now."""
+        """The network that would be exported now."""
         ...
 
     @property
@@ -51,35 +42,43 @@ class Trainer(Protocol):
         ...
 
     def advance(self, elapsed: Callable[[], float]) -> Progress:
-        """Train a little further, until there is something to show; `elapsed` tells the seconds that training took so far."""
+        """Train until there is something to report.
+
+        `elapsed` returns the seconds that the whole training took so far.
+        """
         ...
 
-    def states_seen(self) -> dict[str, Any]:
-        """Return range and quantiles of the states so far, as `StatesSeen.summary` gives them."""
+    def state_summary(self) -> StateSummary | None:
+        """Return range and quantiles of the states so far; none while there was no state."""
         ...
 
     def snapshot(self) -> Snapshot:
-        """Return all that the rest depends on; its arrays may be views that the next `advance` changes."""
+        """Return all that the rest of the training depends on."""
         ...
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take the place of the trainer that gave the snapshot."""
+        """Take over the state of the trainer that gave the snapshot."""
         ...
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run leaves behind."""
+    """What a training leaves behind."""
 
     recipe: AnyRecipe
     seed: int
     device: str
     network: DQNetwork
-    history: list[dict[str, float]]
+    history: History
     steps: int
     seconds: float
     stopped: Stopped
-    states_seen: dict[str, Any]
+    state_summary: StateSummary | None
 
 
-Report = Callable[[Progress], None]
+OnProgress = Callable[[Progress], None]
+
+
+def stopped_in(snapshot: Snapshot) -> Stopped | None:
+    """Return why a training had stopped when it gave the snapshot; none if it had not."""
+    return TypeAdapter(Stopped | None).validate_python(snapshot.values["stopped"])

@@ -1,29 +1,30 @@
-"""Replay memory: transitions in, uniform minibatches out. Knows nothing of networks."""
+"""The replay buffer of one agent."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from training.snapshot import Snapshot
+from training.types import Array, Float32Array, Int64Array
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Transitions as columns; `terminal` is 1 where no value follows, else 0."""
+    """Transitions, one a row in each array."""
 
-    states: NDArray[np.float32]  # (batch, 4)
-    actions: NDArray[np.int64]  # (batch,)
-    rewards: NDArray[np.float32]  # (batch,)
-    next_states: NDArray[np.float32]  # (batch, 4)
-    terminal: NDArray[np.float32]  # (batch,)
+    states: Float32Array  # (batch, 4)
+    actions: Int64Array  # (batch,)
+    rewards: Float32Array  # (batch,)
+    next_states: Float32Array  # (batch, 4)
+    terminal: Float32Array  # (batch,): 1 where no value follows, else 0
 
 
-class ReplayMemory:
+class ReplayBuffer:
     """The last `capacity` transitions, in arrays that are allocated once."""
 
     def __init__(self, capacity: int, state_size: int = 4) -> None:
         self.capacity = capacity
-        self.added = 0
+        self.added = 0  # transitions so far, those that were overwritten included
         self._states = np.zeros((capacity, state_size), np.float32)
         self._actions = np.zeros(capacity, np.int64)
         self._rewards = np.zeros(capacity, np.float32)
@@ -35,39 +36,51 @@ class ReplayMemory:
 
     def add(
         self,
-        state: NDArray[np.float32],
+        state: Float32Array,
         action: int,
         reward: float,
-        next_state: NDArray[np.float32],
+        next_state: Float32Array,
         *,
         terminal: bool,
     ) -> None:
-        """Store one transition in the place of the oldest. `state` and `next_state` have shape (4,)."""
-        place = self.added % self.capacity
-        self._states[place] = state
-        self._actions[place] = action
-        self._rewards[place] = reward
-        self._next_states[place] = next_state
-        self._terminal[place] = terminal
+        """Store one transition in the place of the oldest; the states have shape (4,)."""
+        row = self.added % self.capacity
+        self._states[row] = state
+        self._actions[row] = action
+        self._rewards[row] = reward
+        self._next_states[row] = next_state
+        self._terminal[row] = terminal
         self.added += 1
 
     def sample(self, rng: np.random.Generator, size: int) -> Minibatch:
-        """Draw `size` different transitions, each with the same chance. Raises `ValueError` when fewer are stored."""
+        """Draw `size` different transitions, each with the same chance.
+
+        Raises `ValueError` when fewer are stored.
+        """
         if size > len(self):
             raise ValueError(
-                f"a minibatch of {size} was asked for, but the memory holds {len(self)} transitions"
+                f"a minibatch of {size} was asked for, but the buffer holds {len(self)} transitions"
             )
-        chosen = rng.choice(len(self), size, replace=False)
+        rows = rng.choice(len(self), size, replace=False)
         return Minibatch(
-            self._states[chosen],
-            self._actions[chosen],
-            self._rewards[chosen],
-            self._next_states[chosen],
-            self._terminal[chosen],
+            self._states[rows],
+            self._actions[rows],
+            self._rewards[rows],
+            self._next_states[rows],
+            self._terminal[rows],
         )
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return the memory's own arrays by name."""
+    def snapshot(self) -> Snapshot:
+        """Return all transitions."""
+        return Snapshot(self._arrays(), {"added": self.added})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the transitions of a snapshot."""
+        for name, array in self._arrays().items():
+            array[...] = snapshot.arrays[name]
+        self.added = snapshot.integer("added")
+
+    def _arrays(self) -> dict[str, Array]:
         return {
             "states": self._states,
             "actions": self._actions,
@@ -75,9 +88,3 @@ class ReplayMemory:
             "next_states": self._next_states,
             "terminal": self._terminal,
         }
-
-    def restore(self, arrays: dict[str, NDArray[Any]], added: int) -> None:
-        """Take over what `arrays` and `added` held."""
-        for name, array in self.arrays().items():
-            array[...] = arrays[name]
-        self.added = added

@@ -1,163 +1,139 @@
-"""The baseline way of training: one agent, one environment, an episode at a time, as the tutorial does it.
+"""Training of one DQN agent in one environment, episode by episode, as the tutorial does it.
 
-It keeps a loop of its own beside the population's (docs/decisions/0005).
+It has a loop of its own beside the population's; docs/decisions/0005 says why.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from training.dqn.learner import Learner, act
-from training.network import Actor, DQNetwork
-from training.random_streams import generator_state, set_generator_state
+from training.dqn.learner import Learner, epsilon_greedy
+from training.dqn.replay_buffer import ReplayBuffer
+from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.network import DQNetwork, NumpyPolicy
 from training.recipes import BaselineRecipe
-from training.dqn.replay_buffer import ReplayMemory
-from training.trainer import ENVIRONMENT, Progress, Snapshot, Stopped
-from training.state_statistics import StatesSeen
+from training.seeding import generator_state, set_generator_state
+from training.snapshot import Snapshot
+from training.state_statistics import StateStatistics, StateSummary
+from training.trainer import History, Progress, Stopped, stopped_in
 
-SCORE_WINDOW = 100  # episodes in the mean that is shown
-KEPT_EVERY = 100  # episodes
+SCORE_WINDOW = 100  # episodes in the mean score that is shown
+LOG_INTERVAL = 100  # episodes
+HISTORY_COLUMNS = ("episode", "score", "steps", "epsilon")
 
 
-class BaselineTrainer:
-    """The tutorial's agent in its environment, between two episodes."""
+class DQNTrainer:
+    """The tutorial's agent in its environment; it can be stopped between two episodes."""
 
     def __init__(self, recipe: BaselineRecipe, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)  # for the network's first weights; nothing later draws from torch
         self.recipe = recipe
         self.network = DQNetwork(recipe.hidden).to(device)
-        self.history: list[dict[str, float]] = []
+        self.history: History = []
         self.steps = 0
         self.stopped: Stopped | None = None
+
         self._rng = np.random.default_rng(seed)
         self._environment = gym.make(ENVIRONMENT, disable_env_checker=True)
         self._environment.reset(seed=seed)
-        self._actor = Actor(self.network)
+        self._policy = NumpyPolicy(self.network)
         self._learner = Learner(
-            self.network, learning_rate=recipe.learning_rate, discount=recipe.gamma
+            self.network, learning_rate=recipe.learning_rate, gamma=recipe.gamma
         )
-        self._memory = ReplayMemory(recipe.buffer_size)
-        self._seen = StatesSeen(np.random.default_rng((seed, 1)))  # a stream of its own
+        self._replay_buffer = ReplayBuffer(recipe.buffer_size)
+        # A random stream of its own, so that the statistics do not change what is learned.
+        self._statistics = StateStatistics(np.random.default_rng((seed, 1)))
         self._epsilon = recipe.epsilon_start
-        assert self._environment.spec is not None
-        assert self._environment.spec.max_episode_steps is not None
-        self._last_score = self._environment.spec.max_episode_steps - 1
+        self._score_before_limit = time_limit() - 1
 
     def advance(self, elapsed: Callable[[], float]) -> Progress:
-        """Play one episode and learn on the way."""
-        recipe, memory = self.recipe, self._memory
+        """Run one episode and learn on the way."""
+        recipe, buffer = self.recipe, self._replay_buffer
         state, _ = self._environment.reset()
         visited = [state]
         score = 0.0
         ended = False
+
         while not ended:
-            action = act(self._actor.q_values(state), self._epsilon, self._rng)
-            next_state, reward, terminated, truncated, _ = self._environment.step(action)
+            action = epsilon_greedy(self._policy.q_values(state), self._epsilon, self._rng)
+            next_state, step_reward, terminated, truncated, _ = self._environment.step(action)
             ended = terminated or truncated
+
             # The full episode is no failure: its last step keeps its reward.
-            gained = recipe.failure_reward if ended and score != self._last_score else float(reward)
-            memory.add(
-                state,
-                action,
-                gained,
-                next_state,
-                terminal=terminated or (truncated and recipe.truncation_is_terminal),
-            )
-            score += gained
+            failed = ended and score != self._score_before_limit
+            reward = recipe.failure_reward if failed else float(step_reward)
+            terminal = terminated or (truncated and recipe.truncation_is_terminal)
+            buffer.add(state, action, reward, next_state, terminal=terminal)
+
+            score += reward
             state = next_state
             visited.append(state)
             self.steps += 1
-            if self.steps % recipe.train_frequency == 0 and len(memory) > recipe.batch_size:
-                self._learner.update(memory.sample(self._rng, recipe.batch_size))
-                self._actor.refresh()
+            if self.steps % recipe.train_frequency == 0 and len(buffer) > recipe.batch_size:
+                self._learner.update(buffer.sample(self._rng, recipe.batch_size))
+                self._policy.refresh()
 
-        self._seen.add(np.stack(visited))
-        number = len(self.history) + 1
-        self.history.append(
-            {"episode": number, "score": score, "steps": len(visited) - 1, "epsilon": self._epsilon}
-        )
-        self._epsilon = max(recipe.epsilon_min, self._epsilon * recipe.epsilon_decay)
-        if number > recipe.stop_window and self._mean_score(recipe.stop_window) > recipe.stop_mean:
-            self.stopped = "solved"
-        elif number == recipe.episodes:
-            self.stopped = "limit"
+        self._statistics.update(np.stack(visited))
+        self._end_episode(score, len(visited) - 1)
         return self._progress(elapsed())
 
-    def states_seen(self) -> dict[str, Any]:
-        """Return range and quantiles of the states so far."""
-        return self._seen.summary()
+    def state_summary(self) -> StateSummary | None:
+        """Return range and quantiles of the states so far; none while there was no state."""
+        return self._statistics.summary()
 
     def snapshot(self) -> Snapshot:
-        """Return all that the next episode depends on. Between episodes that is nothing of the environment but its random stream."""
-        optimiser = self._learner.optimiser.state_dict()["state"]
-        arrays = {
-            f"network.{name}": tensor.detach().cpu().numpy()
-            for name, tensor in self.network.state_dict().items()
-        }
-        arrays |= {
-            f"adam.{index}.{name}": tensor.cpu().numpy()
-            for index, part in optimiser.items()
-            for name, tensor in part.items()
-        }
-        arrays |= {f"memory.{name}": array for name, array in self._memory.arrays().items()}
-        arrays |= {f"seen.{name}": array for name, array in self._seen.arrays().items()}
-        arrays["history"] = np.array(
-            [list(row.values()) for row in self.history], np.float64
-        ).reshape(-1, 4)
+        """Return all that the next episode depends on.
+
+        Between episodes that is nothing of the environment but its random stream.
+        """
+        rows = [[row[name] for name in HISTORY_COLUMNS] for row in self.history]
         return Snapshot(
-            arrays,
+            {"history": np.array(rows, np.float64).reshape(-1, len(HISTORY_COLUMNS))},
             {
                 "rng": generator_state(self._rng),
                 "environment": generator_state(self._environment.np_random),
-                "seen": self._seen.values(),
-                "memory": self._memory.added,
                 "epsilon": self._epsilon,
                 "steps": self.steps,
                 "stopped": self.stopped,
             },
+            {
+                "learner": self._learner.snapshot(),
+                "replay_buffer": self._replay_buffer.snapshot(),
+                "statistics": self._statistics.snapshot(),
+            },
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take the place of the trainer that gave the snapshot."""
-        arrays, values = snapshot.arrays, snapshot.values
-        self.network.load_state_dict(
-            {
-                name: torch.from_numpy(arrays[f"network.{name}"].copy())
-                for name in self.network.state_dict()
-            }
+        """Take over the state of the trainer that gave the snapshot."""
+        self._learner.restore(snapshot.parts["learner"])
+        self._policy.refresh()
+        self._replay_buffer.restore(snapshot.parts["replay_buffer"])
+        self._statistics.restore(snapshot.parts["statistics"])
+
+        set_generator_state(self._rng, snapshot.values["rng"])
+        set_generator_state(self._environment.np_random, snapshot.values["environment"])
+        self._epsilon = snapshot.number("epsilon")
+        self.steps = snapshot.integer("steps")
+        self.stopped = stopped_in(snapshot)
+        self.history = [
+            dict(zip(HISTORY_COLUMNS, row, strict=True))
+            for row in snapshot.arrays["history"].tolist()
+        ]
+
+    def _end_episode(self, score: float, steps: int) -> None:
+        """Note the episode in the history, lower ε and decide on stopping."""
+        recipe, number = self.recipe, len(self.history) + 1
+        self.history.append(
+            {"episode": number, "score": score, "steps": steps, "epsilon": self._epsilon}
         )
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key in arrays:
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = torch.from_numpy(arrays[key].copy())
-        optimiser = self._learner.optimiser
-        optimiser.load_state_dict(
-            {"state": moments, "param_groups": optimiser.state_dict()["param_groups"]}
-        )
-        added, epsilon, steps, stopped = (
-            values[name] for name in ("memory", "epsilon", "steps", "stopped")
-        )
-        assert isinstance(added, int)
-        assert isinstance(epsilon, float)
-        assert isinstance(steps, int)
-        assert stopped in ("solved", "limit", None)
-        self._memory.restore(
-            {name: arrays[f"memory.{name}"] for name in self._memory.arrays()}, added
-        )
-        self._seen.restore(
-            {name: arrays[f"seen.{name}"] for name in self._seen.arrays()}, values["seen"]
-        )
-        set_generator_state(self._rng, values["rng"])
-        set_generator_state(self._environment.np_random, values["environment"])
-        self._epsilon, self.steps = epsilon, steps
-        self.stopped = None if stopped is None else ("solved" if stopped == "solved" else "limit")
-        names: Sequence[str] = ("episode", "score", "steps", "epsilon")
-        self.history = [dict(zip(names, row, strict=True)) for row in arrays["history"].tolist()]
-        self._actor.refresh()
+        self._epsilon = max(recipe.epsilon_min, self._epsilon * recipe.epsilon_decay)
+
+        if number > recipe.stop_window and self._mean_score(recipe.stop_window) > recipe.stop_mean:
+            self.stopped = "solved"
+        elif number == recipe.episodes:
+            self.stopped = "limit"
 
     def _mean_score(self, window: int) -> float:
         scores = [row["score"] for row in self.history[-window:]]
@@ -169,16 +145,15 @@ class BaselineTrainer:
         speed = self.steps / seconds if seconds > 0 else 0.0
         line = (
             f"episode {number:>5}/{self.recipe.episodes}  score {last['score']:>5.0f}"
-            f"  mean of {SCORE_WINDOW} {mean:>6.2f}  ε {last['epsilon']:.4f}  {speed:>7,.0f} steps/s"
+            f"  mean of {SCORE_WINDOW} {mean:>6.2f}  ε {last['epsilon']:.4f}"
+            f"  {speed:>7,.0f} steps/s"
         )
-        figures = {
+        metrics = {
             "episode": number,
             "score": last["score"],
             "mean_score": mean,
             "epsilon": last["epsilon"],
+            "steps": self.steps,
+            "seconds": seconds,
         }
-        return Progress(
-            line,
-            {**figures, "steps": self.steps, "seconds": seconds},
-            kept=number % KEPT_EVERY == 0,
-        )
+        return Progress(line, metrics, is_logged=number % LOG_INTERVAL == 0)

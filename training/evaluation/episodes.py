@@ -1,64 +1,62 @@
-"""Evaluation: a policy in, the scores of greedy episodes out. Knows nothing of how the policy was learned or is stored."""
+"""Greedy episodes of a policy on the nominal plant, and their summary for the manifest."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from models.manifest import Evaluation
-from training import seeding as seeds
-from training.trainer import ENVIRONMENT
+from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.seeding import EVALUATION_SEEDS, check_seed
+from training.types import Float32Array, Int64Array, QFunction
 
-EPISODES = 1_000  # 100 successes of 100 would only bound the failure rate at about 3 %
-SEED = seeds.EXAM.start
-
-QFunction = Callable[[NDArray[np.float32]], NDArray[np.float32]]  # states (n, 4) → Q-values (n, 2)
+EPISODES = 1_000  # 100 successes in 100 would only bound the failure rate at about 3 %
+SEED = EVALUATION_SEEDS.start
 
 
 @dataclass(frozen=True)
-class Played:
-    """Greedy episodes: the number of steps that each lasted, and the states they went through."""
+class EpisodeResults:
+    """How many steps each greedy episode lasted, and the states that they went through."""
 
-    steps: NDArray[np.int64]  # (episodes,)
-    states: NDArray[np.float32]  # (steps of all episodes, 4)
-    limit: int  # steps
+    steps: Int64Array  # (episodes,)
+    states: Float32Array  # (steps of all episodes, 4)
+    limit: int  # steps after which an episode is truncated
 
 
-def play(q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED) -> Played:
-    """Play greedy episodes side by side in one vector environment, each from its start to its first end.
+def run_episodes(
+    q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED
+) -> EpisodeResults:
+    """Run greedy episodes in one vector environment, each from its start to its first end.
 
-    Raises `ValueError` for a seed that training may use, or select by.
+    Raises `ValueError` for a seed that training may use, or select an agent by.
     """
-    seeds.check(seed, seeds.EXAM, "judging a policy")
+    check_seed(seed, EVALUATION_SEEDS, "evaluating a policy")
     environment = gym.make_vec(
         ENVIRONMENT, num_envs=episodes, vectorization_mode="vector_entry_point"
     )
-    assert environment.spec is not None
-    limit = environment.spec.max_episode_steps
-    assert limit is not None
     states, _ = environment.reset(seed=seed)
     steps = np.zeros(episodes, np.int64)
-    playing = np.ones(episodes, np.bool_)
+    running = np.ones(episodes, np.bool_)
     visited = []
-    while playing.any():
-        visited.append(states[playing])
+
+    while running.any():
+        visited.append(states[running])
         actions = q_values(states).argmax(axis=1)
         states, _, terminated, truncated, _ = environment.step(actions)
-        steps += playing
+        steps += running
         # An episode counts once: the vector environment starts the next by itself.
-        playing &= ~(terminated | truncated)
+        running &= ~(terminated | truncated)
+
     environment.close()
-    return Played(steps, np.concatenate(visited), limit)
+    return EpisodeResults(steps, np.concatenate(visited), time_limit())
 
 
-def evaluation(played: Played, seed: int = SEED) -> Evaluation:
-    """Sum up the episodes as the manifest holds them."""
+def summarize(results: EpisodeResults, seed: int = SEED) -> Evaluation:
+    """Return mean, minimum and success rate of the episodes, as the manifest holds them."""
     return Evaluation(
         seed=seed,
-        episodes=len(played.steps),
-        mean=float(played.steps.mean()),
-        minimum=int(played.steps.min()),
-        success_rate=float((played.steps >= played.limit).mean()),
+        episodes=len(results.steps),
+        mean=float(results.steps.mean()),
+        minimum=int(results.steps.min()),
+        success_rate=float((results.steps >= results.limit).mean()),
     )

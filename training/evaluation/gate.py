@@ -1,4 +1,4 @@
-"""The gate: an evaluation and a robustness evaluation in, whether the policy may be exported out."""
+"""The gate: what a recipe asks of a policy before it is exported."""
 
 from typing import Literal
 
@@ -9,16 +9,17 @@ GateName = Literal["nominal", "robust"]
 REQUIRED_RATIO = 0.95  # of the LQR's success rate, in every scenario
 
 
-def judge(name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation) -> Gate:
-    """Hold a policy to a gate.
+def check_gate(name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation) -> Gate:
+    """Return whether a policy passes a gate, and what it failed.
 
-    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every scenario of the robustness evaluation at least 95 % of
-    the success rate of the linear-quadratic regulator.
+    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every scenario
+    of the robustness evaluation at least 95 % of the LQR's success rate.
     """
     failures = []
     if evaluation.success_rate < 1:
         failures.append(
-            f"{evaluation.success_rate:.2%} of {evaluation.episodes:,} greedy episodes lasted to the time limit, not all"
+            f"{evaluation.success_rate:.2%} of {evaluation.episodes:,} greedy episodes lasted to"
+            " the time limit, not all"
         )
     if name == "robust":
         failures += [

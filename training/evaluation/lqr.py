@@ -1,13 +1,14 @@
-"""The reference: a linear-quadratic regulator with the sign of its control. States in, actions out. Knows nothing of learning."""
+"""A linear-quadratic regulator (LQR), the controller that policies are compared with.
+
+Its action is the sign of its control, since CartPole's motor pushes with one force only.
+"""
 
 import functools
 
 import numpy as np
-import numpy.typing as npt
+from scipy.linalg import solve_discrete_are
 
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
-Int64Array = npt.NDArray[np.int64]
+from training.types import Float32Array, Float64Array, Int64Array
 
 STATE_COST = (1.0, 1.0, 10.0, 1.0)  # of x², v², θ², ω²
 FORCE_COST = 0.01  # of N²
@@ -21,14 +22,18 @@ def lqr_gain(
     pole_mass: float = 0.1,
     half_length: float = 0.5,
 ) -> Float64Array:
-    """Feedback gain (4,) of the nominal plant, linearised upright and discretised by Euler's rule as Gymnasium does.
+    """Return the feedback gain, (4,), of the nominal plant.
 
-    The discrete Riccati equation by fixed-point iteration, Anderson and Moore 1990, chapter 2.
+    The plant is linearised at the upright pole and discretised by Euler's rule, as Gymnasium does.
+    The gain K = (R + BᵀPB)⁻¹BᵀPA is that of Anderson and Moore 1990, "Optimal Control", chapter 2,
+    with P from the discrete algebraic Riccati equation.
     """
     mass = cart_mass + pole_mass
-    denominator = half_length * (4 / 3 - pole_mass / mass)
     ratio = pole_mass * half_length / mass
-    plant = np.eye(4) + tau * np.array(
+    denominator = half_length * (4 / 3 - pole_mass / mass)
+
+    # x' = Ax + Bu for the state x = (position, velocity, angle, angular velocity) and the force u.
+    a = np.eye(4) + tau * np.array(
         [
             [0, 1, 0, 0],
             [0, 0, -ratio * gravity / denominator, 0],
@@ -36,19 +41,15 @@ def lqr_gain(
             [0, 0, gravity / denominator, 0],
         ]
     )
-    control = tau * np.array(
-        [0, 1 / mass + ratio / (mass * denominator), 0, -1 / (mass * denominator)]
+    b = tau * np.array(
+        [[0], [1 / mass + ratio / (mass * denominator)], [0], [-1 / (mass * denominator)]]
     )
-    cost = np.diag(STATE_COST)
-    value, gain = cost, np.zeros(4)
-    for _ in range(10_000):
-        before, gain = gain, (control @ value @ plant) / (FORCE_COST + control @ value @ control)
-        value = cost + plant.T @ value @ (plant - np.outer(control, gain))
-        if np.allclose(gain, before, rtol=1e-12, atol=0):
-            break
+
+    p = solve_discrete_are(a, b, np.diag(STATE_COST), np.array([[FORCE_COST]]))
+    gain: Float64Array = np.linalg.solve(FORCE_COST + b.T @ p @ b, b.T @ p @ a)[0]
     return gain
 
 
 def lqr(states: Float32Array) -> Int64Array:
-    """Actions (n,) of states (n, 4): right where the linear control is positive."""
+    """Return the actions, (n,), in states (n, 4): right where the linear control is positive."""
     return (states @ -lqr_gain() > 0).astype(np.int64)

@@ -1,4 +1,7 @@
-"""The film: a policy in, a GIF of it balancing a pole that is pushed out. Drawn here: Gymnasium's renderer needs a game library."""
+"""The animation of a policy: a GIF in which it balances a pole that is pushed.
+
+It is drawn here, since Gymnasium's renderer needs a library for games.
+"""
 
 import io
 import math
@@ -6,15 +9,18 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.envs.cartpole import CartPoles
-from training.evaluation.episodes import QFunction
+from training.envs.cartpole import VectorCartPole
+from training.types import QFunction
 
 SIZE = (480, 190)  # pixels
 SCALE = 95.0  # pixels a metre
 SECONDS = 8
+STEPS_PER_SECOND = 50
 FRAMES_PER_SECOND = 25
-PUSHES = {75: 0.9, 175: -0.9, 275: 1.0}  # step: jump of the cart's velocity, m/s
-SHOWN_FOR = 15  # steps that an arrow stays
+STEPS_PER_FRAME = STEPS_PER_SECOND // FRAMES_PER_SECOND
+PUSHES = {75: 0.9, 175: -0.9, 275: 1.0}  # by step: change of the cart's velocity, m/s
+ARROW_STEPS = 15  # for which the arrow of a push is shown
+TRACK_END = 2.4  # m, from the middle
 
 _PALETTE = {
     "sky": (250, 250, 247),
@@ -25,28 +31,24 @@ _PALETTE = {
 }
 
 
-def film(q_values: QFunction) -> bytes:
+def animation(q_values: QFunction) -> bytes:
     """Return the GIF. The pole begins leaning; red arrows are pushes of about 1 m/s."""
-    plant = CartPoles(1)
-    plant.state[:, 0] = (0.0, 0.0, 0.1, 0.0)
+    environment = VectorCartPole(1)
+    environment.state[:, 0] = (0.0, 0.0, 0.1, 0.0)
     frames = []
-    arrow = 0.0
-    for step in range(SECONDS * 50):
+
+    for step in range(SECONDS * STEPS_PER_SECOND):
         if step in PUSHES:
-            plant.push(np.array([PUSHES[step]]))
-            arrow = PUSHES[step]
-        since = min((step - pushed for pushed in PUSHES if pushed <= step), default=SHOWN_FOR)
-        if step % (50 // FRAMES_PER_SECOND) == 0:
-            frames.append(
-                _frame(
-                    float(plant.state[0, 0]),
-                    float(plant.state[2, 0]),
-                    arrow if since < SHOWN_FOR else 0.0,
-                )
-            )
-        fell, _ = plant.move(q_values(plant.state.T.astype(np.float32)).argmax(axis=1))
-        if fell[0]:
+            environment.push(np.array([PUSHES[step]]))
+        if step % STEPS_PER_FRAME == 0:
+            position, _, angle, _ = environment.state[:, 0].tolist()
+            frames.append(_frame(position, angle, _shown_push(step)))
+
+        states = environment.state.T.astype(np.float32)
+        terminated, _ = environment.advance(q_values(states).argmax(axis=1))
+        if terminated[0]:
             break
+
     image = io.BytesIO()
     frames[0].save(
         image,
@@ -60,25 +62,33 @@ def film(q_values: QFunction) -> bytes:
     return image.getvalue()
 
 
-def _frame(x: float, angle: float, push: float) -> Image.Image:
+def _shown_push(step: int) -> float:
+    """Return the push whose arrow is shown at a step, in m/s; 0 if there is none."""
+    return next((push for start, push in PUSHES.items() if 0 <= step - start < ARROW_STEPS), 0.0)
+
+
+def _frame(position: float, angle: float, push: float) -> Image.Image:
     image = Image.new("P", SIZE, 0)
     image.putpalette([channel for colour in _PALETTE.values() for channel in colour])
     colour = {name: index for index, name in enumerate(_PALETTE)}
     draw = ImageDraw.Draw(image)
-    middle, ground = SIZE[0] / 2 + x * SCALE, SIZE[1] - 35
-    for limit in (-2.4, 2.4):
-        draw.line(
-            (SIZE[0] / 2 + limit * SCALE, ground - 12, SIZE[0] / 2 + limit * SCALE, ground + 24),
-            fill=colour["push"],
-        )
-    draw.line((0, ground + 12, SIZE[0], ground + 12), fill=colour["rail"])
-    draw.rectangle((middle - 26, ground - 12, middle + 26, ground + 12), fill=colour["cart"])
-    tip = (middle + math.sin(angle) * SCALE * 1.2, ground - 8 - math.cos(angle) * SCALE * 1.2)
-    draw.line((middle, ground - 8, *tip), fill=colour["pole"], width=7)
-    draw.ellipse((middle - 4, ground - 12, middle + 4, ground - 4), fill=colour["rail"])
+
+    # The track and its ends.
+    middle, cart_x, cart_y = SIZE[0] / 2, SIZE[0] / 2 + position * SCALE, SIZE[1] - 35
+    for end in (middle - TRACK_END * SCALE, middle + TRACK_END * SCALE):
+        draw.line((end, cart_y - 12, end, cart_y + 24), fill=colour["push"])
+    draw.line((0, cart_y + 12, SIZE[0], cart_y + 12), fill=colour["rail"])
+
+    # Cart, pole and joint.
+    draw.rectangle((cart_x - 26, cart_y - 12, cart_x + 26, cart_y + 12), fill=colour["cart"])
+    length = SCALE * 1.2
+    tip = (cart_x + math.sin(angle) * length, cart_y - 8 - math.cos(angle) * length)
+    draw.line((cart_x, cart_y - 8, *tip), fill=colour["pole"], width=7)
+    draw.ellipse((cart_x - 4, cart_y - 12, cart_x + 4, cart_y - 4), fill=colour["rail"])
+
     if push:
-        start, end = middle - math.copysign(80, push), middle - math.copysign(34, push)
-        draw.line((start, ground, end, ground), fill=colour["push"], width=5)
+        start, end = cart_x - math.copysign(80, push), cart_x - math.copysign(34, push)
+        draw.line((start, cart_y, end, cart_y), fill=colour["push"], width=5)
         head = end - math.copysign(12, push)
-        draw.polygon([(end, ground), (head, ground - 8), (head, ground + 8)], fill=colour["push"])
+        draw.polygon([(end, cart_y), (head, cart_y - 8), (head, cart_y + 8)], fill=colour["push"])
     return image

@@ -1,9 +1,13 @@
-"""Export: a training run in, a proved bundle out. What ships is what was evaluated, from the file that was written."""
+"""Export of a training run as a bundle.
+
+What ships is what was evaluated: the scores are measured on the ONNX file that was written.
+"""
 
 import copy
 import platform
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,32 +15,31 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from numpy.typing import NDArray
 
 from models import bundle
 from models.bundle import Bundle
 from models.manifest import (
     Environment,
-    Evaluation,
     Gate,
+    GoldenState,
     Manifest,
     Network,
+    Parity,
     Provenance,
     RobustnessEvaluation,
-    ScenarioResult,
     StateValue,
 )
-from training.export import formats
-from training.evaluation import gate
-from training.export import parity
-from training.export import model_card as report
-from training import seeding as seeds
-from training.evaluation.episodes import EPISODES, QFunction, evaluation, play
-from training.evaluation.robustness import SCORECARD, examine
-from training.export.animation import film
-from training.evaluation.lqr import lqr
+from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.evaluation.episodes import EPISODES
+from training.evaluation.evaluator import PolicyEvaluation, evaluate_policy
+from training.evaluation.runtimes import from_network, from_onnx, from_torchscript
+from training.export import formats, parity, plots
+from training.export.animation import animation
+from training.export.model_card import model_card
+from training.network import DQNetwork
 from training.recipes import title
-from training.trainer import ENVIRONMENT, Run
+from training.trainer import Run
+from training.types import Float32Array, QFunction
 
 ACTIONS = ("left", "right")
 STATE = (
@@ -46,14 +49,16 @@ STATE = (
     ("pole_angular_velocity", "rad/s"),
 )
 LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
+CODE = ("training", "models/*.py", "pyproject.toml", "constraints.txt")  # what a policy depends on
+ROOT = Path(__file__).parents[2]
 
 
 class GateError(Exception):
     """Raised when a policy does not pass its recipe's gate."""
 
-    def __init__(self, result: Gate) -> None:
+    def __init__(self, gate: Gate) -> None:
         super().__init__(
-            f"the policy does not pass the gate {result.name}: {'; '.join(result.failures)}"
+            f"the policy does not pass the gate {gate.name}: {'; '.join(gate.failures)}"
         )
 
 
@@ -68,144 +73,154 @@ def export(
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
 ) -> Bundle:
-    """Export a run as a bundle: write the files, prove that they agree, judge the written ONNX file, and only then put it in place.
+    """Export a run as a bundle.
 
-    `force` exports a policy that fails its gate, with the failure in the manifest. `scenario_episodes` replaces each scenario's own number.
-    Raises `ExportError` when a file does not agree with the network, `GateError` when the policy is not good enough, and `BundleError` when
-    the place is taken. Nothing is written then.
+    The files are made, the ONNX file is evaluated, all runtimes are compared, and only then the
+    bundle is put in its place. `force` exports a policy that fails its gate, with the failure in
+    the manifest. `scenario_episodes` replaces each scenario's own number of episodes.
+
+    Raises `PolicyFileError` when a file does not agree with the network, `GateError` when the
+    policy is not good enough, and `BundleError` when the place is taken. Nothing is written then.
     """
     bundle.check_place(folder)
-    network = copy.deepcopy(run.network).cpu()
-    onnx_file, torchscript_file = formats.to_onnx(network), formats.to_torchscript(network)
-    with tempfile.TemporaryDirectory() as temporary:
-        written = Path(temporary) / "policy.onnx"
-        written.write_bytes(onnx_file)
-        exported = formats.from_onnx(written)
+    files = _make_files(run.network)
 
-    played = play(exported, episodes=episodes)
-    judged = evaluation(played)
-    examined = evaluate_robustness(exported, episodes=scenario_episodes)
-    passed = gate.judge(run.recipe.gate, judged, examined)
-    if not passed.passed and not force:
-        raise GateError(passed)
+    result = evaluate_policy(
+        files.onnx_policy,
+        run.recipe.gate,
+        episodes=episodes,
+        scenario_episodes=scenario_episodes,
+    )
+    if not result.gate.passed and not force:
+        raise GateError(result.gate)
 
-    states = _state_values(run)
-    # Where the environment has no bound, what training saw is the bound.
-    low = np.array(
-        [value.training_min if value.low is None else value.low for value in states], np.float32
+    extra_files = _extra_files(run, name, files.onnx_policy, result.robustness)
+    manifest = _manifest(
+        run,
+        files,
+        result,
+        name=name,
+        model_version=model_version,
+        created=created,
+        extra_files=("README.md", *sorted(extra_files)),
     )
-    high = np.array(
-        [value.training_max if value.high is None else value.high for value in states], np.float32
-    )
-    compared = parity.states_to_compare(played.states, low, high, np.random.default_rng(run.seed))
-    runtimes = {
-        "torch": formats.from_network(network),
-        "onnx": exported,
-        "torchscript": formats.from_torchscript(torchscript_file),
+    contents = {
+        **extra_files,
+        "policy.onnx": files.onnx,
+        "policy.pt": files.torchscript,
+        "README.md": model_card(manifest),
     }
-    agreement = parity.compare(runtimes, compared)
+    return bundle.write(folder, manifest, contents)
 
-    files = _extra_files(run, name, exported, examined)
-    manifest = Manifest(
+
+@dataclass(frozen=True)
+class _Files:
+    """The network, and the files that were made of it."""
+
+    network: DQNetwork
+    onnx: bytes
+    torchscript: bytes
+    onnx_policy: QFunction  # as onnxruntime runs the file
+
+
+def _make_files(network: DQNetwork) -> _Files:
+    network = copy.deepcopy(network).cpu()
+    onnx, torchscript = formats.to_onnx(network), formats.to_torchscript(network)
+    with tempfile.TemporaryDirectory() as temp_folder:
+        path = Path(temp_folder) / "policy.onnx"
+        path.write_bytes(onnx)
+        return _Files(network, onnx, torchscript, from_onnx(path))
+
+
+def _manifest(
+    run: Run,
+    files: _Files,
+    result: PolicyEvaluation,
+    *,
+    name: str,
+    model_version: str,
+    created: datetime,
+    extra_files: tuple[str, ...],
+) -> Manifest:
+    network, states = files.network, _state_values(run)
+    agreement, golden_states = _check_parity(files, states, result.states, run.seed)
+    return Manifest(
         name=name,
         version=model_version,
         created=created,
         provenance=_provenance(run),
-        environment=_environment(),
+        environment=Environment(
+            id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=time_limit()
+        ),
         state=states,
         actions=ACTIONS,
         network=Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
-        evaluation=judged,
-        robustness=examined,
-        gate=passed,
+        evaluation=result.evaluation,
+        robustness=result.robustness,
+        gate=result.gate,
         parity=agreement,
-        golden_states=parity.golden_states(exported, compared),
+        golden_states=golden_states,
         artifacts={
-            "onnx": bundle.describe("policy.onnx", onnx_file),
-            "torchscript": bundle.describe("policy.pt", torchscript_file),
+            "onnx": bundle.describe("policy.onnx", files.onnx),
+            "torchscript": bundle.describe("policy.pt", files.torchscript),
         },
-        extra_files=("README.md", *sorted(files)),
+        extra_files=extra_files,
     )
-    files |= {
-        "policy.onnx": onnx_file,
-        "policy.pt": torchscript_file,
-        "README.md": report.model_card(manifest),
+
+
+def _check_parity(
+    files: _Files, values: tuple[StateValue, ...], on_policy: Float32Array, seed: int
+) -> tuple[Parity, tuple[GoldenState, ...]]:
+    """Compare all runtimes, and pick the golden states from what they were compared on."""
+    # Where the environment has no bound, the range in training is the bound.
+    low = [value.training_min if value.low is None else value.low for value in values]
+    high = [value.training_max if value.high is None else value.high for value in values]
+    states = parity.states_to_compare(
+        on_policy,
+        np.array(low, np.float32),
+        np.array(high, np.float32),
+        np.random.default_rng(seed),
+    )
+    runtimes = {
+        "torch": from_network(files.network),
+        "onnx": files.onnx_policy,
+        "torchscript": from_torchscript(files.torchscript),
     }
-    return bundle.write(folder, manifest, files)
-
-
-def judge(
-    file: bytes, gate_name: gate.GateName, *, episodes: int = EPISODES, seed: int = seeds.EXAM.start
-) -> tuple[Evaluation, RobustnessEvaluation, Gate]:
-    """Judge an ONNX file as `export` does."""
-    q_values = formats.from_onnx(file)
-    judged, examined = (
-        evaluation(play(q_values, episodes=episodes, seed=seed), seed),
-        evaluate_robustness(q_values, seed=seed),
-    )
-    return judged, examined, gate.judge(gate_name, judged, examined)
-
-
-def evaluate_robustness(
-    q_values: QFunction, *, seed: int = seeds.EXAM.start, episodes: int | None = None
-) -> RobustnessEvaluation:
-    """Run a policy and an LQR in the same episodes of every scenario, side by side."""
-
-    def both(states: NDArray[np.float32]) -> NDArray[np.int64]:
-        middle = len(states) // 2
-        return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
-
-    shares, references = examine(both, seed, runs=episodes, copies=2)
-    columns = (
-        ScenarioResult(
-            name=column.name,
-            steps=column.steps,
-            episodes=episodes or column.runs,
-            success_rate=float(share),
-            lqr_success_rate=float(reference),
-        )
-        for column, share, reference in zip(SCORECARD, shares, references, strict=True)
-    )
-    return RobustnessEvaluation(seed=seed, scenarios=tuple(columns))
+    agreement = parity.compare(runtimes, states)
+    return agreement, parity.golden_states(files.onnx_policy, states)
 
 
 def _extra_files(
-    run: Run, name: str, q_values: QFunction, examined: RobustnessEvaluation
+    run: Run, name: str, q_values: QFunction, robustness: RobustnessEvaluation
 ) -> dict[str, bytes]:
     """Return the files for people, but for the model card."""
     files = {
-        "scores.csv": report.scores_csv(run.history),
-        "robustness.png": report.robustness_chart(examined, f"{name}: robustness evaluation"),
-        "surface.png": report.decision_surface(q_values, f"{name}: what it prefers"),
-        "policy.gif": film(q_values),
+        "scores.csv": plots.scores_csv(run.history),
+        "robustness.png": plots.robustness_chart(robustness, f"{name}: robustness evaluation"),
+        "surface.png": plots.decision_surface(q_values, f"{name}: preferred action"),
+        "policy.gif": animation(q_values),
     }
     if run.history:
-        files["scores.png"] = report.scores_plot(
+        files["scores.png"] = plots.scores_plot(
             run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}"
         )
     return files
 
 
-def _environment() -> Environment:
-    spec = gym.spec(ENVIRONMENT)
-    assert spec.max_episode_steps is not None
-    return Environment(
-        id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=spec.max_episode_steps
-    )
-
-
 def _state_values(run: Run) -> tuple[StateValue, ...]:
     space = CartPoleEnv().observation_space
     assert isinstance(space, gym.spaces.Box)
+    summary = run.state_summary
+    assert summary is not None, "a run without a step cannot be exported"
     return tuple(
         StateValue(
             name=name,
             unit=unit,
             low=_finite(low),
             high=_finite(high),
-            training_min=run.states_seen["low"][index],
-            training_max=run.states_seen["high"][index],
-            quantiles=run.states_seen["quantiles"][index],
+            training_min=summary.minimum[index],
+            training_max=summary.maximum[index],
+            quantiles=summary.quantiles[index],
         )
         for index, ((name, unit), low, high) in enumerate(
             zip(STATE, space.low.tolist(), space.high.tolist(), strict=True)
@@ -235,16 +250,21 @@ def _provenance(run: Run) -> Provenance:
 
 
 def _commit() -> str | None:
-    """Return the checkout's commit, with +changes where the code that trains and exports differs from it; none outside of git."""
-    root = Path(__file__).parents[2]
+    """Return the commit of the checkout; none outside of git.
+
+    It ends in +changes where the code that trains and exports differs from the commit.
+    """
     try:
         commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git is found by PATH
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.strip()
-        code = ["training", "models/*.py", "pyproject.toml", "constraints.txt"]
-        changed = subprocess.run(
-            ["git", "diff", "--quiet", "HEAD", "--", *code],
-            cwd=root,
+        changed = subprocess.run(  # noqa: S603 - fixed words
+            ["git", "diff", "--quiet", "HEAD", "--", *CODE],  # noqa: S607 - git is found by PATH
+            cwd=ROOT,
             capture_output=True,
             check=False,
         ).returncode
