@@ -176,7 +176,7 @@ def _parse_train(arguments: list[str]) -> Command:
                 TrainCommand,
                 subcommand(
                     name,
-                    default=TrainCommand.model_construct(recipe=recipe),
+                    default=TrainCommand.model_construct(bundle=tyro.MISSING, recipe=recipe),
                     description=RECIPE_SUMMARIES[name],
                 ),
             ]
@@ -212,17 +212,17 @@ def _unchecked_model(info: StructTypeInfo) -> StructConstructorSpec | None:
         default = tyro.MISSING if field.is_required() else field.default
         if isinstance(info.default, model):
             default = getattr(info.default, name, default)
-        hint = hints[name]
+        hint: Any = hints[name]
         if name == "recipe":  # of one recipe, not of any
             hint = Annotated[type(default), arg(name="")]
         elif issubclass(model, BaselineRecipe | PopulationRecipe) and name in ("name", "gate"):
-            hint = Suppress[hint]
+            hint = Annotated[hint, Suppress]
         fields.append(
             StructFieldSpec(name=name, type=hint, default=default, helptext=field.description)
         )
 
-    def build(**values: object) -> BaseModel:
-        return model.model_construct(**values)
+    def build(**values: Any) -> BaseModel:
+        return model.model_construct(None, **values)
 
     build.__doc__ = model.__doc__
     return StructConstructorSpec(instantiate=build, fields=tuple(fields))

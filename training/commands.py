@@ -211,7 +211,7 @@ class _Output:
         self.json_output = json_output
         self._console = Console(highlight=False)
 
-    def logger(self) -> ConsoleLogger | JsonLogger:
+    def logger(self) -> Logger:
         """Return what shows the progress of training."""
         return JsonLogger(self._console) if self.json_output else ConsoleLogger(self._console)
 

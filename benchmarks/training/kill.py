@@ -1,4 +1,6 @@
-"""Twenty trainings, each killed at a random moment and resumed, against one that never stopped: the weights must be the same bytes.
+"""Twenty trainings, each killed at a random moment and resumed, against one that never stopped.
+
+The weights must be the same bytes.
 
 python -m benchmarks.training.kill
 """
@@ -19,7 +21,7 @@ from training.recipes import recipe
 from training.train import train
 
 TRIALS = 20
-# The robust recipe, cut to a few seconds: with pushes, far starts, averaged weights and a validation exam along the way.
+# The robust recipe, cut to a few seconds: pushes, far starts, averaged weights, model selection.
 CHANGES = {"steps": 12_000, "eval_frequency": 250, "buffer_size": 20_000}
 
 
@@ -51,7 +53,8 @@ def main() -> None:
             subprocess.run(_command(folder), check=True)
             same += _same(whole, folder)
         print(
-            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed: {same} of {TRIALS} ended with identical weights"
+            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed:"
+            f" {same} of {TRIALS} ended with identical weights"
         )
 
 

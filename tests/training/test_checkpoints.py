@@ -1,4 +1,7 @@
-"""Stop and resume equals never stopping, bit for bit; and what is not a checkpoint of this run is refused by name."""
+"""Stop and resume equals never stopping, bit for bit.
+
+What is not a checkpoint of this run is refused by name.
+"""
 
 import signal
 import subprocess
@@ -218,7 +221,7 @@ with Checkpoints(Path(sys.argv[1]), Identity.of(chosen, 0, "cpu"), every=0.02) a
 
 
 def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """The benchmark does this twenty times at random moments, with whole trainings; here three times are enough to see that it holds."""
+    """The benchmark does this twenty times at random moments, with whole trainings."""
 
     def start(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / name)], cwd=ROOT)

@@ -25,7 +25,7 @@ from training.trainer import Progress
 
 
 def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: Start) -> None:
-    """Train, prove, export, start the service on the result, ask it."""
+    """Train, evaluate, export, start the service on the result, ask it."""
     out, run = tmp_path / "small", tmp_path / "run"
     short = [
         "baseline",
@@ -292,15 +292,16 @@ def test_train_alone_means_the_robust_recipe_and_nested_flags_reach_it() -> None
     words = ["--out", "p", "--domain-randomization.noise", "0.1", "--reward.fall", "None"]
     command = parse(["train", *words])
     assert isinstance(command, TrainCommand)
-    changes = {"domain_randomization.noise": 0.1, "reward.fall": None}
-    assert command.recipe == recipe("robust", changes)
+    assert command.recipe == recipe(
+        "robust", {"domain_randomization.noise": 0.1, "reward.fall": None}
+    )
     assert command == parse(["train", "robust", *words])
 
 
 def test_a_gate_that_fails_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exporter is made to write another network's weights, which cannot be had on demand otherwise."""
+    """The exporter is made to write another network's weights: it cannot be had otherwise."""
     short = recipe("baseline", {"episodes": 5})
     with Checkpoints(tmp_path / "run", Identity.of(short, 0, "cpu")) as checkpoints:
         train(short, 0, torch.device("cpu"), checkpoints=checkpoints)

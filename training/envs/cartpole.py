@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode
 from training.envs.conditions import LONGEST_DELAY, DomainRandomization, PlantParameters, Reward
 from training.seeding import generator_state, set_generator_state
 from training.snapshot import Snapshot
-from training.types import BoolArray, Float32Array, Float64Array, Int64Array
+from training.types import Array, BoolArray, Float32Array, Float64Array, Int64Array
 
 ENVIRONMENT = "CartPole-v1"
 
@@ -151,7 +151,7 @@ class RandomizedCartPole(VectorCartPole):
 
     def snapshot(self) -> Snapshot:
         """Return all that the next step depends on."""
-        arrays = {
+        arrays: dict[str, Array] = {
             "state": self.state,
             "steps": self.steps,
             "action_history": self.action_history,

@@ -31,7 +31,10 @@ def minibatch(
 def test_one_update_moves_q_towards_the_target_by_the_gradient_of_the_squared_error(
     terminal: float,
 ) -> None:
-    """The gradient is worked out by hand for the output layer's bias, where Adam's first step is ± its learning rate."""
+    """The gradient is worked out by hand for the output layer's bias.
+
+    There Adam's first step is ± its learning rate.
+    """
     torch.manual_seed(0)
     network = DQNetwork()
     batch = minibatch(np.random.default_rng(0), terminal=terminal)

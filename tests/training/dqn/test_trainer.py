@@ -119,7 +119,8 @@ def test_range_and_quantiles_are_those_of_all_states() -> None:
         statistics.update(chunk)
     assert (statistics.minimum == states.min(axis=0)).all()
     assert (statistics.maximum == states.max(axis=0)).all()
-    # A sample of 20,000 of a normal distribution: the median's standard error is 0.009, that of the 1 % quantile 0.026.
+    # A sample of 20,000 of a normal distribution: the median's standard error is 0.009, that of
+    # the 1 % quantile 0.026.
     for fraction in (0.01, 0.5, 0.99):
         row = statistics.quantiles()[QUANTILES.index(fraction)]
         np.testing.assert_allclose(row, np.quantile(states, fraction, axis=0), atol=0.11)

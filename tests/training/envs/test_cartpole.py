@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
-from training.envs.conditions import DomainRandomization, PlantParameters, Reward
 
 from training.envs.cartpole import RandomizedCartPole, VectorCartPole
+from training.envs.conditions import DomainRandomization, PlantParameters, Reward
 
 WIDE = DomainRandomization(
     force=(2, 20),
@@ -117,4 +117,4 @@ def test_a_fall_has_its_own_reward_and_no_other() -> None:
 )
 def test_impossible_domain_randomization_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        DomainRandomization(**wrong)  # type: ignore[arg-type]  # the wrong values are the point
+        DomainRandomization(**wrong)

@@ -12,7 +12,7 @@ GAMMA = 0.9
 
 
 def fill(buffer: ReplayBuffer, ends: list[str], num_envs: int = 1) -> None:
-    """One environment's steps: state t is (t, t, t, t), reward t + 1, and ends[t] says how step t ended."""
+    """Add steps: state t is (t, t, t, t), reward t + 1, and ends[t] says how step t ended."""
     for t, end in enumerate(ends):
         row = np.full((num_envs, 4), t, np.float32)
         flags = [np.full(num_envs, end == name) for name in ("terminated", "truncated")]

@@ -1,4 +1,4 @@
-"""The population's way of training, from its seed to its bundle."""
+"""Training of a population, from its seed to its bundle."""
 
 import subprocess
 import sys
@@ -27,7 +27,10 @@ SMALL = recipe(
 
 
 def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_path: Path) -> None:
-    """Each in a process of its own, as it is done: TorchScript numbers the classes that a process has exported."""
+    """Each in a process of its own, as it is done.
+
+    TorchScript numbers the classes that a process has exported.
+    """
 
     def bundle_of(folder: Path) -> Bundle:
         words = [
