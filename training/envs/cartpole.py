@@ -123,7 +123,7 @@ class RandomizedCartPole(VectorCartPole):
         """
         terminated, truncated = self.advance(action.astype(np.int64))
         self._push_at_random()
-        rewards = self.reward.of(self.state, terminated)
+        rewards = self.reward.compute(self.state, terminated)
         final_states = self._observe()
 
         self.observed_states = final_states

@@ -164,7 +164,7 @@ class Reward(_Settings):
         0.0, description="weight of the pole's angular velocity, scale 3 rad/s"
     )
 
-    def of(self, states: Float64Array, terminated: BoolArray) -> Float32Array:
+    def compute(self, states: Float64Array, terminated: BoolArray) -> Float32Array:
         """Return the rewards, (n,), of arriving in the true states, (4, n)."""
         weights = np.array((self.position, self.velocity, self.angle, self.angular_velocity))
         rewards = np.full(states.shape[1], self.alive)

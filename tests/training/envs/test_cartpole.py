@@ -101,13 +101,13 @@ def test_reward_is_one_upright_and_less_elsewhere() -> None:
     reward = Reward(position=0.5, velocity=0.1, angle=0.3, angular_velocity=0.1)
     states = np.array([[0, 0, 0, 0], [2.4, 0, 0, 0], [9, 9, 9, 9]], np.float64).T
     standing = np.zeros(3, np.bool_)
-    np.testing.assert_allclose(reward.of(states, standing), [1, 0.5, 0], atol=1e-6)
-    assert (Reward().of(states, ~standing) == 1).all()
+    np.testing.assert_allclose(reward.compute(states, standing), [1, 0.5, 0], atol=1e-6)
+    assert (Reward().compute(states, ~standing) == 1).all()
 
 
 def test_a_fall_has_its_own_reward_and_no_other() -> None:
     states = np.array([[2.4, 0, 0, 0], [2.4, 0, 0, 0]], np.float64).T
-    rewards = Reward(alive=0.0, fall=-20.0, position=0.5).of(states, np.array([False, True]))
+    rewards = Reward(alive=0.0, fall=-20.0, position=0.5).compute(states, np.array([False, True]))
     np.testing.assert_allclose(rewards, [-0.5, -20])
 
 
