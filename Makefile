@@ -31,7 +31,7 @@ test: setup ## run the tests
 	$(BIN)/pytest -n 2
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
-	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
+	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
 
 check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)

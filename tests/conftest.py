@@ -19,9 +19,9 @@ from service.rest.app import create_app
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
-from training.export import export
-from training.recipe import recipe
-from training.run import Run
+from training.export.exporter import export
+from training.recipes import recipe
+from training.trainer import Run
 from training.train import train
 
 hypothesis.settings.register_profile(
@@ -52,7 +52,7 @@ def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle
         created=CREATED,
         force=True,
         episodes=20,
-        exam_runs=4,
+        scenario_episodes=4,
     )
 
 

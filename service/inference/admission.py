@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from models import bundle
-from models.bundle import FLOAT32_MAX, Bundle, BundleError, Manifest
+from models.bundle import Bundle, BundleError
+from models.manifest import FLOAT32_MAX, Manifest
 from service.inference.policy import (
     BackendName,
     Float32Array,
@@ -88,7 +89,7 @@ def _check_words(
 def _check_sanity(policy: Policy) -> None:
     """Ask for finite answers all over what training saw and the environment's bounds, and for more than one action."""
     values = policy.bundle.manifest.state
-    seen = [(value.seen_min, value.seen_max) for value in values]
+    seen = [(value.training_min, value.training_max) for value in values]
     bounds = [
         (
             low if value.low is None else max(min(low, value.low), -FLOAT32_MAX),

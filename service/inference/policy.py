@@ -161,8 +161,8 @@ class Policy:
         self._first = flat.cast("B").cast("f")[:STATE_SIZE]
         self._using_block = Lock()
         values = bundle.manifest.state
-        self._low = np.array([value.seen_min for value in values], np.float32)
-        self._high = np.array([value.seen_max for value in values], np.float32)
+        self._low = np.array([value.training_min for value in values], np.float32)
+        self._high = np.array([value.training_max for value in values], np.float32)
         self._ranges: list[tuple[float, float]] = list(
             zip(self._low.tolist(), self._high.tolist(), strict=True)
         )

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, cast
 
 import apsw
 
-from models.bundle import Manifest
+from models.manifest import Manifest
 from service.inference.policy import Policy
 
 APPLICATION = 0x55505254  # "UPRT": SQLite's header has a field that says whose file it is

@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
 from starlette.types import ASGIApp
 
-from models.bundle import Manifest
+from models.manifest import Manifest
 from service.api import act as answers
 from service.api import problems
 from service.api.act import Answer

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from models.bundle import MANIFEST, Bundle
+from models.bundle import Bundle
+from models.manifest import MANIFEST
 
 STATE, LOCK = "state.json", "lock"
 

@@ -40,7 +40,7 @@ def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -
         )
 
 
-@pytest.mark.parametrize("module", ["service.inference.policy", "training.formats"])
+@pytest.mark.parametrize("module", ["service.inference.policy", "training.export.formats"])
 def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(
     tmp_path: Path, module: str
 ) -> None:
