@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from service.auth import keys, tls
+from service.auth import key_file, keys, tls
 from service.auth.keys import KeysError
 from service.auth.tls import TlsError
 from service.inference import admission
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
-        service_state = ServiceState(policy, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
+        service_state = ServiceState(policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings))
     except (*admission.REFUSALS, KeysError, TlsError) as error:
         complain(str(error))
         return 1

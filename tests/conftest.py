@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from models import bundle
 from models.bundle import Bundle
 from service.inference.policy import BackendName, load
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
@@ -66,7 +66,7 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
     with TestClient(
-        create_app(settings(), ServiceState(load(committed, backend))),
+        create_application(settings(), ServiceState(load(committed, backend))),
         raise_server_exceptions=False,
     ) as client:
         yield client

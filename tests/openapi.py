@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from service.inference.policy import load
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -17,7 +17,7 @@ FILE = ROOT / "docs" / "openapi.json"
 
 def document() -> str:
     """Return the application's OpenAPI document as it is committed."""
-    app = create_app(
+    app = create_application(
         Settings.model_validate({}),
         ServiceState(load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx")),
     )

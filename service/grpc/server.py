@@ -28,7 +28,6 @@ from service.inference.policy import Float32Array, Inference
 from service.observability.metrics import GONE, Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
-from service.rest import open_inference as oip
 from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
@@ -52,7 +51,7 @@ async def serving(
     settings: Settings, service_state: ServiceState, reloader: Reloader
 ) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
-    limit = settings.max_batch_body + oip.HEADROOM
+    limit = settings.max_batch_body + tensors.JSON_HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
     options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
     guards = (
@@ -329,8 +328,10 @@ class Calls:
         """Serve the bundle that lies in the folder."""
         tensors.check_model(self._service_state.policy, request.model_name, None)
         if request.parameters:
-            raise bad_request(oip.NO_PARAMETERS)
-        oip.check_loaded(await self._reloader.load(request.model_name))
+            raise bad_request(tensors.NO_LOAD_PARAMETERS)
+        reload = await self._reloader.load(request.model_name)
+        if reload.outcome == "refused":
+            raise tensors.refused_load(reload.digest, reload.reason)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(  # noqa: N802 - the protocol's name
@@ -338,7 +339,7 @@ class Calls:
     ) -> pb.RepositoryModelUnloadResponse:
         """Refuse: the model is served until the service ends."""
         tensors.check_model(self._service_state.policy, request.model_name, None)
-        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, tensors.NO_UNLOAD)
 
 
 def _states(

@@ -59,12 +59,12 @@ EVENTS = {
     "upright_refused_requests": (
         "requests refused before they had a endpoint",
         "why",
-        ("not-http", "head-too-large"),
+        ("not-http", "headers-too-large"),
     ),
     "upright_slow_requests": (
         "requests given up because they came too slowly",
         "part",
-        ("head", "body"),
+        ("headers", "body"),
     ),
     "upright_keys": ("requests refused for their key", "outcome", ("missing", "unknown", "scope")),
     "upright_reloads": (

@@ -19,12 +19,12 @@ from uvicorn.server import ServerState
 from service.api import problems
 from service.api.problems import ProblemError
 from service.server import sockets
-from service.server.fast_path import Lanes
+from service.server.application import Application
 from service.server.read_scheduler import ALONE, SLICE, Heap
 from service.settings import Settings
 from service.types import OnWritten
 
-Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
+Stage = Literal["request", "headers", "body", "answer", "end"]  # what a connection waits for
 
 HEAD_BYTES = 65_536  # that a request may have beside its body
 BYTES_AROUND = 8  # that each byte of a body may have around it, in chunks
@@ -73,13 +73,13 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        lanes = config.loaded_app
-        assert isinstance(lanes, Lanes)  # noqa: S101 - the one application that is served by this protocol
-        self._lane = lanes.fast
-        self._outbox = lanes.outbox
+        application = config.loaded_app
+        assert isinstance(application, Application)  # noqa: S101 - the one application that is served by this protocol
+        self._lane = application.fast_path
+        self._outbox = application.write_batcher
         self._stage: Stage = "request"
         self._since = perf_counter()  # when it began to: of a request, its first byte
-        self._turns = lanes.turns
+        self._turns = application.read_scheduler
         self._heap = Heap()
         self._came = 0  # bytes of a request after those of its first read, -1 before; and of its body, in the general lane
         self._taken = 0
@@ -157,13 +157,13 @@ class Protocol(HttpToolsProtocol):
             except httptools.HttpParserError as error:
                 rest = b""
                 self._refuse(self._problem(error))
-        if self._stage in ("head", "body"):
+        if self._stage in ("headers", "body"):
             self._wait_for_more(len(data))
 
     def _wait_for_more(self, size: int) -> None:
         """Bound how much may come of a request, and how many are waited for."""
         if self._door is not None and not self._waits and not self._heap.left:
-            self._waits = self._lane.under_way.enter()
+            self._waits = self._lane.limiter.try_acquire()
             if not self._waits:  # too many are under way: the general lane says so
                 self._leave_fast_lane()
         if self._came < 0:
@@ -171,26 +171,26 @@ class Protocol(HttpToolsProtocol):
             return
         self._came += size
         if self._came > HEAD_BYTES + (1 + BYTES_AROUND) * self._body_size():
-            self._lane.refused("head-too-large")
-            self._refuse(problems.head_too_large(HEAD_BYTES, HEAD_LINES))
+            self._lane.refused("headers-too-large")
+            self._refuse(problems.headers_too_large(HEAD_BYTES, HEAD_LINES))
 
     def on_message_begin(self) -> None:
         """Begin a request. Its scope is made later, if it needs one."""
-        self._stage, self._since = "head", perf_counter()
+        self._stage, self._since = "headers", perf_counter()
         self._came = -1
         self.url = b""
         self.headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header line. What comes after a body is nobody's: it could say another thing than the head did."""
-        if self._stage == "head":
+        if self._stage == "headers":
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Choose the lane."""
         if len(self.headers) > HEAD_LINES:
-            self._lane.refused("head-too-large")
-            raise problems.head_too_large(HEAD_BYTES, HEAD_LINES)
+            self._lane.refused("headers-too-large")
+            raise problems.headers_too_large(HEAD_BYTES, HEAD_LINES)
         head = self._head = dict(
             self.headers[::-1]
         )  # of a header that comes twice the first one counts, as in Starlette
@@ -333,7 +333,7 @@ class Protocol(HttpToolsProtocol):
         match self._stage:
             case "request" if waited > settings.keep_alive and not unsent:
                 self.transport.close()
-            case "head" if waited > settings.head_timeout:
+            case "headers" if waited > settings.head_timeout:
                 self._give_up()
             case "body" if waited > settings.body_timeout:
                 self._give_up()
@@ -430,7 +430,7 @@ class Protocol(HttpToolsProtocol):
             b"",
             [],
         )  # the name that OpenTelemetry has for a method that is not known
-        if self._stage in ("head", "body"):
+        if self._stage in ("headers", "body"):
             url, headers = self.url, self.headers
         if self._stage == "body":
             method = self.parser.get_method().decode()
@@ -467,7 +467,7 @@ class Protocol(HttpToolsProtocol):
         self._door, self._body = None, b""
         if self._waits:
             self._waits = False
-            self._lane.under_way.leave()
+            self._lane.limiter.release()
 
     def _take_general_lane(self) -> None:
         """Do what uvicorn does at the head of a request, from its beginning."""

@@ -16,9 +16,9 @@ import uvicorn
 
 from service.inference.policy import Policy
 from service.observability import logging as logs
-from service.rest.app import create_app
 from service.rollout.bundle_store import Shelf
 from service.rollout.warm_up import warm_up
+from service.server.application import create_application
 from service.server.http_protocol import Protocol
 from service.server.memory import Memory
 from service.server.websocket_protocol import StreamProtocol
@@ -42,7 +42,7 @@ def serve(
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
-        create_app(settings, service_state, shadow=shadow, bundle_store=store),
+        create_application(settings, service_state, shadow=shadow, bundle_store=store),
         loop="uvloop",
         http=Protocol,
         ws=StreamProtocol,

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 from models.bundle import Bundle
-from service.auth import keys, tls
+from service.auth import key_file, tls
 from service.auth.keys import KeysError
 from service.auth.tls import TlsError
 from service.inference import admission
@@ -117,7 +117,7 @@ def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, she
     try:
         with shelf.locked():
             policy, shadow = admission.at_start(settings, shelf.place(shelf.read().live))
-        known, certificate = keys.keys_of(settings), tls.tls_of(settings)
+        known, certificate = key_file.keys_from_settings(settings), tls.tls_from_settings(settings)
     except (*admission.REFUSALS, KeysError, TlsError) as error:
         logs.complain(str(error), settings.log_format)
         sys.exit(CANNOT_START)

@@ -16,7 +16,7 @@ from websockets.frames import Frame
 
 from service.rest.stream import PATH, Channel
 from service.server import sockets
-from service.server.fast_path import Lanes
+from service.server.application import Application
 from service.server.read_scheduler import ALONE, Heap
 from service.types import OnWritten
 
@@ -37,9 +37,9 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        lanes = config.loaded_app
-        assert isinstance(lanes, Lanes)  # noqa: S101 - the one application that is served by this protocol
-        self._lanes = lanes
+        application = config.loaded_app
+        assert isinstance(application, Application)  # noqa: S101 - the one application that is served by this protocol
+        self._application = application
         self._channel: Channel | None = None
         self._patience: asyncio.TimerHandle | None = None
         self._heap = Heap()
@@ -69,7 +69,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         if not self._heap.left:
             self.transport.resume_reading()
         else:
-            self._heap.wait(self._lanes.turns, self.loop, self._read_on)
+            self._heap.wait(self._application.read_scheduler, self.loop, self._read_on)
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)
@@ -111,12 +111,12 @@ class StreamProtocol(WebSocketsSansIOProtocol):
 
     def handle_close(self, event: Frame) -> None:
         """Close, after the answers to what came before."""
-        self._lanes.outbox.flush()
+        self._application.write_batcher.flush()
         super().handle_close(event)
 
     def handle_parser_exception(self) -> None:
         """Close for what came, after the answers to what came before it."""
-        self._lanes.outbox.flush()
+        self._application.write_batcher.flush()
         super().handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
@@ -130,7 +130,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
             return
         if self._channel is None:
-            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
+            self._channel = self._application.stream.channel(list(self.scope["headers"]))
         if not self._channel.is_allowed():
             super().send_receive_event_to_app()  # the guard closes the stream
             return
@@ -154,7 +154,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             head = b"%c\x7e%b" % (TEXT, size.to_bytes(2))
         else:
             head = b"%c\x7f%b" % (TEXT, size.to_bytes(8))
-        self._lanes.outbox.put(self.loop, self.transport, head + answer, after)
+        self._application.write_batcher.put(self.loop, self.transport, head + answer, after)
 
     def pause_writing(self) -> None:
         """Read no further, and start to count, when more answers wait than the transport holds."""

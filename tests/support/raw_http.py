@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import uvicorn
 
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.server.http_protocol import Protocol
 from service.server.server import Server
 from service.server.websocket_protocol import StreamProtocol
@@ -64,7 +64,7 @@ def serving(
     settings: Settings, service_state: ServiceState, protocol: str | type[Protocol] = Protocol
 ) -> Iterator[int]:
     """Serve by a thread until the end of the block; gives the port."""
-    app = create_app(settings, service_state)
+    app = create_application(settings, service_state)
     config = uvicorn.Config(
         app,
         http=protocol,

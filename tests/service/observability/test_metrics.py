@@ -21,7 +21,7 @@ from service.observability.metrics import (
     REQUEST_BOUNDS,
     Metrics,
 )
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import ask_by_grpc, samples
 from tests.support.service import Start, free_port, settings
@@ -108,7 +108,7 @@ def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
 
 def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
     service_state = ServiceState(load(committed, "onnx"))
-    with TestClient(create_app(settings(), service_state)) as client:
+    with TestClient(create_application(settings(), service_state)) as client:
         ready = [samples(client.get("/metrics").text)["upright_ready", ()]]
         service_state.start_draining()
         ready.append(samples(client.get("/metrics").text)["upright_ready", ()])

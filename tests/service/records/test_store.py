@@ -23,7 +23,7 @@ from models.bundle import Bundle
 from service.inference.policy import Policy, load
 from service.records.recorder import WAITING
 from service.records.store import Limits, RecordError, Values, Writer, read
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.project import COMMITTED, ROOT
@@ -159,7 +159,7 @@ def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places
 ) -> None:
     file, policies, digests = tmp_path / "decisions.sqlite", (policy, load(exported, "onnx")), []
     service_state = ServiceState(policy)
-    with TestClient(create_app(settings(record=file), service_state)) as client:
+    with TestClient(create_application(settings(record=file), service_state)) as client:
         for number in range(300):
             service_state.replace_policy(policies[number // 3 % 2])
             digests.append(

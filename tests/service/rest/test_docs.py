@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from models import bundle
 from service.endpoints import endpoint_of
 from service.inference.policy import load
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED
 from tests.support.raw_http import Headers, Lanes, ask, lanes, request
@@ -27,7 +27,7 @@ STRANGER: Headers = [(b"origin", b"https://stranger.example")]
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(settings(), ServiceState(POLICY))) as client:
+    with TestClient(create_application(settings(), ServiceState(POLICY))) as client:
         yield client
 
 

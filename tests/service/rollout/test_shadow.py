@@ -12,9 +12,9 @@ from starlette.testclient import TestClient
 from benchmarks.operations import bundles
 from models.bundle import Bundle
 from service.inference.policy import Float32Array, Inference, Policy, load
-from service.rest.app import create_app
 from service.rollout import shadow
 from service.rollout.shadow import Shadow
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.metrics import samples
@@ -44,7 +44,7 @@ def found(client: TestClient | httpx2.Client, states: int) -> dict[str, Any]:
 
 
 def app(policy: Policy, shadow: Policy, **changes: object) -> TestClient:
-    return TestClient(create_app(settings(**changes), ServiceState(policy), shadow=shadow))
+    return TestClient(create_application(settings(**changes), ServiceState(policy), shadow=shadow))
 
 
 def test_a_twin_agrees_on_every_state_of_every_door(committed: Bundle) -> None:

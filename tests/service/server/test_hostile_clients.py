@@ -111,7 +111,7 @@ def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: 
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"].startswith(
         f"A request may have {HEAD_BYTES} bytes beside its body"
     )
-    counted = ("upright_refused_requests_total", ("head-too-large",))
+    counted = ("upright_refused_requests_total", ("headers-too-large",))
     assert after[counted] == before[counted] + 1
 
 

@@ -44,8 +44,8 @@ def eventually(holds: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("sent", "part"),
     [
-        (b"POST /a", "head"),
-        (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "head"),
+        (b"POST /a", "headers"),
+        (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "headers"),
         (ACT[:-5], "body"),  # the fast lane's
         (
             ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5],
