@@ -21,8 +21,8 @@ from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
 from training.export.exporter import export
 from training.recipes import recipe
-from training.trainer import Run
 from training.train import train
+from training.trainer import Run
 
 hypothesis.settings.register_profile(
     "long", max_examples=10_000
