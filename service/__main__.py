@@ -54,7 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     )  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
-        service_state = ServiceState(policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings))
+        service_state = ServiceState(
+            policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings)
+        )
     except (*admission.REFUSALS, KeysError, TlsError) as error:
         complain(str(error))
         return 1

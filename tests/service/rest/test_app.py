@@ -249,7 +249,9 @@ def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
     committed: Bundle, door: str
 ) -> None:
     with TestClient(
-        create_application(settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
+        create_application(
+            settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx"))
+        )
     ) as client:
         answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
     assert answer.status_code == 500

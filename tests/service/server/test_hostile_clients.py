@@ -12,7 +12,7 @@ import pytest
 
 from models.bundle import Bundle
 from service.inference.policy import load
-from service.server.http_protocol import HEAD_BYTES, HEAD_LINES
+from service.server.http.request import HEADER_LINES_LIMIT
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import (
@@ -97,7 +97,7 @@ def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_a
     [
         b"GET /" + b"a" * 200_000,
         b"GET /model HTTP/1.1\r\nx: " + b"a" * 200_000,
-        b"GET /model HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_LINES + 1) + b"\r\n",
+        b"GET /model HTTP/1.1\r\n" + b"x: y\r\n" * (HEADER_LINES_LIMIT + 1) + b"\r\n",
         CHUNKED % b"" + b"x: " + b"a" * 200_000,
         CHUNKED % b"?x" + b"x: y\r\n" * 50_000,
         b"POST /act HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n16;" + b"a" * 200_000,
@@ -109,7 +109,7 @@ def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: 
     after = samples(ask(port, [request("GET", "/metrics", [], [])[0]])[0].body.decode())
     assert statuses(answered) == [431]
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"].startswith(
-        f"A request may have {HEAD_BYTES} bytes beside its body"
+        f"A request may have {HEADER_BYTES_LIMIT} bytes beside its body"
     )
     counted = ("upright_refused_requests_total", ("headers-too-large",))
     assert after[counted] == before[counted] + 1
@@ -118,7 +118,7 @@ def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: 
 def test_a_head_of_as_many_lines_as_may_be_and_a_body_in_chunks_of_one_byte_are_read(
     port: int,
 ) -> None:
-    lines = [(b"x%d" % number, b"y" * 600) for number in range(HEAD_LINES - 2)]
+    lines = [(b"x%d" % number, b"y" * 600) for number in range(HEADER_LINES_LIMIT - 2)]
     assert ask(port, request("POST", "/act", lines, [STATE]))[0].status == 200
     assert (
         ask(
