@@ -12,7 +12,7 @@ import pytest
 
 from models.bundle import Bundle
 from service.inference.policy import load
-from service.server.http.request import HEADER_LINES_LIMIT
+from service.server.http.request import HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import (
