@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: uvicorn's own protocol, with a fast path, limits and time-outs.
 
-A whole request to an endpoint of the fast path is answered within the read that brought its last byte: no task, no scope, no
-event and no ASGI message is made for it. All other requests, and those that the fast path leaves, go uvicorn's way: the ASGI
-path.
+A whole request to an endpoint of the fast path is answered within the read that brought its last
+byte: no task, no scope, no event and no ASGI message is made for it. All other requests, and those
+that the fast path leaves, go uvicorn's way: the ASGI path.
 """
 
 import asyncio
@@ -200,7 +200,7 @@ class HttpProtocol(ClosableConnection):
         return without_offer(method, self.url, version, self.headers) + rest
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
-        """Hand the connection over to the WebSocket protocol, with the bytes that came after the handshake."""
+        """Hand the connection to the WebSocket protocol, with what came after the handshake."""
         if not self._is_answered():
             self._fast_path.count_refused("not-http")
             self._refuse(
