@@ -12,6 +12,7 @@ wish.
 """
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -28,6 +29,7 @@ from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import MemoryTrimmer
+from service.server.sockets import address
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
@@ -35,6 +37,9 @@ from service.state import ServiceState
 IDLE_LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
 TICKS_BETWEEN_CHECKS = 10  # of a tenth of a second each
 SAME_STOP_SECONDS = 1.0  # in which further signals are the same wish to stop
+PAGE = "/docs"  # what a person who starts the service can open in a browser
+
+log = logging.getLogger("uvicorn.error")
 
 
 def serve(
@@ -102,6 +107,14 @@ class Server(uvicorn.Server):
             self._service_state.start_draining()
         elif now - self._stop_requested_at > SAME_STOP_SECONDS:
             self.should_exit = self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve. The address of the page is logged last, where a person looks for it."""
+        await super().startup(sockets)
+        is_alone = self._settings.workers == 1  # else other processes log after this one
+        if self.started and sockets and is_alone and not self._settings.uds_only:
+            page = address(sockets[0], tls=self._service_state.tls is not None) + PAGE
+            log.info("Open %s in a browser", page)
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is due each tenth of a second; return whether to stop."""
