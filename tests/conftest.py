@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.inference.policy import BackendName, load
+from service.inference.backends import BackendName
+from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT

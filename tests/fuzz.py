@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.settings import Settings
 from service.state import ServiceState
 from tests.support.raw_http import both_paths

@@ -5,6 +5,7 @@ not wait for it.
 """
 
 import inspect
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_type_hints
@@ -37,7 +38,7 @@ OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
 Switch = FlagCreatePairsOff[bool]  # --json, but no --no-json
 JsonSwitch = Annotated[Switch, arg(name="json")]
 
-ONE_OF_BOTH = tyro.conf.create_mutex_group(required=False)
+ONE_OF_BOTH = tyro.conf.create_mutex_group(required=False, title="start options")
 
 
 class UsageError(Exception):
@@ -238,9 +239,9 @@ def _problem(detail: ErrorDetails) -> str:
         case ["bundle" | "run", *rest]:
             path = rest
 
-    if not path:  # two hyperparameters do not fit together, and the message names the first
-        name, _, message = message.partition(": ")
-        return f"{_flag(name)}: {message}"
+    if not path:  # two hyperparameters do not fit together, and the message names them
+        names = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
+        return names.sub(lambda name: _flag(name[0]), message)
     return f"{_flag('.'.join(path))}: {message}, not {detail['input']!r}"
 
 

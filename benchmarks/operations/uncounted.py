@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.observability.metrics import Metrics
 from service.server import server, sockets
 from service.settings import Settings

@@ -10,7 +10,8 @@ from pydantic_core import to_json
 
 from service.api.problems import ProblemError, invalid_body
 from service.api.schemas import ActRequest, BatchRequest, BatchResponse, FieldError
-from service.inference.policy import Decisions, Inference, Policy, QValuesNotFiniteError
+from service.inference.errors import QValuesNotFiniteError
+from service.inference.policy import Decisions, Inference, Policy
 from service.types import Body, RawHeader
 
 # The schemas' own validators, which cost half of what `model_validate_json` does.

@@ -15,7 +15,9 @@ from pydantic import ValidationError
 
 from models import bundle
 from models.bundle import Bundle, BundleError
-from service.inference.policy import Policy, PolicyError, QValuesNotFiniteError, load
+from service.inference.errors import PolicyError, QValuesNotFiniteError
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.records.store import RecordError, Row, read
 from service.settings import Settings
 

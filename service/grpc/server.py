@@ -24,7 +24,8 @@ from service.auth.keys import Keys
 from service.auth.tls import Tls
 from service.endpoints import GRPC_LABEL, endpoint_of
 from service.grpc import inference_pb2 as pb
-from service.inference.policy import Float32Array, Inference
+from service.inference.backends import Float32Array
+from service.inference.policy import Inference
 from service.observability.metrics import GONE, Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds

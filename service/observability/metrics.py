@@ -70,7 +70,7 @@ EVENTS = {
     "upright_reloads": (
         "attempts to put another bundle in the place of the one served",
         "outcome",
-        ("loaded", "unchanged", "refused"),
+        ("loaded", "unchanged", "refused", "unavailable"),
     ),
     "upright_shadow_states": (
         "states that the shadow was to answer; `disagreed` is without those that differ widely",

@@ -10,7 +10,7 @@ from service.observability.request_ids import RequestIds
 from service.rest.app import create_app
 from service.rest.request_middleware import ConcurrencyLimiter, RequestMiddleware
 from service.rest.stream import Stream
-from service.rollout.bundle_store import Shelf
+from service.rollout.bundle_store import BundleStore
 from service.rollout.reloader import Reloader
 from service.server.fast_path import FastPath
 from service.server.lifespan import lifespan
@@ -41,7 +41,7 @@ def create_application(
     service_state: ServiceState,
     *,
     shadow: Policy | None = None,
-    bundle_store: Shelf | None = None,
+    bundle_store: BundleStore | None = None,
 ) -> Application:
     """Return the application of one process."""
     ids = RequestIds()

@@ -24,7 +24,7 @@ import uvicorn
 
 from service.inference.policy import Policy
 from service.observability import logging as service_logging
-from service.rollout.bundle_store import Shelf
+from service.rollout.bundle_store import BundleStore
 from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
@@ -48,7 +48,7 @@ def serve(
     listeners: list[socket.socket],
     *,
     shadow: Policy | None = None,
-    bundle_store: Shelf | None = None,
+    bundle_store: BundleStore | None = None,
 ) -> bool:
     """Serve until a signal to stop; return whether the service could begin."""
     # Each connection takes a file, and the usual soft limit of 1,024 is a small service's.

@@ -25,7 +25,7 @@ from service.auth.tls import TlsError
 from service.inference import admission
 from service.observability import logging as service_logging
 from service.observability.metrics import Metrics
-from service.rollout.bundle_store import Shelf, Shelved
+from service.rollout.bundle_store import BundleStore, RolloutState
 from service.server import server
 from service.settings import Settings
 from service.state import ServiceState
@@ -46,8 +46,8 @@ def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> i
         tempfile.NamedTemporaryFile(prefix="upright-metrics-") as metrics_file,
         tempfile.TemporaryDirectory(prefix="upright-bundles-") as folder,
     ):
-        store = Shelf(Path(folder))
-        store.put(Shelved(live=live.digest), live)
+        store = BundleStore(Path(folder))
+        store.write(RolloutState(live=live.digest), live)
         return Supervisor(settings, listeners, Path(metrics_file.name), store).run()
 
 
@@ -59,7 +59,7 @@ class Supervisor:
         settings: Settings,
         listeners: list[socket.socket],
         metrics_file: Path,
-        store: Shelf,
+        store: BundleStore,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
@@ -125,7 +125,7 @@ class Supervisor:
 
 
 def _serve(
-    settings: Settings, listeners: list[socket.socket], metrics_file: Path, store: Shelf
+    settings: Settings, listeners: list[socket.socket], metrics_file: Path, store: BundleStore
 ) -> None:
     """Serve as one process of several, which ends with the supervisor.
 
@@ -136,7 +136,7 @@ def _serve(
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     try:
         with store.locked():
-            policy, shadow = admission.at_start(settings, store.place(store.read().live))
+            policy, shadow = admission.at_start(settings, store.folder_of(store.read().live))
         keys = key_file.keys_from_settings(settings)
         certificate = tls.tls_from_settings(settings)
     except (*admission.REFUSALS, KeysError, TlsError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from tests.support.project import ROOT
 from tests.support.service import Start, clean_environment, free_port, service, wait_for
 

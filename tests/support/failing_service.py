@@ -6,7 +6,8 @@ import sys
 import numpy as np
 
 from models import bundle
-from service.inference.policy import Float32Array, Policy
+from service.inference.backends import Float32Array
+from service.inference.policy import Policy
 from service.observability import logging as logs
 from service.server import server, sockets
 from service.settings import Settings

@@ -102,6 +102,7 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
         (["--learning-rate", "-1"], "--learning-rate"),
         (["baseline", "--batch-size", "5000"], "--batch-size"),
         (["baseline", "--tau", "0.1"], "--tau"),
+        (["--epsilon-end", "0.9", "--epsilon-start", "0.1"], "above --epsilon-start"),
         (["--domain-randomization.noise", "-1"], "--domain-randomization.noise"),
         (["--checkpoint-every", "0"], "--checkpoint-every"),
         (["--gamma", "2"], "--gamma"),

@@ -30,7 +30,7 @@ from service.auth import keys
 from service.auth.key_file import add_key, load_keys, read_entries
 from service.auth.keys import KeysError
 from service.endpoints import SCOPES, Scope
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.clients import PATIENT, STATE, InLoop, Make

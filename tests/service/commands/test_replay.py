@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from models.bundle import Bundle
-from service.inference.policy import BackendName
+from service.inference.backends import BackendName
 from service.records.store import STATE, read
 from tests.support.project import ROOT
 from tests.support.records import ask

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from models.bundle import Bundle
 from service.endpoints import endpoint_of
-from service.inference.policy import load
+from service.inference.loading import load
 from service.observability.metrics import (
     EXPOSITION_TYPE,
     INFERENCE_BOUNDS,

@@ -20,7 +20,8 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service.inference.policy import Policy, load
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.records.recorder import WAITING
 from service.records.store import Limits, RecordError, Values, Writer, read
 from service.server.application import create_application

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.inference.policy import Policy, load
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend

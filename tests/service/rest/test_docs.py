@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from service.endpoints import endpoint_of
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED

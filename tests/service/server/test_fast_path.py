@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from models import bundle
 from service.api import act as answers
 from service.api.schemas import ActResponse, BatchResponse
-from service.inference.policy import Policy, load
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.metrics import samples

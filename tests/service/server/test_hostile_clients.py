@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.http.request import HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT
 from service.state import ServiceState
 from tests.support.metrics import samples

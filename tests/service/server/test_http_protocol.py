@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import ask, request, serving

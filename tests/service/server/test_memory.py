@@ -10,7 +10,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import CHECKS_UNTIL_SECOND_TRIM, CROWD, MemoryTrimmer
 from service.server.websocket_protocol import WebSocketProtocol
