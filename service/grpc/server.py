@@ -26,7 +26,8 @@ from service.endpoints import GRPC_LABEL, endpoint_of
 from service.grpc import inference_pb2 as pb
 from service.inference.backends import Float32Array
 from service.inference.policy import Inference
-from service.observability.metrics import GONE, Metrics
+from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
+from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.rollout.reloader import Reloader
@@ -116,7 +117,7 @@ def _answered(
 
     async def answered(body: bytes, context: Context) -> Message:
         started = perf_counter()
-        status = GONE
+        status = CLIENT_CLOSED_REQUEST
         failure: Exception | None = None
         try:
             answer = await call(kind.FromString(body), context)

@@ -394,9 +394,9 @@ def test_a_file_that_cannot_be_used_stops_the_start_with_one_line_before_anythin
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--tls-cert", "c.pem"], "tls_cert and tls_key go together"),
-        (["--tls-key", "k.pem"], "tls_cert and tls_key go together"),
-        (["--tls-client-ca", "a.pem"], "tls_client_ca needs tls_cert"),
+        (["--tls-cert", "c.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-key", "k.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "a.pem"], "--tls-client-ca needs --tls-cert"),
         (
             ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--uds", "act.sock"],
             "uds and tls_cert do not go together",

@@ -15,12 +15,9 @@ from starlette.testclient import TestClient
 from models.bundle import Bundle
 from service.endpoints import endpoint_of
 from service.inference.loading import load
-from service.observability.metrics import (
-    EXPOSITION_TYPE,
-    INFERENCE_BOUNDS,
-    REQUEST_BOUNDS,
-    Metrics,
-)
+from service.observability.exposition import EXPOSITION_TYPE
+from service.observability.metric_layout import INFERENCE_BOUNDS, REQUEST_BOUNDS
+from service.observability.metrics import Metrics
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import ask_by_grpc, samples
@@ -49,7 +46,7 @@ def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None
         found["upright_actions_total", ("left",)],
         found["upright_actions_total", ("right",)],
     ) == (1, 4)
-    requests = sum(found["upright_request_seconds_sum", (door,)] for door in ("/act", "/act/batch"))
+    requests = sum(found["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch"))
     assert requests > found["upright_inference_seconds_sum", ()] > 0
 
 
@@ -115,7 +112,7 @@ def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> N
     assert ready == [1, 0]
 
 
-def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(
+def test_grpc_calls_are_counted_as_an_endpoint_by_the_status_that_stands_for_theirs(
     start: Start,
 ) -> None:
     port = free_port()
