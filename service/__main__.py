@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _requested_format(words: Sequence[str]) -> LogFormat:
     """Return the form of errors, before the settings are known to be right."""
     text = " ".join(words).replace("=", " ")
-    variable = next((os.environ[name] for name in os.environ if name.upper() == "UPRIGHT_LOG_FORMAT"), "")
+    variable = next(
+        (os.environ[name] for name in os.environ if name.upper() == "UPRIGHT_LOG_FORMAT"), ""
+    )
     if "--log-format" in text:
         return "json" if "--log-format json" in text else "people"
     return "json" if variable == "json" else "people"

@@ -64,7 +64,7 @@ def _check_path(path: Path) -> Path:
 def _split_at_commas(value: object) -> object:
     """Return the parts of a text with commas between them, which variables and flags are."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        return [part.strip() for part in value.split(",")]
     return value
 
 

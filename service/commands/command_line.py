@@ -55,7 +55,9 @@ class _Options(BaseModel):
 class KeyOptions(_Options):
     """Make a key: print it once, and add its hash to a file of keys."""
 
-    name: CliPositionalArg[str] = Field(description="whose key it is: letters, digits, dots, dashes")
+    name: CliPositionalArg[str] = Field(
+        description="whose key it is: letters, digits, dots, dashes"
+    )
     scope: Annotated[list[Scope], Metavar("act|admin|metrics")] = Field(
         description="what it allows; may be given more than once"
     )
@@ -205,9 +207,7 @@ def _unknown_word(word: str, words: Sequence[str], parser: Parser) -> str:
     field = Settings.model_fields.get(name.lstrip("-").replace("-", "_"))
     if words[0] == SERVE and field is not None and CLI_SUPPRESS in field.metadata:
         variable_name = variable(name.lstrip("-").replace("-", "_"))
-        return (
-            f"{name} would show the password to every user of the machine; set {variable_name}"
-        )
+        return f"{name} would show the password to every user of the machine; set {variable_name}"
     if name.startswith("-"):
         return f"{name} is no flag{nearest(name, parser.flags())}"
 

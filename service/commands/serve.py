@@ -98,9 +98,10 @@ def _check_tracing(settings: Settings) -> None:
 
 def _check_record(settings: Settings, policy: Policy) -> None:
     # It needs SQLite, which takes time to import.
-    from service.records import store
+    from service.records.schema import RecordError
+    from service.records.writer import check
 
     try:
-        store.check(settings.record, policy.bundle.manifest)
-    except store.RecordError as error:
+        check(settings.record, policy.bundle.manifest)
+    except RecordError as error:
         raise StartError(f"--record {error}") from error

@@ -156,5 +156,7 @@ def _attributes(request: FinishedRequest, scheme: str) -> dict[str, AttributeVal
         attributes["upright.inference_seconds"] = inference.seconds
         attributes["upright.states"] = len(inference.states)
         if len(inference.actions) == 1:
-            attributes["upright.action"] = inference.policy.bundle.manifest.actions[inference.actions[0]]
+            attributes["upright.action"] = inference.policy.bundle.manifest.actions[
+                inference.actions[0]
+            ]
     return attributes

@@ -13,7 +13,8 @@ from pyarrow import parquet
 
 from models.bundle import Bundle
 from service.inference.backends import BackendName
-from service.records.store import STATE, read
+from service.records.reader import read
+from service.records.schema import STATE
 from tests.support.project import ROOT
 from tests.support.records import ask
 from tests.support.service import Start, clean_environment

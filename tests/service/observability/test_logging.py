@@ -92,9 +92,7 @@ def test_each_request_is_a_line_when_asked_for_without_its_state(
     start: Start, log: Path, committed: Bundle
 ) -> None:
     port = free_port()
-    with start(
-        "--log-format", "json", "--log-requests", "--grpc-port", str(port)
-    ) as address:
+    with start("--log-format", "json", "--log-requests", "--grpc-port", str(port)) as address:
         httpx2.post(f"{address}/act", json={"state": STATE}, headers=HEADERS)
         httpx2.post(f"{address}/act", json={"state": [STATE]})
         httpx2.post(f"{address}/act/batch", json={"states": [STATE] * 3})

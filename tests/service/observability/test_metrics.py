@@ -46,7 +46,9 @@ def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None
         found["upright_actions_total", ("left",)],
         found["upright_actions_total", ("right",)],
     ) == (1, 4)
-    requests = sum(found["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch"))
+    requests = sum(
+        found["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch")
+    )
     assert requests > found["upright_inference_seconds_sum", ()] > 0
 
 

@@ -163,9 +163,7 @@ def test_messages_of_a_stream_and_grpc_calls_have_spans_too(
     start: Start, collector: Collector
 ) -> None:
     port = free_port()
-    with start(
-        "--tracing", "--grpc-port", str(port), environment=collector.environment
-    ) as address:
+    with start("--tracing", "--grpc-port", str(port), environment=collector.environment) as address:
         with connect(
             f"{address.replace('http', 'ws')}/act/stream",
             additional_headers={"traceparent": TRACEPARENT},

@@ -22,8 +22,10 @@ from websockets.sync.client import connect
 from models.bundle import Bundle
 from service.inference.loading import load
 from service.inference.policy import Policy
-from service.records.recorder import WAITING
-from service.records.store import Limits, RecordError, Values, Writer, read
+from service.records.reader import read
+from service.records.recorder import QUEUE_LIMIT
+from service.records.schema import RecordError, Values
+from service.records.writer import Limits, Writer
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import samples
@@ -70,7 +72,7 @@ def decision(moment: float, request_id: str = "a") -> Values:
     return (moment, request_id, None, 0, *STATE, 1.5, 2.5, 1, None)
 
 
-def test_every_door_records_what_it_answered_one_row_a_state(tmp_path: Path) -> None:
+def test_every_endpoint_records_what_it_answered_one_row_a_state(tmp_path: Path) -> None:
     file, port, grpc_port = tmp_path / "decisions.sqlite", free_port(), free_port()
     address = f"http://127.0.0.1:{port}"
     with service(
@@ -322,7 +324,7 @@ def test_what_waits_is_bounded_and_the_rest_is_dropped_and_counted(
         wait_for(partial(settled, address, batches * size))
         written, dropped = outcomes(address)
     assert dropped > 0
-    assert written >= WAITING - size
+    assert written >= QUEUE_LIMIT - size
     assert len(rows_of(file)) == written
 
 
