@@ -3,7 +3,6 @@
 A setting comes from a flag, else from the environment, else from a file, else from its default.
 """
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from pydantic_settings import (
     BaseSettings,
     CliSuppress,
     CliToggleFlag,
+    EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
@@ -249,8 +249,10 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Return where settings come from, the strongest source first."""
-        path = (env_settings() | init_settings()).get("config")
-        if path is None:
+        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101 - as BaseSettings makes it
+        from_environment = env_settings.env_vars.get(variable("config").lower())
+        path = init_settings().get("config") or from_environment
+        if not path:
             return init_settings, env_settings
 
         config_file = InitSettingsSource(settings_cls, read_config_file(Path(path)))
@@ -295,6 +297,8 @@ def read_config_file(path: Path) -> dict[str, Any]:
     The file may name a setting as its flag (`log-format`) or as its field (`log_format`). Raises
     `ConfigFileError`.
     """
+    import tomllib  # only those who have such a file wait for it
+
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

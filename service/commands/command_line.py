@@ -8,7 +8,7 @@ written. Nothing here may import what a command needs to run: `--help` must not 
 import os
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Collection, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
@@ -21,9 +21,7 @@ from pydantic_settings import (
     CliPositionalArg,
     CliSettingsSource,
     CliSubCommand,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
-    get_subcommand,
 )
 
 from service.commands.environment import misspelt_variable, nearest
@@ -49,7 +47,7 @@ class UsageError(Exception):
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class KeyOptions(_Options):
@@ -94,26 +92,14 @@ Command = Settings | KeyOptions | ReplayOptions | ExportOptions
 
 
 class Program(BaseSettings):
-    """The commands; exactly one is given."""
+    """The commands, of which one is typed. Only its words are read from here, by `parse`."""
 
-    model_config = SettingsConfigDict(extra="forbid", cli_kebab_case=True)
+    model_config = SettingsConfigDict(cli_kebab_case=True, defer_build=True)
 
     serve: CliSubCommand[Settings]
     key: CliSubCommand[KeyOptions]
     replay: CliSubCommand[ReplayOptions]
     export: CliSubCommand[ExportOptions]
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings passes it
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read no variable that happens to be called KEY or EXPORT; `Settings` reads its own."""
-        return (init_settings,)
 
 
 COMMANDS = tuple(Program.model_fields)
@@ -140,13 +126,13 @@ def parse(arguments: Sequence[str]) -> Command:
     )
     source = source(args=words)
     try:
-        command: Command = get_subcommand(Program(_cli_settings_source=source))  # type: ignore[assignment] # pydantic-settings cannot say which
+        command: Command = _options_class(name)(**source()[name])
     except ConfigFileError as error:
         raise UsageError(str(error)) from error
     except ValidationError as error:
         typed = {dest.rpartition(".")[2] for dest in source.env_vars}
-        details = error.errors(include_url=False)
-        raise UsageError("; ".join(_problem(detail, typed) for detail in details)) from error
+        problems = [_problem(name, detail, typed) for detail in error.errors(include_url=False)]
+        raise UsageError("; ".join(problems)) from error
     return command
 
 
@@ -240,8 +226,8 @@ def _description() -> str:
     )
 
 
-def _options_class(command: str) -> type[BaseModel]:
-    options: type[BaseModel] = get_args(Program.model_fields[command].annotation)[0]
+def _options_class(command: str) -> type[Command]:
+    options: type[Command] = get_args(Program.model_fields[command].annotation)[0]
     return options
 
 
@@ -257,9 +243,14 @@ def _add_argument(parser: "Parser", *names: str, **options: Any) -> None:
 
     group: Any = parser
     if command == SERVE:
-        titles = {name: title for title, name, _ in grouped(Settings.model_fields)}
-        group = parser.group(titles[name])
+        group = parser.group(_titles()[name])
     group.add_argument(*names, **options)
+
+
+@cache
+def _titles() -> dict[str, str]:
+    """Return the title of each setting's group."""
+    return {name: title for title, name, _ in grouped(Settings.model_fields)}
 
 
 def _metavar(field: FieldInfo) -> str | None:
@@ -286,9 +277,9 @@ def _check_variables() -> None:
         raise UsageError(problem)
 
 
-def _problem(detail: ErrorDetails, typed: Collection[str]) -> str:
+def _problem(command: str, detail: ErrorDetails, typed: Collection[str]) -> str:
     """Say what is wrong with an option, by the name under which it was given."""
-    command, *path = map(str, detail["loc"])
+    path = [str(part) for part in detail["loc"]]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
     if not path:  # several options that do not fit together, which the message names
         return message
