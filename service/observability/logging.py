@@ -50,6 +50,7 @@ def formatter(form: LogFormat) -> logging.Formatter:
             # structlog's usual tracebacks show the values of variables, and a state could be one.
             exception_formatter=structlog.dev.plain_traceback,
         )
+        before.append(_escape_texts)
         after = [console]
 
     return ProcessorFormatter(
@@ -89,6 +90,14 @@ def _print_line(text: str, form: LogFormat, level: int) -> None:
 def _drop_coloured_message(_: object, __: str, event: EventDict) -> EventDict:
     """Drop uvicorn's message for terminals, which repeats the event."""
     event.pop("color_message", None)
+    return event
+
+
+def _escape_texts(_: object, __: str, event: EventDict) -> EventDict:
+    """Let no text from outside begin a line of its own, or reach the terminal as a command."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = printable(value)
     return event
 
 

@@ -38,6 +38,8 @@ def claimed_file(record: Path) -> Iterator[Path]:
     """Hold the first file of a record that no other writer holds. Raises `RecordError`."""
     if record.name in ("", ".."):
         raise RecordError(f"{record}: is a folder; a record is a file")
+    if not _is_utf8(record):
+        raise RecordError(f"{record}: SQLite opens only files whose names are UTF-8")
 
     for number in range(FILE_LIMIT):
         path = record.with_name(f"{record.stem}-{number}{record.suffix}") if number else record
@@ -54,6 +56,14 @@ def claimed_file(record: Path) -> Iterator[Path]:
             yield path
             return
     raise RecordError(f"{record}: {FILE_LIMIT} files of this record are being written already")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def set_aside(path: Path, first_time: float) -> None:
