@@ -53,7 +53,9 @@ EVENTS = {
         "requests refused for their key", "outcome", ("missing", "unknown", "scope")
     ),
     "upright_reloads": Event(
-        "attempts to serve another bundle", "outcome", ("loaded", "unchanged", "refused")
+        "attempts to serve another bundle",
+        "outcome",
+        ("loaded", "unchanged", "refused", "unavailable"),  # there is nothing to go back to
     ),
     "upright_shadow_states": Event(
         "states that the shadow was to answer; disagreed is without those that differ widely",
