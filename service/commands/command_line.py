@@ -9,7 +9,6 @@ import os
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,10 +68,10 @@ class ReplayOptions(_Options):
     no bundle.
     """
 
-    file: CliPositionalArg[Path] = Field(
+    file: CliPositionalArg[File] = Field(
         description="the record as --record names it, or one of its older files"
     )
-    bundle: Annotated[list[Path], Metavar("FOLDER")] = Field(
+    bundle: list[Folder] = Field(
         [],
         description="a bundle that answered; may be given more than once; without it, the one that"
         " the service would serve",
@@ -82,7 +81,7 @@ class ReplayOptions(_Options):
 class ExportOptions(_Options):
     """Write a decision record as one file for other programs."""
 
-    file: CliPositionalArg[Path] = Field(
+    file: CliPositionalArg[File] = Field(
         description="the record as --record names it, or one of its older files"
     )
     to: File = Field(description="what to write, by its suffix: .parquet, .csv, .jsonl")

@@ -36,7 +36,7 @@ def misspelt_variable() -> str | None:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a question after the choice that is most like a word, empty if none is."""
-    from difflib import get_close_matches  # noqa: PLC0415 - only those who mistype wait for it
+    from difflib import get_close_matches  # only those who mistype wait for it
 
     matches = get_close_matches(word, list(choices), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""

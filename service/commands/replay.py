@@ -1,4 +1,4 @@
-"""Replaying a decision record: what would bundles answer differently now?
+"""Replaying a decision record: what bundles answer differently now.
 
 On the machine that recorded, with the same versions, the same bundle by the same backend gives the
 same Q-values to the bit.
@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
 from service.commands.command_line import ReplayOptions
+from service.inference.backends import BackendName
 from service.inference.errors import PolicyError, QValuesNotFiniteError
 from service.inference.loading import load
 from service.inference.policy import Policy
@@ -83,20 +84,19 @@ def replay(record: Path, candidates: list[Bundle]) -> Comparison:
     Raises `RecordError` and `PolicyError`.
     """
     by_digest = {bundle.digest: bundle for bundle in candidates}
-    policies: dict[tuple[str, str], Policy] = {}
+    policies: dict[tuple[str, BackendName], Policy] = {}
     comparison = Comparison()
     for (digest, backend), rows in _blocks(record):
         if digest not in by_digest:
             comparison.left_out[digest] += len(rows)
             continue
         if (digest, backend) not in policies:
-            name = "onnx" if backend == "onnx" else "torchscript"
-            policies[digest, backend] = load(by_digest[digest], name)
+            policies[digest, backend] = load(by_digest[digest], backend)
         _compare(rows, policies[digest, backend], comparison)
     return comparison
 
 
-def _blocks(record: Path) -> Iterator[tuple[tuple[str, str], list[Row]]]:
+def _blocks(record: Path) -> Iterator[tuple[tuple[str, BackendName], list[Row]]]:
     """Give the rows in blocks, each of one digest and one backend."""
     for key, rows in groupby(read(record), lambda row: (row.digest, row.backend)):
         while block := list(islice(rows, BLOCK_ROWS)):

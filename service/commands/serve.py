@@ -3,9 +3,9 @@
 import logging
 import logging.config
 import signal
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from service.auth import key_file, keys, tls
 from service.auth.keys import KeysError
@@ -55,7 +55,7 @@ def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | No
         if settings.grpc_port is not None:
             sockets.check_free(settings.host, settings.grpc_port)
         if settings.record is not None:
-            _check_record(settings, service_state.policy)
+            _check_record(settings.record, service_state.policy)
 
         logging.config.dictConfig(configuration(settings.log_format))
         sockets.announce(listeners, tls=service_state.tls is not None)
@@ -96,12 +96,12 @@ def _check_tracing(settings: Settings) -> None:
         raise StartError(f"--tracing: {error}", WRONG_SETTING) from error
 
 
-def _check_record(settings: Settings, policy: Policy) -> None:
+def _check_record(record: Path, policy: Policy) -> None:
     # It needs SQLite, which takes time to import.
     from service.records.schema import RecordError
     from service.records.writer import check
 
     try:
-        check(settings.record, policy.bundle.manifest)
+        check(record, policy.bundle.manifest)
     except RecordError as error:
         raise StartError(f"--record {error}") from error

@@ -17,7 +17,7 @@ from service.settings import LogFormat
 
 
 def configuration(form: LogFormat) -> dict[str, Any]:
-    """Return what `logging.config.dictConfig` takes: plain data, which worker processes can be given too."""
+    """Return what `logging.config.dictConfig` takes: plain data, for worker processes too."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -99,9 +99,8 @@ class Layout:
         self.actions = tuple(actions)
 
         # Requests by endpoint and status: the endpoint's first slot, and the status's place there.
-        self.statuses: dict[int | str, int] = {
-            status: index for index, status in enumerate((*STATUSES, OTHER_LABEL))
-        }
+        labels: tuple[int | str, ...] = (*STATUSES, OTHER_LABEL)
+        self.statuses = {status: index for index, status in enumerate(labels)}
         self.requests = {endpoint: self._add(len(self.statuses)) for endpoint in LABELS}
 
         self.request_seconds = {label: self._add_histogram(REQUEST_BOUNDS) for label in LABELS}

@@ -3,17 +3,18 @@
 A row is one decision: a state, the Q-values and the action that were answered.
 """
 
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, get_args
 
 import apsw
 
 from models.manifest import FLOAT32_MAX, Manifest
+from service.inference.backends import BackendName
 
 APPLICATION_ID = 0x55505254  # "UPRT": SQLite's header has a field that says whose file it is
 SCHEMA_VERSION = 1
 STATE = ("cart_position", "cart_velocity", "pole_angle", "pole_angular_velocity")
 ACTIONS = ("left", "right")
-BACKENDS = ("onnx", "torchscript")
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 Q_VALUES = tuple(f"q_{action}" for action in ACTIONS)
 COLUMNS = ("time", "request_id", "seq", "row", *STATE, *Q_VALUES, "action", "out_of_range")
 
@@ -80,7 +81,7 @@ class Row(NamedTuple):
     action: int
     out_of_range: str | None  # names with a comma between them; none where there is none
     digest: str
-    backend: str
+    backend: BackendName
 
 
 def row_from(values: tuple[Any, ...]) -> Row:

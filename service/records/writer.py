@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -161,7 +161,7 @@ class _OpenFile:
         self._first_time = self._read_first_time()
 
     def _begin_journal(self) -> None:
-        """Write to a journal from now on, for which SQLite's own waiting for locks does not work."""
+        """Write to a journal from now on. SQLite itself does not wait for a lock here."""
         deadline = monotonic() + BUSY_MILLISECONDS / 1e3
         while True:
             try:
@@ -184,10 +184,8 @@ class _OpenFile:
         except FileNotFoundError:
             return False
         self.size = status.st_size
-        try:
+        with suppress(FileNotFoundError):  # where another program has emptied it
             self.size += self._journal.stat().st_size
-        except FileNotFoundError:  # another program has emptied and closed it
-            pass
         return (status.st_dev, status.st_ino) == self._identity
 
     def is_due(self, limits: Limits, now: float) -> bool:

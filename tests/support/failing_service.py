@@ -1,4 +1,4 @@
-"""The real service, but its policy knows one state only: settings from the command line in, status 500 for any other state out."""
+"""The real service, but its policy knows one state only, and fails on any other."""
 
 import logging.config
 import sys

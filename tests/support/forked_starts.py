@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +29,7 @@ class Outcome(NamedTuple):
     output: str
 
 
-def starts(
-    environments: Sequence[dict[str, str]], folder: Path, *arguments: str
-) -> list[Outcome]:
+def starts(environments: Sequence[dict[str, str]], folder: Path, *arguments: str) -> list[Outcome]:
     """Start the service in `folder` with each of the environments; see how each start ends."""
     halves = [environments[0::2], environments[1::2]]  # for the two processors of a small machine
     with ThreadPoolExecutor(len(halves)) as pool:
@@ -101,13 +100,11 @@ def _serve(environment: dict[str, str], arguments: Sequence[str], write_end: int
 
 def main() -> None:
     """Answer the environments on standard input by their outcomes on standard output."""
-    # What a start imports, so that the children have it.
-    import google.protobuf.message
-    import requests
-    import uvloop
-
-    import service.commands.serve
-    import service.records.writer  # noqa: F401 - as above
+    # What a start imports, so that the children need not. But not what reads the environment.
+    for module in ("uvloop", "requests", "google.protobuf.message"):
+        import_module(module)
+    for module in ("service.commands.serve", "service.records.writer"):
+        import_module(module)
 
     os.environ.setdefault("UPRIGHT_BUNDLE", str(COMMITTED))
     environments = json.load(sys.stdin)

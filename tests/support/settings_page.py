@@ -18,7 +18,7 @@ HEADER = "| flag | environment | default | meaning |\n| --- | --- | --- | --- |\
 
 
 def tables() -> str:
-    """Return every setting with its names, its default and its meaning, in a table for each group."""
+    """Return a table for each group: its settings, their names, defaults and meanings."""
     groups: dict[str, list[str]] = {}
     for title, name, field in grouped(Settings.model_fields):
         flag_cell = "none" if CLI_SUPPRESS in field.metadata else f"`{flag(name)}`"

@@ -102,7 +102,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
         ("[serve]\nport = 1", "--config: 'serve' is no setting"),
         ("config = 'another.toml'", "cannot name another one"),
         ("port = ", "cannot be read as TOML"),
-        ("uds = \"a\\u0000b\"", "a path cannot hold a NUL character"),
+        ('uds = "a\\u0000b"', "a path cannot hold a NUL character"),
         (f"port = {'9' * 5_000}", "cannot be read as TOML"),
         (f"port = {'[' * 5_000}", "cannot be read as TOML"),
         (b"\xff\xfe", "cannot be read as TOML"),

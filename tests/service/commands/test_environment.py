@@ -36,9 +36,7 @@ def check(environment: dict[str, str], outcome: Outcome) -> None:
 
 
 def test_any_value_of_a_setting_runs_or_is_refused_in_one_line(tmp_path: Path) -> None:
-    environments = [
-        {variable(name): value} for name in Settings.model_fields for value in HOSTILE
-    ]
+    environments = [{variable(name): value} for name in Settings.model_fields for value in HOSTILE]
     for environment, outcome in zip(environments, starts(environments, tmp_path), strict=True):
         check(environment, outcome)
 

@@ -134,7 +134,8 @@ def test_an_export_holds_every_decision_as_it_is_in_the_record(
 ) -> None:
     with closing(sqlite3.connect(record)) as connection, connection:
         connection.execute(
-            "UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL WHERE seq = 25"
+            "UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL"
+            " WHERE seq = 25"
         )
     rows = list(read(record))
     for suffix in ("csv", "jsonl", "parquet"):

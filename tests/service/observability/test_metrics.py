@@ -173,7 +173,7 @@ def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_se
 def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(
     tmp_path: Path,
 ) -> None:
-    # File locks are a process's own, so one process can stand for the first only: it takes row 0 again and again.
+    # File locks are a process's own, so within one process each takes row 0 again.
     file = tmp_path / "counts"
     file.touch()
     first, successor = (

@@ -1,7 +1,6 @@
-"""The decision record: what was answered is in it, whatever happens to the service, the file and the disk."""
+"""What was answered is in the record, whatever happens to the service, the file and the disk."""
 
 import math
-import os
 import resource
 import shutil
 import signal
@@ -181,7 +180,7 @@ def killed(port: int, *arguments: str) -> Iterator[str]:
         process.wait()
 
 
-def test_a_killed_service_leaves_a_sound_record_with_all_but_the_last_rows_which_the_next_one_continues(
+def test_a_killed_service_leaves_a_sound_record_which_the_next_one_continues(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "decisions.sqlite"
@@ -261,7 +260,7 @@ def test_a_place_that_cannot_be_written_stops_the_start_with_one_line() -> None:
     assert "--record /proc/decisions.sqlite" in complaint
 
 
-def test_a_full_disk_fails_no_request_is_counted_and_said_once_and_the_record_goes_on_when_there_is_room(
+def test_a_full_disk_fails_no_request_is_said_once_and_the_record_goes_on_afterwards(
     tmp_path: Path,
 ) -> None:
     file, log, port = tmp_path / "decisions.sqlite", tmp_path / "service.log", free_port()
