@@ -1,5 +1,6 @@
 """Serving: checks everything that the settings name, then listens."""
 
+import gc
 import logging
 import logging.config
 import signal
@@ -57,6 +58,7 @@ def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | No
         if settings.record is not None:
             _check_record(settings.record, service_state.policy)
 
+        gc.enable()  # `__main__` disabled it while modules were imported
         logging.config.dictConfig(configuration(settings.log_format))
         sockets.announce(listeners, tls=service_state.tls is not None)
         keys.announce(settings)

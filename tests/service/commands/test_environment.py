@@ -1,7 +1,9 @@
 """Whatever a variable of the environment holds, the service runs or says in one line why not."""
 
+import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from service.settings import Settings, variable
@@ -89,3 +91,27 @@ def test_a_misspelt_variable_is_told_as_a_misspelt_flag_is() -> None:
 def test_a_list_is_text_with_commas(start: Start, value: str) -> None:
     with start(environment={"UPRIGHT_CORS_ORIGIN": value}) as address:
         assert address
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere/ca.pem"},
+        {"OTEL_EXPORTER_OTLP_CLIENT_KEY": "/nowhere/key.pem"},
+        {"OTEL_EXPORTER_OTLP_HEADERS": "a=b%0d%0ac: d"},
+        {"OTEL_EXPORTER_OTLP_TIMEOUT": "-5"},
+    ],
+)
+def test_spans_that_cannot_be_sent_leave_no_traceback_in_the_log(
+    start: Start, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    sending = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:9",
+        "OTEL_BSP_SCHEDULE_DELAY": "20",
+    }
+    with start("--tracing", environment=sending | environment) as address:
+        httpx2.post(f"{address}/act", json={"state": [0, 0, 0.05, 0]})
+        time.sleep(0.2)  # until a batch was sent, or was not
+    log = (tmp_path / "service.log").read_text()
+    assert "opentelemetry" in log.lower() or "export" in log.lower()
+    assert "Traceback" not in log
