@@ -66,7 +66,7 @@ openapi: setup ## write docs/openapi.json from the application
 	$(BIN)/python -m tests.openapi
 
 settings: setup ## write the tables of settings in docs/operations.md
-	$(BIN)/python -m tests.settings_page
+	$(BIN)/python -m tests.support.settings_page
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)

@@ -20,7 +20,8 @@ from service.endpoints import GRPC_LABEL, INFERENCE_SERVICE, endpoint_of
 from service.errors import ServiceError
 from service.grpc.messages import parse
 from service.inference.policy import Inference
-from service.observability.metrics import GONE, Metrics
+from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
+from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.state import ServiceState
@@ -106,7 +107,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         """Return the answer to a request's bytes; None where the call ends with an error."""
         started = perf_counter()
         call = Call(context, self._ids)
-        status, failure = GONE, None
+        status, failure = CLIENT_CLOSED_REQUEST, None
         try:
             request = parse(handler.request_deserializer, body, self._size_limit, self._max_batch)
             response: Message = await handler.unary_unary(request, call)

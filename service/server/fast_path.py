@@ -13,7 +13,7 @@ from time import perf_counter
 from service.api.act import Answer, act, act_batch
 from service.endpoints import endpoint_of
 from service.inference.policy import Inference, Policy
-from service.observability.metrics import GONE
+from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.rest.request_middleware import ConcurrencyLimiter
@@ -124,8 +124,10 @@ class FastPath:
     def client_gone(self, endpoint: bytes, headers: dict[bytes, bytes], started: float) -> None:
         """Count a request whose client went away before its body had come."""
         seconds = perf_counter() - started
-        self._service_state.metrics.observe_request(endpoint.decode(), GONE, seconds)
-        self.report_unread(GONE, "POST", endpoint, headers.items(), started)
+        self._service_state.metrics.observe_request(
+            endpoint.decode(), CLIENT_CLOSED_REQUEST, seconds
+        )
+        self.report_unread(CLIENT_CLOSED_REQUEST, "POST", endpoint, headers.items(), started)
 
     def report_unread(
         self,

@@ -79,6 +79,7 @@ def configuration(
         log_config=service_logging.configuration(settings.log_format),
         access_log=False,
         server_header=False,
+        workers=1,  # by itself uvicorn reads WEB_CONCURRENCY, and fails where that is no number
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.shutdown,
         ssl_context_factory=service_state.tls,

@@ -111,6 +111,8 @@ def _remove_stale(path: Path) -> None:
             )
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise SocketError(f"--uds {path}: {error.strerror}") from error
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(PROBE_SECONDS)
         try:

@@ -140,7 +140,7 @@ def _serve(
         keys = key_file.keys_from_settings(settings)
         certificate = tls.tls_from_settings(settings)
     except (*admission.REFUSALS, KeysError, TlsError) as error:
-        service_logging.complain(str(error), settings.log_format)
+        service_logging.print_error(str(error), settings.log_format)
         sys.exit(EXIT_CANNOT_START)
 
     manifest = policy.bundle.manifest

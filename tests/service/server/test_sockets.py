@@ -83,7 +83,7 @@ def test_a_socket_that_another_program_listens_on_is_left_alone(tmp_path: Path) 
         (["--uds", "/nowhere/act.sock"], 1, "--uds /nowhere/act.sock"),
         (["--uds", "x" * 200], 1, "--uds"),
         (["--uds-mode", "rw"], 2, "--uds-mode"),
-        (["--uds-only", "true"], 2, "uds_only needs a path"),
+        (["--uds-only"], 2, "--uds-only needs --uds FILE"),
         (["--host", "203.0.113.1"], 1, "--host 203.0.113.1"),
     ],
 )
