@@ -14,15 +14,16 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.inference.policy import BackendName, load
+from service.inference.backends import BackendName
+from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
-from training.export import export
-from training.recipe import recipe
-from training.run import Run
+from training.export.exporter import export
+from training.recipes import recipe
 from training.train import train
+from training.trainer import Run
 
 hypothesis.settings.register_profile(
     "long", max_examples=10_000

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from models import bundle
 from models.bundle import Bundle
 from models.manifest import MANIFEST, GoldenState
-from service.inference.policy import Float32Array
+from service.inference.backends import Float32Array
 
 Fault = Literal["torn", "byte", "schema", "golden"]
 FAULTS: tuple[Fault, ...] = ("torn", "byte", "schema", "golden")

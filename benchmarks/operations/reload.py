@@ -35,7 +35,7 @@ from benchmarks.calling.served import (
 from benchmarks.operations import bundles
 from benchmarks.operations.loader import Seen
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 
 RELOADS = 10_000
 SETTLED = 500  # reloads after which memory must not grow any more

@@ -1,4 +1,4 @@
-"""The robust recipe without each of its ingredients, one at a time, and what the exam loses by it.
+"""The robust recipe without each of its ingredients, one at a time, and its robustness then.
 
 python -m benchmarks.training.ablation (a minute a row on one core)
 """
@@ -8,9 +8,9 @@ import os
 
 import torch
 
-from training.export import evaluate_robustness
-from training.formats import from_network
-from training.recipe import recipe
+from training.evaluation.robustness import evaluate_robustness
+from training.evaluation.runtimes import from_network
+from training.recipes import recipe
 from training.train import train
 
 WITHOUT: dict[str, dict[str, object]] = {
@@ -42,7 +42,7 @@ WITHOUT: dict[str, dict[str, object]] = {
 
 
 def main() -> None:
-    """Train each variant, judge it, print a row."""
+    """Train each variant, evaluate it, print a row."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,7 +53,7 @@ def main() -> None:
     print(
         "| robust recipe, seed "
         + str(options.seed)
-        + " | least share of the regulator's | columns below 95 % of it |\n| --- | --- | --- |"
+        + " | least success rate, by the LQR's | scenarios below 95 % of it |\n| --- | --- | --- |"
     )
     for name, changes in WITHOUT.items():
         run = train(recipe("robust", changes), options.seed, torch.device("cpu"))
@@ -63,7 +63,9 @@ def main() -> None:
             for scenario in scenarios
         }
         below = (
-            ", ".join(f"{column} {ratio:.3f}" for column, ratio in ratios.items() if ratio < 0.95)
+            ", ".join(
+                f"{scenario} {ratio:.3f}" for scenario, ratio in ratios.items() if ratio < 0.95
+            )
             or "none"
         )
         print(f"| {name} | {min(ratios.values()):.3f} | {below} |", flush=True)

@@ -10,8 +10,9 @@ from pydantic_core import to_json
 
 from service.api.problems import ProblemError, invalid_body
 from service.api.schemas import ActRequest, BatchRequest, BatchResponse, FieldError
-from service.inference.policy import Decisions, Inference, Policy, QValuesNotFiniteError
-from service.types import RawHeader
+from service.inference.errors import QValuesNotFiniteError
+from service.inference.policy import Decisions, Inference, Policy
+from service.types import Body, RawHeader
 
 # The schemas' own validators, which cost half of what `model_validate_json` does.
 _validate_act = TypeAdapter(ActRequest).validator.validate_json
@@ -44,7 +45,7 @@ class ResponseTemplate:
 _template_of = lru_cache(maxsize=2)(ResponseTemplate)
 
 
-def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
+def act(policy: Policy, body: Body, if_match: str | None) -> Answer:
     """Answer one state. Raises `ProblemError`."""
     if if_match is not None:
         check_digest(policy, if_match)
@@ -75,7 +76,7 @@ def act(policy: Policy, body: bytes, if_match: str | None) -> Answer:
     return content, (template.etag, _server_timing(seconds)), inference
 
 
-def act_batch(policy: Policy, body: bytes, if_match: str | None, *, max_batch: int) -> Answer:
+def act_batch(policy: Policy, body: Body, if_match: str | None, *, max_batch: int) -> Answer:
     """Answer several states, at most `max_batch`. Raises `ProblemError`."""
     check_digest(policy, if_match)
     try:

@@ -11,14 +11,9 @@ from time import perf_counter
 import numpy as np
 
 from service.errors import ServiceError
-from service.inference.policy import (
-    STATE_SIZE,
-    Decisions,
-    Float32Array,
-    Inference,
-    Policy,
-    QValuesNotFiniteError,
-)
+from service.inference.backends import STATE_SIZE, Float32Array
+from service.inference.errors import QValuesNotFiniteError
+from service.inference.policy import Decisions, Inference, Policy
 
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the API, as in the OpenAPI document

@@ -70,7 +70,7 @@ def admin_router(service_state: ServiceState, reloader: Reloader) -> APIRouter:
 
 
 def _reload_response(reload: Reload, problem_name: str) -> ReloadResponse:
-    if reload.outcome == "refused":
+    if reload.outcome == "refused" or reload.outcome == "unavailable":
         detail = f"{reload.digest} is served on: {reload.reason}"
         raise ProblemError(HTTPStatus.CONFLICT, problem_name, detail)
     return ReloadResponse(outcome=reload.outcome, digest=reload.digest)

@@ -29,8 +29,8 @@ from service.api.schemas import (
 )
 from service.endpoints import find_endpoint
 from service.errors import ServiceError
-from service.inference.policy import BackendName
-from service.observability.metrics import EXPOSITION_TYPE
+from service.inference.backends import BackendName
+from service.observability.exposition import EXPOSITION_TYPE
 from service.rest.admin import admin_router
 from service.rest.auth_middleware import AuthMiddleware
 from service.rest.docs import TAGS, DescribedApp, docs_routes, problem_responses, request_body

@@ -36,7 +36,8 @@ from service.api.open_inference_schemas import (
     ServerReady,
 )
 from service.endpoints import OPEN_INFERENCE_PREFIX
-from service.inference.policy import Float32Array, Policy
+from service.inference.backends import Float32Array
+from service.inference.policy import Policy
 from service.rest.docs import open_inference_responses, reference, request_body
 from service.rest.request_body import read_body
 from service.rest.responses import ObservedResponse, Outcome

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api import problems
 from service.api.problems import ProblemError
 from service.endpoints import Endpoint, endpoint_of
-from service.observability.metrics import GONE
+from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.rest.responses import OUTCOME, Outcome, error_response
@@ -42,7 +42,7 @@ class _Exchange:
         self.endpoint: Endpoint = endpoint_of(scope["path"])
         self.request_id = request_id
         self.started = perf_counter()
-        self.status = GONE
+        self.status = CLIENT_CLOSED_REQUEST
         self.outcome = Outcome()
         self._send = send
 
@@ -111,7 +111,7 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, exchange.send)
         except CancelledError:  # the service ends
-            if exchange.status != GONE:
+            if exchange.status != CLIENT_CLOSED_REQUEST:
                 raise
             await exchange.refuse(problems.ending(), receive)
         except Exception as error:  # it was answered with 500 before it came here

@@ -10,12 +10,12 @@ from service.observability.request_ids import RequestIds
 from service.rest.app import create_app
 from service.rest.request_middleware import ConcurrencyLimiter, RequestMiddleware
 from service.rest.stream import Stream
-from service.rollout.bundle_store import Shelf
+from service.rollout.bundle_store import BundleStore
 from service.rollout.reloader import Reloader
-from service.server.fast_path import FastLane
+from service.server.fast_path import FastPath
 from service.server.lifespan import lifespan
-from service.server.read_scheduler import Turns
-from service.server.write_batcher import Outbox
+from service.server.read_scheduler import ReadScheduler
+from service.server.write_batcher import WriteBatcher
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -25,11 +25,11 @@ class Application:
     """The ASGI path, which is called, and what the protocols answer by when they do not need it."""
 
     app: ASGIApp
-    fast_path: FastLane
+    fast_path: FastPath
     stream: Stream
     limiter: ConcurrencyLimiter
-    write_batcher: Outbox
-    read_scheduler: Turns
+    write_batcher: WriteBatcher
+    read_scheduler: ReadScheduler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request on the ASGI path."""
@@ -41,7 +41,7 @@ def create_application(
     service_state: ServiceState,
     *,
     shadow: Policy | None = None,
-    bundle_store: Shelf | None = None,
+    bundle_store: BundleStore | None = None,
 ) -> Application:
     """Return the application of one process."""
     ids = RequestIds()
@@ -57,9 +57,9 @@ def create_application(
     )
     return Application(
         app=RequestMiddleware(app, service_state, ids, limiter),
-        fast_path=FastLane(settings, service_state, ids, limiter),
+        fast_path=FastPath(settings, service_state, ids, limiter),
         stream=stream,
         limiter=limiter,
-        write_batcher=Outbox(),
-        read_scheduler=Turns(),
+        write_batcher=WriteBatcher(),
+        read_scheduler=ReadScheduler(),
     )

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from service.observability.request_log import RequestLog
 from service.rollout.reloader import Reloader
+from service.rollout.triggers import reload_triggers
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -38,7 +39,7 @@ async def lifespan(
             )
 
             stack.enter_context(recording(settings.record, settings, service_state.observers))
-        await stack.enter_async_context(reloader.running())
+        await stack.enter_async_context(reload_triggers(settings, service_state, reloader))
         await stack.enter_async_context(grpc_endpoint(settings, service_state, reloader))
         yield
 
@@ -51,7 +52,7 @@ async def grpc_endpoint(
     if settings.grpc_port is None:
         yield
         return
-    from service.grpc import server as grpc_server  # needs the extra, which most have not installed
+    from service.grpc.server import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, service_state, reloader):
+    async with grpc_server(settings, service_state, reloader):
         yield

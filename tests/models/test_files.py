@@ -83,7 +83,8 @@ def test_a_lock_on_a_file_or_a_folder_keeps_other_processes_out_until_its_end(
         process = processes.Process(target=_try_lock, args=(tmp_path / name, results))
         process.start()
         process.join()
-        return results.get()
+        acquired: bool = results.get()
+        return acquired
 
     with exclusive_lock(tmp_path / name):
         assert not other_process_gets_it()

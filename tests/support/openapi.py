@@ -5,7 +5,7 @@ import json
 from starlette.testclient import TestClient
 
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.application import create_application
 from service.settings import Settings
 from service.state import ServiceState

@@ -1,6 +1,6 @@
 import pytest
 
-from training.recipe import RECIPES, PopulationRecipe, RecipeError, recipe
+from training.recipes import RECIPES, PopulationRecipe, RecipeError, recipe
 
 
 def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
@@ -30,9 +30,9 @@ def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
         ("learning_rate", -0.1),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
-        ("batch", 2000),
-        ("batch", 0),
-        ("memory", 0),
+        ("batch_size", 2000),
+        ("batch_size", 0),
+        ("buffer_size", 0),
         ("gamma", 1.5),
         ("epsilon_start", 2),
         ("epsilon_min", 1.1),
@@ -40,7 +40,7 @@ def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
         ("hidden", ()),
         ("hidden", (24, 0)),
         ("episodes", 0),
-        ("learn_every", 0),
+        ("train_frequency", 0),
         ("failure_reward", float("inf")),
         ("stop_window", 0),
     ],

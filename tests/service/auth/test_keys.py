@@ -30,13 +30,13 @@ from service.auth import keys
 from service.auth.key_file import add_key, load_keys, read_entries
 from service.auth.keys import KeysError
 from service.endpoints import SCOPES, Scope
-from service.inference.policy import load
+from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.clients import PATIENT, STATE, InLoop, Make
 from tests.support.metrics import samples
 from tests.support.project import ROOT
-from tests.support.raw_http import Lanes, ask, lanes, request
+from tests.support.raw_http import BothPaths, ask, both_paths, request
 from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
 
 with warnings.catch_warnings():
@@ -114,9 +114,9 @@ def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
 
 
 @pytest.fixture(scope="module")
-def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothPaths]:
     file = written(tmp_path_factory.mktemp("keys") / "keys.toml")
-    with lanes(
+    with both_paths(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
     ) as both:
         yield both
@@ -653,20 +653,20 @@ def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("key", [None, "", "upright_guessed", *MADE.values()])
 def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(
-    both: Lanes, path: str, key: str | None
+    both: BothPaths, path: str, key: str | None
 ) -> None:
     headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     for body in (BODY, b'{"states":[[0,0,0.05,0]]}', b"{"):
         sent = request("POST", path, headers, [body])
-        fast, general = ask(both.fast, sent), ask(both.general, sent)
+        fast, general = ask(both.fast, sent), ask(both.asgi, sent)
         assert fast == general
         assert (fast[0].status in (401, 403)) is (key not in (MADE["act"], MADE["both"]))
 
 
-def test_of_two_keys_the_first_one_counts_on_either_lane(both: Lanes) -> None:
+def test_of_two_keys_the_first_one_counts_on_either_lane(both: BothPaths) -> None:
     right, wrong = (
         (b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed")
     )
     for headers, status in (([right, wrong], 200), ([wrong, right], 401)):
         sent = request("POST", "/act", headers, [BODY])
-        assert [ask(port, sent)[0].status for port in (both.fast, both.general)] == [status, status]
+        assert [ask(port, sent)[0].status for port in (both.fast, both.asgi)] == [status, status]

@@ -8,14 +8,10 @@ from hypothesis import strategies as st
 from models import bundle
 from models.bundle import Bundle
 from models.manifest import GoldenState
-from service.inference.policy import (
-    BackendName,
-    BackendUnavailableError,
-    Policy,
-    QValuesNotFiniteError,
-    SelfTestError,
-    load,
-)
+from service.inference.backends import BackendName
+from service.inference.errors import BackendUnavailableError, QValuesNotFiniteError, SelfTestError
+from service.inference.loading import load
+from service.inference.policy import Policy
 from tests.support.backends import FixedBackend
 from tests.support.project import COMMITTED
 

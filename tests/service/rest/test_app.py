@@ -12,7 +12,8 @@ from starlette.testclient import TestClient
 
 from models.bundle import Bundle
 from service.endpoints import ENDPOINTS, GRPC_LABEL
-from service.inference.policy import Policy, load
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
@@ -260,7 +261,9 @@ def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
     committed: Bundle, door: str
 ) -> None:
     with TestClient(
-        create_application(settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
+        create_application(
+            settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx"))
+        )
     ) as client:
         answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
     assert answer.status_code == 500

@@ -16,7 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.rest import open_inference as oip
 from service.server.application import create_application
 from service.state import ServiceState

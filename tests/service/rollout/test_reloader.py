@@ -20,7 +20,7 @@ from starlette.types import Message
 from benchmarks.operations import bundles, reload
 from models import bundle
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.rollout.reloader import Reloader
 from service.server.application import create_application
 from service.state import ServiceState
