@@ -91,10 +91,14 @@ def create_app(
     app.add_exception_handler(Exception, _handle_unforeseen_error)
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)  # type: ignore[arg-type] # Starlette sends nothing for None
 
-    app.include_router(_act_router(settings, service_state))
-    app.include_router(_monitoring_router(service_state))
-    app.include_router(admin_router(service_state, reloader))
-    app.include_router(OpenInferenceEndpoints(settings, service_state, reloader).router())
+    # The routes themselves, for a router within the router costs each request 10 µs.
+    for router in (
+        _act_router(settings, service_state),
+        OpenInferenceEndpoints(settings, service_state, reloader).router(),
+        _monitoring_router(service_state),
+        admin_router(service_state, reloader),
+    ):
+        app.router.routes.extend(router.routes)
     app.router.routes.append(WebSocketRoute(STREAM_PATH, stream))
     app.router.routes.extend(docs_routes(app))
     return _with_middleware(KnownEndpointsMiddleware(app), settings, service_state)

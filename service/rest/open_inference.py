@@ -7,11 +7,12 @@ in `service.api.open_inference`.
 import json
 import re
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -49,7 +50,7 @@ from service.types import RawHeader
 # A header: the bytes of the JSON that a binary body begins with.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _MODEL_PATHS = ("/models/{name}", "/models/{name}/versions/{version}")
 _BELOW_MODEL = re.compile(
@@ -69,6 +70,15 @@ _OTHER_BUNDLE = {412: "Another bundle is served"}
 _FAILED = {500: "The policy failed on a state as training saw them"}
 
 
+class _Route(APIRoute):
+    """A route whose handler takes the request and returns the response, with nothing between."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler without FastAPI's reading of parameters, which costs 20 µs."""
+        handler: Handler = self.endpoint
+        return handler
+
+
 class OpenInferenceEndpoints:
     """Answers requests below /v2; every status but 200 comes with `{"error": …}`."""
 
@@ -79,11 +89,30 @@ class OpenInferenceEndpoints:
 
     def router(self) -> APIRouter:
         """Return the routes."""
-        router = APIRouter(prefix=OPEN_INFERENCE_PREFIX, tags=["Open Inference Protocol v2"])
-        self._add_server_routes(router)
+        router = APIRouter(
+            prefix=OPEN_INFERENCE_PREFIX,
+            tags=["Open Inference Protocol v2"],
+            route_class=_Route,
+        )
+        # Routes are tried in turn, so those that control loops use come first.
+        self._add_infer_routes(router)
         self._add_model_routes(router)
+        self._add_server_routes(router)
         self._add_repository_routes(router)
         return router
+
+    def _add_infer_routes(self, router: APIRouter) -> None:
+        for path in _MODEL_PATHS:
+            _add(
+                router,
+                "POST",
+                f"{path}/infer",
+                self.infer,
+                InferResponse,
+                "Infer Q-values and actions",
+                errors=_BAD_REQUEST | _NO_MODEL | _OTHER_BUNDLE | _BAD_ENCODING | _FAILED,
+                body=request_body(reference(InferRequest)),
+            )
 
     def _add_server_routes(self, router: APIRouter) -> None:
         _add(router, "GET", "", self.server_metadata, ServerMetadata, "Describe the server")
@@ -126,16 +155,6 @@ class OpenInferenceEndpoints:
                 ModelConfig,
                 "Describe the model as Triton's configuration does",
                 errors=_NO_MODEL,
-            )
-            _add(
-                router,
-                "POST",
-                f"{path}/infer",
-                self.infer,
-                InferResponse,
-                "Infer Q-values and actions",
-                errors=_BAD_REQUEST | _NO_MODEL | _OTHER_BUNDLE | _BAD_ENCODING | _FAILED,
-                body=request_body(reference(InferRequest)),
             )
 
     def _add_repository_routes(self, router: APIRouter) -> None:

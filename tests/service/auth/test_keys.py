@@ -1,4 +1,4 @@
-"""Keys: which opens which door, on every door by which one can come in; and that a key itself stays where it belongs."""
+"""Which key is enough for which endpoint, by every protocol; and that no key is ever shown."""
 
 import contextlib
 import hmac
@@ -65,7 +65,7 @@ ENDPOINTS: list[tuple[str, str, Scope]] = [
     ("POST", "/model/rollback", "admin"),
     ("GET", "/shadow", "admin"),
     ("POST", "/shadow/promote", "admin"),
-    ("GET", "/a/door/that/was/added/and/forgotten", "admin"),
+    ("GET", "/an/endpoint/that/is/not/in/the/table", "admin"),
 ]
 OPEN = [
     "/health/live",
@@ -86,7 +86,8 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def entry(name: str, key: str, *scopes: str) -> str:
-    return f'[[key]]\nname = "{name}"\nscopes = {json.dumps(scopes)}\nsha256 = "{sha256(key.encode()).hexdigest()}"\n'
+    digest = sha256(key.encode()).hexdigest()
+    return f'[[key]]\nname = "{name}"\nscopes = {json.dumps(scopes)}\nsha256 = "{digest}"\n'
 
 
 def written(path: Path) -> Path:
@@ -105,7 +106,7 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
+def client(committed: Bundle, file: Path) -> Iterator[TestClient]:
     app = create_application(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
     )
@@ -123,11 +124,11 @@ def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.mark.parametrize(("method", "path", "scope"), ENDPOINTS)
-def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(
-    guarded: TestClient, method: str, path: str, scope: Scope
+def test_an_endpoint_answers_a_key_of_its_scope_and_no_other(
+    client: TestClient, method: str, path: str, scope: Scope
 ) -> None:
     def ask(headers: dict[str, str]) -> Any:
-        return guarded.request(
+        return client.request(
             method, path, headers=headers, content=BODY if method == "POST" else None
         )
 
@@ -157,18 +158,16 @@ def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_health_and_description_are_open(guarded: TestClient, path: str) -> None:
-    assert guarded.get(path).status_code == 200
+def test_health_and_description_are_open(client: TestClient, path: str) -> None:
+    assert client.get(path).status_code == 200
 
 
-def test_a_key_may_open_several_kinds_of_doors(guarded: TestClient) -> None:
-    assert guarded.post("/act", content=BODY, headers=bearer(MADE["both"])).status_code == 200
-    assert guarded.get("/metrics", headers=bearer(MADE["both"])).status_code == 200
+def test_a_key_may_have_several_scopes(client: TestClient) -> None:
+    assert client.post("/act", content=BODY, headers=bearer(MADE["both"])).status_code == 200
+    assert client.get("/metrics", headers=bearer(MADE["both"])).status_code == 200
 
 
-def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an_administrators() -> (
-    None
-):
+def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_needs_admin() -> None:
     methods = re.findall(
         r"rpc (\w+)\(", (ROOT / "service" / "grpc" / "inference.proto").read_text()
     )
@@ -180,29 +179,29 @@ def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
-def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_general_one(
+def test_the_fast_path_answers_the_right_key_and_leaves_every_other_to_asgi(
     committed: Bundle, file: Path, path: str
 ) -> None:
-    lane = create_application(
+    fast_path = create_application(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
     ).fast_path
     body = BODY if path == "/act" else b'{"states":[[0,0,0.05,0]]}'
     written: list[bytes] = []
 
-    def answered(head: dict[bytes, bytes]) -> bool:
-        return lane.answer(
-            path.encode(), head, body, 0.0, b"", lambda answer, _: written.append(answer)
+    def answered(headers: dict[bytes, bytes]) -> bool:
+        return fast_path.answer(
+            path.encode(), headers, body, 0.0, b"", lambda answer, _: written.append(answer)
         )
 
     right, wrong = f"Bearer {MADE['act']}".encode(), f"Bearer {MADE['admin']}".encode()
     assert answered({b"authorization": right})
-    for head in (
+    for headers in (
         {},
         {b"authorization": wrong},
         {b"authorization": b"Bearer x"},
         {b"authorization": b""},
     ):
-        assert not answered(head)
+        assert not answered(headers)
     assert len(written) == 1
 
 
@@ -227,10 +226,10 @@ def test_hashes_are_compared_in_constant_time_unless_a_test_says_otherwise(file:
     assert load_keys(file)._compare is hmac.compare_digest
 
 
-def test_refusals_are_counted_by_what_was_wrong(guarded: TestClient) -> None:
+def test_refusals_are_counted_by_what_was_wrong(client: TestClient) -> None:
     for headers in ({}, {}, bearer("upright_guessed"), bearer(MADE["admin"])):
-        guarded.post("/act", content=BODY, headers=headers)
-    found = samples(guarded.get("/metrics", headers=bearer(MADE["metrics"])).text)
+        client.post("/act", content=BODY, headers=headers)
+    found = samples(client.get("/metrics", headers=bearer(MADE["metrics"])).text)
     assert [found["upright_keys_total", (outcome,)] for outcome in get_args(keys.Refusal)] == [
         2,
         1,
@@ -245,11 +244,11 @@ def test_refusals_are_counted_by_what_was_wrong(guarded: TestClient) -> None:
     [({}, 401), (bearer("upright_guessed"), 401), (bearer(MADE["metrics"]), 403)],
 )
 def test_a_stream_is_refused_at_its_handshake(
-    guarded: TestClient, headers: dict[str, str], status: int
+    client: TestClient, headers: dict[str, str], status: int
 ) -> None:
     with (
         pytest.raises(WebSocketDenialResponse) as refused_stream,
-        guarded.websocket_connect("/act/stream", headers=headers),
+        client.websocket_connect("/act/stream", headers=headers),
     ):
         pass
     assert refused_stream.value.status_code == status
@@ -257,13 +256,13 @@ def test_a_stream_is_refused_at_its_handshake(
 
 
 def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
-    guarded: TestClient, file: Path
+    client: TestClient, file: Path
 ) -> None:
-    with guarded.websocket_connect("/act/stream", headers=bearer(MADE["act"])) as stream:
+    with client.websocket_connect("/act/stream", headers=bearer(MADE["act"])) as stream:
         stream.send_text(BODY.decode())
         assert stream.receive_json()["action"] == 1
         file.write_text(entry("other", "upright_other", "act"))
-        guarded.app.app._service_state.keys.reload()  # type: ignore[attr-defined] # ours
+        client.app.app._service_state.keys.reload()  # type: ignore[attr-defined] # ours
         stream.send_text(BODY.decode())
         assert stream.receive()["code"] == 1008
 
@@ -408,7 +407,7 @@ def test_keys_that_are_added_at_the_same_time_are_all_in_the_file(tmp_path: Path
 
 @dataclass
 class Running:
-    """A service with keys, on all of its doors."""
+    """A service with keys, by all of its protocols."""
 
     address: str
     grpc: str
@@ -612,14 +611,14 @@ def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(
             "-m",
             "service",
             "--host",
-            "0.0.0.0",
+            "0.0.0.0",  # noqa: S104 - the claim is about it
             "--port",
             "0",
             "--drain",
             "0",
             "--keys",
             str(file),
-        ]  # noqa: S104 - the claim is about it
+        ]
         with subprocess.Popen(
             command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()
         ) as process:
@@ -652,18 +651,18 @@ def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("key", [None, "", "upright_guessed", *MADE.values()])
-def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(
+def test_no_byte_differs_between_the_paths_whatever_key_is_presented(
     both: BothPaths, path: str, key: str | None
 ) -> None:
     headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     for body in (BODY, b'{"states":[[0,0,0.05,0]]}', b"{"):
         sent = request("POST", path, headers, [body])
-        fast, general = ask(both.fast, sent), ask(both.asgi, sent)
-        assert fast == general
+        fast, asgi = ask(both.fast, sent), ask(both.asgi, sent)
+        assert fast == asgi
         assert (fast[0].status in (401, 403)) is (key not in (MADE["act"], MADE["both"]))
 
 
-def test_of_two_keys_the_first_one_counts_on_either_lane(both: BothPaths) -> None:
+def test_of_two_keys_the_first_one_counts_on_either_path(both: BothPaths) -> None:
     right, wrong = (
         (b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed")
     )

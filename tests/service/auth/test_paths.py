@@ -13,9 +13,9 @@ import pytest
 from models.bundle import Bundle
 from service.auth.key_file import add_key, load_keys
 from service.endpoints import ENDPOINTS, GRPC_LABEL, SCOPES, Endpoint, find_endpoint
-from service.inference.policy import load
+from service.inference.loading import load
 from service.state import ServiceState
-from tests.support.raw_http import Lanes, ask, lanes, request
+from tests.support.raw_http import BothPaths, ask, both_paths, request
 from tests.support.service import settings
 
 OVER_HTTP = [endpoint for endpoint in ENDPOINTS if endpoint.label != GRPC_LABEL]
@@ -52,26 +52,26 @@ def spellings(path: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothPaths]:
     file = tmp_path_factory.mktemp("keys") / "keys.toml"
     for scope, key in KEYS.items():
         add_key(file, scope, [scope], sha256(key.encode()).hexdigest())
     service_state = ServiceState(load(committed, "onnx"), keys=load_keys(file))
-    with lanes(settings(keys=Path(file)), service_state) as both:
+    with both_paths(settings(keys=Path(file)), service_state) as both:
         yield both
 
 
 @pytest.mark.parametrize("endpoint", OVER_HTTP, ids=lambda endpoint: endpoint.path)
 @pytest.mark.parametrize("key", [None, *KEYS.values()])
 def test_no_spelling_of_a_path_is_answered_where_the_plain_one_is_refused(
-    both: Lanes, endpoint: Endpoint, key: str | None
+    both: BothPaths, endpoint: Endpoint, key: str | None
 ) -> None:
     path = plain(endpoint)
     paths = [path, *spellings(path)]
     headers = [] if key is None else [(b"authorization", f"Bearer {key}".encode())]
     name = "infer" if path.endswith("/infer") else path
 
-    for port in (both.fast, both.general):
+    for port in (both.fast, both.asgi):
         for method in ("GET", "POST"):
             body = BODIES.get(name, b"{}") if method == "POST" else b""
             sent = b"".join(b"".join(request(method, each, headers, [body])) for each in paths)
@@ -87,7 +87,7 @@ def test_no_spelling_of_a_path_is_answered_where_the_plain_one_is_refused(
 
 @pytest.mark.parametrize("endpoint", OVER_HTTP, ids=lambda endpoint: endpoint.path)
 def test_a_key_of_the_scope_that_the_table_names_is_enough_and_no_other_is(
-    both: Lanes, endpoint: Endpoint
+    both: BothPaths, endpoint: Endpoint
 ) -> None:
     for scope, key in KEYS.items():
         headers = [(b"authorization", f"Bearer {key}".encode())]

@@ -1,4 +1,4 @@
-"""TLS on every door, clients that show certificates, certificates that are renewed, and files that do not fit."""
+"""TLS by every protocol: client certificates, renewed certificates, files that are wrong."""
 
 import os
 import re
@@ -38,7 +38,7 @@ PASSWORD = "kept in the environment"  # noqa: S105 - the test's own
 
 @dataclass(frozen=True)
 class Files:
-    """A certificate with its key, its authority, and a client's certificate of that authority and of another one."""
+    """A certificate with its key, its authority, and clients' certificates of two authorities."""
 
     ca: trustme.CA
     authority: Path
@@ -86,7 +86,7 @@ def files(tmp_path: Path) -> Files:
 
 @dataclass
 class Running:
-    """A service with TLS, on all of its doors."""
+    """A service with TLS, by all of its protocols."""
 
     address: str
     grpc: str
@@ -142,7 +142,7 @@ def ready(place: str, files: Files, client: Path | None = None) -> bool:
         return True
 
 
-def test_every_door_speaks_tls_and_none_speaks_in_clear(serve: Serve, files: Files) -> None:
+def test_every_port_speaks_tls_and_none_speaks_in_clear(serve: Serve, files: Files) -> None:
     with serve() as running:
         assert running.address.startswith("https://")
         log = running.log.read_text()

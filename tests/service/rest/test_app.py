@@ -1,4 +1,4 @@
-"""Each door of the service, by both backends, over a transport."""
+"""Each endpoint of the service, by both backends, over a transport."""
 
 import json
 import math
@@ -158,8 +158,8 @@ def test_four_numbers_get_an_action_or_a_reason(client: TestClient, state: list[
     )
 )
 def test_no_body_makes_the_service_fail(client: TestClient, body: bytes) -> None:
-    for door in ("/act", "/act/batch"):
-        assert client.post(door, content=body).status_code in (200, 400, 422)
+    for endpoint in ("/act", "/act/batch"):
+        assert client.post(endpoint, content=body).status_code in (200, 400, 422)
 
 
 def test_a_batch_answers_in_columns_what_act_answers_one_by_one(client: TestClient) -> None:
@@ -232,8 +232,8 @@ def test_if_match_of_another_bundle_gets_412_and_no_action(
     client: TestClient, committed: Bundle, wanted: str
 ) -> None:
     headers = {"if-match": wanted.replace("DIGEST", committed.digest)}
-    for door, body in (("/act", {"state": STATE}), ("/act/batch", {"states": [STATE]})):
-        answer = client.post(door, json=body, headers=headers)
+    for endpoint, body in (("/act", {"state": STATE}), ("/act/batch", {"states": [STATE]})):
+        answer = client.post(endpoint, json=body, headers=headers)
         assert answer.status_code == 412
         assert answer.headers["etag"] == f'"{committed.digest}"'
         assert "action" not in answer.json()
@@ -256,16 +256,18 @@ def test_request_id_is_echoed_or_made(client: TestClient) -> None:
     )
 
 
-@pytest.mark.parametrize("door", ["/act", "/act/batch"])
+@pytest.mark.parametrize("endpoint", ["/act", "/act/batch"])
 def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
-    committed: Bundle, door: str
+    committed: Bundle, endpoint: str
 ) -> None:
     with TestClient(
         create_application(
             settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx"))
         )
     ) as client:
-        answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
+        answer = client.post(
+            endpoint, json={"state": STATE} if endpoint == "/act" else {"states": [STATE]}
+        )
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:upright:problem:q-values-not-finite"
 
@@ -299,7 +301,7 @@ def test_health_is_live_and_ready(client: TestClient) -> None:
     assert client.get("/health/ready").json() == {"status": "ready"}
 
 
-def test_unknown_doors_and_methods_are_problems(client: TestClient) -> None:
+def test_unknown_endpoints_and_methods_are_problems(client: TestClient) -> None:
     nowhere, wrong = client.get("/nowhere"), client.get("/act")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
     assert wrong.headers["allow"] == "POST"
@@ -308,7 +310,7 @@ def test_unknown_doors_and_methods_are_problems(client: TestClient) -> None:
         assert "/" in answer.json()["detail"]
 
 
-def test_openapi_document_describes_the_doors_bodies(client: TestClient) -> None:
+def test_openapi_document_describes_the_endpoints_and_their_bodies(client: TestClient) -> None:
     assert client.get("/docs").status_code == 200
     document = client.get("/openapi.json").json()
     act = document["paths"]["/act"]["post"]

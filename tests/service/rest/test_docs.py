@@ -1,4 +1,4 @@
-"""The pages: /docs loads nothing from elsewhere and runs nothing else; and which pages elsewhere may call the service."""
+"""The page /docs loads and runs nothing from elsewhere; and which other pages may call."""
 
 import base64
 import re
@@ -65,7 +65,7 @@ def test_a_browser_may_run_nothing_on_the_page_but_what_is_here(client: TestClie
     assert page.headers["referrer-policy"] == "no-referrer"
 
 
-def test_the_description_says_what_each_door_asks_of_a_key(client: TestClient) -> None:
+def test_the_description_says_what_each_endpoint_asks_of_a_key(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
@@ -86,12 +86,12 @@ def both() -> Iterator[BothPaths]:
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("headers", [[], ALLOWED, STRANGER, [(b"Origin", ANOTHER.encode())]])
 @pytest.mark.parametrize("body", [BODY, b'{"states":[[0,0,0.05,0]]}', b"{"])
-def test_no_byte_differs_between_the_lanes_when_pages_may_call(
+def test_no_byte_differs_between_the_paths_when_pages_may_call(
     both: BothPaths, path: str, headers: Headers, body: bytes
 ) -> None:
     sent = request("POST", path, headers, [body])
-    fast, general = ask(both.fast, sent), ask(both.asgi, sent)
-    assert fast == general
+    fast, asgi = ask(both.fast, sent), ask(both.asgi, sent)
+    assert fast == asgi
     assert b"Origin" in fast[0]["vary"]
     named = dict(fast[0].headers).get(b"access-control-allow-origin")
     assert named == (None if headers in ([], STRANGER) else headers[0][1])

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over REST: what its description promises, and what happens to bodies that break it."""
+"""The Open Inference Protocol v2 over REST: what it promises, and bodies that break it."""
 
 import asyncio
 import gzip
@@ -295,7 +295,7 @@ def test_every_other_status_has_the_protocols_error(
     assert ("allow" in answer.headers) == (status == 405)
 
 
-def test_more_than_the_doors_take_is_refused(client: TestClient, committed: Bundle) -> None:
+def test_more_than_an_endpoint_takes_is_refused(client: TestClient, committed: Bundle) -> None:
     answer = client.post(INFER, content=b" " * 3_000_000)
     assert answer.status_code == 413
     assert "error" in answer.json()
@@ -425,8 +425,19 @@ def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(
             nonlocal status
             status = message.get("status", status)
 
-        scope = {"type": "http", "method": "POST", "path": INFER, "raw_path": INFER.encode(), "query_string": b"", "headers": headers,
-                 "http_version": "1.1", "scheme": "http", "root_path": "", "client": None, "server": None}  # fmt: skip
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": INFER,
+            "raw_path": INFER.encode(),
+            "query_string": b"",
+            "headers": headers,
+            "http_version": "1.1",
+            "scheme": "http",
+            "root_path": "",
+            "client": None,
+            "server": None,
+        }
         await app(scope, receive, send)  # type: ignore[arg-type] # as much of the ASGI types as the service looks at
         return status
 

@@ -1,4 +1,4 @@
-"""`WS /act/stream`, over real sockets: what `POST /act` would answer, message by message, on a channel that stays."""
+"""`WS /act/stream` over real sockets: answers what `POST /act` would, message by message."""
 
 import json
 import re
@@ -123,7 +123,8 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
                 rude.send(json.dumps({"state": STATE}))
             rude.socket.shutdown(socket.SHUT_RDWR)
         for garbage in (
-            b"GET /act/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+            b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
+            b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
             b"\x00" * 100,
         ):
             with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as raw:
@@ -152,8 +153,9 @@ def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path:
             with socket.create_connection(("127.0.0.1", port)) as deaf:
                 deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 deaf.sendall(
-                    b"GET /act/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+                    b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
+                    b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+                    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
                 )
                 deaf.settimeout(0.2)
                 message = b'{"state":[0,0,0,0]}'
