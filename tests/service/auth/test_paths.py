@@ -25,8 +25,8 @@ BODIES = {
     "/act/batch": b'{"states":[[0,0,0.05,0]]}',
     "infer": b'{"inputs":[{"name":"state","shape":[1,4],"datatype":"FP32","data":[0,0,0,0]}]}',
 }
-SUFFIXES = ("/", "//", "/.", ".", "%00", "%09", "%0A", "%0D", "%0D%0A", "%20", "%2F", "%3F", "%23")
-SUFFIXES += (";a=b", "%2e", "%5C", "?", "?a=/act", "/%2e%2e", "/../act", "%C2%85", "%E2%80%A8")
+ENDINGS = ("/", "//", "/.", ".", "%00", "%09", "%0A", "%0D", "%0D%0A", "%20", "%2F", "%3F", "%23")
+TAILS = (";a=b", "%2e", "%5C", "?", "?a=/act", "/%2e%2e", "/../act", "%C2%85", "%E2%80%A8")
 
 
 def plain(endpoint: Endpoint) -> str:
@@ -43,7 +43,7 @@ def spellings(path: str) -> list[str]:
     ]
     encoded = [path[0] + path[1:].replace("/", "%2F"), path[0] + path[1:].replace("/", "%5C")]
     return [
-        *(path + suffix for suffix in SUFFIXES),
+        *(path + ending for ending in ENDINGS + TAILS),
         *inside,
         *encoded,
         path.upper(),
