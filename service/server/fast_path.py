@@ -123,7 +123,9 @@ class FastPath:
     def client_gone(self, endpoint: bytes, headers: dict[bytes, bytes], started: float) -> None:
         """Count a request whose client went away before its body had come."""
         seconds = perf_counter() - started
-        self._service_state.metrics.observe_request(endpoint.decode(), CLIENT_CLOSED_REQUEST, seconds)
+        self._service_state.metrics.observe_request(
+            endpoint.decode(), CLIENT_CLOSED_REQUEST, seconds
+        )
         self.report_unread(CLIENT_CLOSED_REQUEST, "POST", endpoint, headers.items(), started)
 
     def report_unread(
