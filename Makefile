@@ -60,10 +60,10 @@ bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
 
 proto: setup ## make the gRPC messages from service/grpc/inference.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/grpc/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/grpc/inference.proto
 
 openapi: setup ## write docs/openapi.json from the application
-	$(BIN)/python -m tests.openapi
+	$(BIN)/python -m tests.support.openapi
 
 settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page

@@ -12,8 +12,7 @@ import pytest
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
-from tests import openapi
-from tests.support import settings_page
+from tests.support import openapi, settings_page
 from tests.support.programs import needed
 from tests.support.project import ROOT
 from tests.support.service import free_port, reachable, service, wait_for

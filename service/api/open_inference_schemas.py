@@ -16,11 +16,21 @@ class _Part(BaseModel):
     parameters: Parameters = {}
 
 
+# What the OpenAPI document says of a request is narrower than what is validated by these classes:
+# `service.api.open_inference` refuses the rest, in words that name the model's own tensors.
+_SHAPE: dict[str, JsonValue] = {
+    "prefixItems": [{"type": "integer", "minimum": 1}, {"type": "integer", "const": 4}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+
+
 class InputTensor(_Part):
     """An input: `data` has its numbers, flat or in rows, unless they follow the JSON as bytes."""
 
-    shape: list[Dimension] = Field(max_length=16)
-    datatype: str
+    name: str = Field(json_schema_extra={"const": "state"})
+    shape: list[Dimension] = Field(max_length=16, json_schema_extra=_SHAPE)
+    datatype: str = Field(json_schema_extra={"const": "FP32"})
     data: list[JsonValue] | None = None
 
 
@@ -52,15 +62,23 @@ class InferRequest(BaseModel):
 
     id: str | None = None
     parameters: Parameters = {}
-    inputs: list[InputTensor] = Field(max_length=16)
+    inputs: list[InputTensor] = Field(
+        max_length=16, json_schema_extra={"minItems": 1, "maxItems": 1}
+    )
     outputs: list[RequestedOutput] = Field([], max_length=16, description="all, if none is named")
 
 
 class RepositoryRequest(BaseModel):
     """Options of a repository request, none of which changes anything here."""
 
-    ready: bool = False
+    ready: bool = Field(False, strict=True)
     parameters: Parameters = {}
+
+
+class LoadRequest(RepositoryRequest):
+    """As any repository request, but without parameters."""
+
+    parameters: Parameters = Field({}, json_schema_extra={"maxProperties": 0})
 
 
 class ServerMetadata(BaseModel):

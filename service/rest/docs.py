@@ -22,6 +22,7 @@ from starlette.routing import BaseRoute, Route
 from service.api import problems
 from service.api.open_inference_schemas import (
     InferRequest,
+    LoadRequest,
     OpenInferenceErrorResponse,
     RepositoryRequest,
 )
@@ -54,7 +55,7 @@ _OPEN_INFERENCE_CONTENT = {
 }
 _KEY_SCHEME = "key"
 _INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-_REFERENCED_REQUESTS: list[type[BaseModel]] = [InferRequest, RepositoryRequest]
+_REFERENCED_REQUESTS: list[type[BaseModel]] = [InferRequest, LoadRequest, RepositoryRequest]
 
 
 class DescribedApp(FastAPI):

@@ -24,6 +24,7 @@ from service.api.open_inference_schemas import (
     InferRequest,
     InferResponse,
     InputTensor,
+    LoadRequest,
     ModelConfig,
     ModelIndexEntry,
     ModelMetadata,
@@ -55,6 +56,12 @@ _BELOW_MODEL = re.compile(
     rf"{OPEN_INFERENCE_PREFIX}/models/[^/]+(?:/versions/[^/]+)?/(?!versions(?:/|$))(?P<rest>.*)",
     re.DOTALL,
 )
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": 'answer only if the bundle served has this digest, in quotes: "sha256:…"',
+}
 _NO_MODEL = {404: "There is no such model or version"}
 _BAD_REQUEST = {400: "The request is not as it must be", 413: "The body is too large"}
 _BAD_ENCODING = {415: "The body's Content-Encoding is neither gzip nor deflate"}
@@ -152,7 +159,7 @@ class OpenInferenceEndpoints:
             Empty,
             "Serve the bundle that lies in the folder",
             errors=errors | _NO_MODEL | {409: "The bundle cannot be served; the one served stays"},
-            body=body,
+            body=request_body(reference(LoadRequest), is_required=False),
         )
         _add(
             router,
@@ -313,10 +320,12 @@ def _add(
     body: dict[str, Any] | None = None,
 ) -> None:
     """Add a route, with what the OpenAPI document says of it."""
-    parameters = [
+    parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
+    if errors is not None and HTTPStatus.PRECONDITION_FAILED in errors:
+        parameters.append(_IF_MATCH)
     router.add_api_route(
         path,
         handler,

@@ -1,1 +1,1 @@
-"""The server: uvicorn with our protocols, its processes and its sockets; and the application put together."""
+"""uvicorn with our own protocols, processes and sockets, and the application put together."""

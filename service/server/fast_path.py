@@ -1,8 +1,9 @@
 """The fast path: whole requests to `POST /act` and `POST /act/batch`, answered before ASGI.
 
-The protocol hands in a whole request and gets the bytes of the whole answer, made by the functions that the routes of the
-FastAPI application call. Whatever cannot be answered with a 200 is left to those routes: so one place says what is wrong with
-a request, and tests hold both paths to the same answer, byte for byte.
+The protocol hands in a whole request and gets the bytes of the whole answer, made by the functions
+that the routes of the FastAPI application call. Whatever cannot be answered with a 200 is left to
+those routes: so one place says what is wrong with a request, and tests hold both paths to the same
+answer, byte for byte.
 """
 
 from collections.abc import Callable, Collection
@@ -43,8 +44,8 @@ class FastPath:
             b"/act/batch": partial(act_batch, max_batch=settings.max_batch),
         }
         self._scopes = {path: endpoint_of(path.decode()).scope for path in self._functions}
-        # Where pages of other origins may call, every answer says that it could differ by origin. What does differ, the
-        # answers to requests with an Origin, is left to the ASGI path.
+        # Where pages of other origins may call, every answer says that it could differ by origin.
+        # What does differ, the answers to requests with an Origin, is left to the ASGI path.
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
 
     def answer(
@@ -58,8 +59,8 @@ class FastPath:
     ) -> bool:
         """Write the answer to a POST to `endpoint`; return False if the ASGI path has to give it.
 
-        `started` is when the request's first byte had come, by `perf_counter`. `default_lines` are the header lines that
-        every answer begins with.
+        `started` is when the request's first byte had come, by `perf_counter`. `default_lines` are
+        the header lines that every answer begins with.
         """
         service_state = self._service_state
         keys = service_state.keys
@@ -105,7 +106,7 @@ class FastPath:
         request_id: bytes,
         inference: Inference,
     ) -> None:
-        """Count the request and tell the observers, once its answer has been handed to the kernel."""
+        """Count the request and tell the observers, once its answer is with the kernel."""
         seconds = perf_counter() - started
         service_state = self._service_state
         service_state.metrics.observe_request(endpoint, 200, seconds)
@@ -136,7 +137,7 @@ class FastPath:
         headers: Collection[RawHeader],
         started: float,
     ) -> None:
-        """Tell the observers of a request that was never read whole, if they want to know of all."""
+        """Report a request that was never read whole, if the observers want to know of all."""
         observers = self._service_state.observers
         if not observers.wants_all_requests:
             return

@@ -52,7 +52,7 @@ async def grpc_endpoint(
     if settings.grpc_port is None:
         yield
         return
-    from service.grpc import server as grpc_server  # needs the extra, which most have not installed
+    from service.grpc.server import grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, service_state, reloader):
+    async with grpc_server(settings, service_state, reloader):
         yield

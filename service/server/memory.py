@@ -1,7 +1,8 @@
 """Gives memory back to the system when many connections have gone.
 
-The allocator keeps what was freed for the next time, and what lies in reference cycles waits for the garbage collector, which
-counts what is made, not what is left. Without this both would keep a crowd's memory until the next crowd.
+The allocator keeps what was freed for the next time, and what lies in reference cycles waits for
+the garbage collector, which counts what is made, not what is left. Without this both would keep a
+crowd's memory until the next crowd.
 """
 
 import ctypes

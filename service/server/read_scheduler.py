@@ -1,7 +1,8 @@
-"""Fair reading: connections that send much at once are read in small slices, one connection after the other.
+"""Fair reading: connections that send much at once are read in small slices, in rotation.
 
-What comes alone is answered within the read that brought it. Between two rounds of slices the event loop serves everybody
-else, so no number of busy connections makes another client wait for longer than a round.
+What comes alone is answered within the read that brought it. Between two rounds of slices the event
+loop serves everybody else, so no number of busy connections makes another client wait for longer
+than a round.
 """
 
 import asyncio
@@ -10,13 +11,10 @@ from collections.abc import Callable
 from time import perf_counter
 
 ROUND_SECONDS_LIMIT = 0.002  # that slices may take in one round of the event loop
-ROUND_SLICES_LIMIT = (
-    8  # in one round: a request that a slice begins on the ASGI path takes its time after it
-)
+# A request that a slice begins on the ASGI path takes its time after the slice.
+ROUND_SLICES_LIMIT = 8
 INLINE_READ_LIMIT = 2_048  # bytes that are read at once: the request of a control loop
-READ_SLICE = (
-    512  # bytes that are read at a time: what they ask for is in memory until it is answered
-)
+READ_SLICE = 512  # bytes read at a time: what they ask for stays in memory until it is answered
 
 _EMPTY = memoryview(b"")
 
@@ -28,7 +26,7 @@ class ReadScheduler:
         self._waiting: deque[Callable[[], None]] = deque()
 
     def schedule(self, loop: asyncio.AbstractEventLoop, read: Callable[[], None]) -> None:
-        """Call `read` when its turn comes."""
+        """Call `read` after those that wait already."""
         if not self._waiting:
             loop.call_soon(self._run_round, loop)
         self._waiting.append(read)
@@ -36,7 +34,8 @@ class ReadScheduler:
     def _run_round(self, loop: asyncio.AbstractEventLoop) -> None:
         end = perf_counter() + ROUND_SECONDS_LIMIT
         for _ in range(min(ROUND_SLICES_LIMIT, len(self._waiting))):
-            # It stays in the queue while it runs: if it schedules again, that must not begin a second round.
+            # It stays in the queue while it runs: if it schedules again, that must not begin a
+            # second round.
             self._waiting[0]()
             self._waiting.popleft()
             if perf_counter() > end:
@@ -82,7 +81,7 @@ class ReadBuffer:
         return bytes(data)
 
     def take_all(self) -> bytes:
-        """Return and remove everything, out of turn."""
+        """Return and remove everything at once."""
         data = bytes(self._bytes)
         self.clear()
         return data

@@ -1,14 +1,18 @@
-"""uvicorn as the service runs it: one process that answers until it is told to stop, and then loses no request.
+"""uvicorn as the service runs it: one process that answers until a signal, and loses no request.
 
 SIGTERM stops it in three steps.
-1. `/health/ready` says 503 and everything is answered as before, for `drain` seconds, in which a load balancer turns away.
-2. Nobody listens any more. Each connection is closed by its next answer, or after a second without a request.
+1. `/health/ready` says 503 and everything is answered as before, for `drain` seconds, in which a
+   load balancer finds other servers.
+2. Nobody listens any more. Each connection is closed by its next answer, or after a second without
+   a request.
 3. Requests in flight get `shutdown` seconds.
-SIGINT begins with step 2. A second signal ends the service at once, unless it comes within a moment of the first: a service
-manager may tell the process group and its parent, and both are the same wish.
+SIGINT begins with step 2. A second signal ends the service at once, unless it comes within a moment
+of the first: a service manager may tell the process group and its parent, and both are the same
+wish.
 """
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
@@ -25,6 +29,7 @@ from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import MemoryTrimmer
+from service.server.sockets import address
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
@@ -32,6 +37,9 @@ from service.state import ServiceState
 IDLE_LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
 TICKS_BETWEEN_CHECKS = 10  # of a tenth of a second each
 SAME_STOP_SECONDS = 1.0  # in which further signals are the same wish to stop
+PAGE = "/docs"  # what a person who starts the service can open in a browser
+
+log = logging.getLogger("uvicorn.error")
 
 
 def serve(
@@ -42,7 +50,7 @@ def serve(
     shadow: Policy | None = None,
     bundle_store: BundleStore | None = None,
 ) -> bool:
-    """Serve until told to stop; return whether the service could begin."""
+    """Serve until a signal to stop; return whether the service could begin."""
     # Each connection takes a file, and the usual soft limit of 1,024 is a small service's.
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
@@ -66,7 +74,7 @@ def configuration(
         http=partial(HttpProtocol, application),  # type: ignore[arg-type] # uvicorn calls it as it would the class
         ws=partial(WebSocketProtocol, application),  # type: ignore[arg-type] # as above
         ws_max_size=settings.max_body,
-        ws_per_message_deflate=False,  # an answer is 200 bytes: compressing costs more than it saves
+        ws_per_message_deflate=False,  # compressing 200 bytes costs more than it saves
         proxy_headers=False,  # nothing here asks who the client is, and looking costs every request
         log_config=service_logging.configuration(settings.log_format),
         access_log=False,
@@ -79,7 +87,7 @@ def configuration(
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which drains before it stops, and ends connections that have passed a time-out."""
+    """uvicorn's server, which drains before it stops, and ends connections past a time-out."""
 
     def __init__(
         self, config: uvicorn.Config, settings: Settings, service_state: ServiceState
@@ -87,19 +95,27 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._service_state = service_state
-        self._told_to_stop_at: float | None = None
+        self._stop_requested_at: float | None = None
         self._drained_at = 0.0
         self._memory = MemoryTrimmer()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
         """Begin to drain at the first signal; end at once at a later one."""
         now = monotonic()
-        if self._told_to_stop_at is None:
-            self._told_to_stop_at = now
+        if self._stop_requested_at is None:
+            self._stop_requested_at = now
             self._drained_at = now + (self._settings.drain if sig == signal.SIGTERM else 0.0)
             self._service_state.start_draining()
-        elif now - self._told_to_stop_at > SAME_STOP_SECONDS:
+        elif now - self._stop_requested_at > SAME_STOP_SECONDS:
             self.should_exit = self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve. The address of the page is logged last, where a person looks for it."""
+        await super().startup(sockets)
+        is_alone = self._settings.workers == 1  # else other processes log after this one
+        if self.started and sockets and is_alone and not self._settings.uds_only:
+            page = address(sockets[0], tls=self._service_state.tls is not None) + PAGE
+            log.info("Open %s in a browser", page)
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is due each tenth of a second; return whether to stop."""
@@ -109,7 +125,7 @@ class Server(uvicorn.Server):
                 if isinstance(connection, HttpProtocol):
                     connection.check_timeouts(now, self._settings)
             self._memory.check(len(self.server_state.connections))
-        if self._told_to_stop_at is not None and monotonic() >= self._drained_at:
+        if self._stop_requested_at is not None and monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
 

@@ -15,14 +15,15 @@ from service.settings import Settings
 
 BACKLOG = 2_048  # connections that may wait to be accepted
 PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connection
-# Bytes that the kernel keeps for a connection; Linux makes twice as many of them. As much as the first may be read at once.
+# Bytes that the kernel keeps for a connection; Linux makes twice as many of them. As much as the
+# first may be read at once.
 RECEIVE_BUFFER_BYTES = 65_536
 SEND_BUFFER_BYTES = 131_072
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # the value of SO_LINGER: on, for no time
 
 
 class SocketError(Exception):
-    """Raised when the service cannot listen where it was told to."""
+    """Raised when the service cannot listen where its settings say."""
 
 
 @contextlib.contextmanager
@@ -72,8 +73,9 @@ def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        # Connections inherit these. By itself the kernel would keep megabytes for a client that sends without reading its
-        # answers, until the memory that it has for all connections is used up, and what others send is dropped.
+        # Connections inherit these. By itself the kernel would keep megabytes for a client that
+        # sends without reading its answers, until the memory that it has for all connections is
+        # used up, and what others send is dropped.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     except OSError as error:
@@ -87,9 +89,11 @@ def _unix(path: Path, mode: int) -> socket.socket:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A path of more than about 100 bytes does not fit into the system's structure: bind() says so.
+        # A path of more than about 100 bytes does not fit into the system's structure: bind() says
+        # so.
         listener.bind(str(path))
-        # Nobody can connect before listen(), so there is no moment in which the file has other permissions than these.
+        # Nobody can connect before listen(), so there is no moment in which the file has other
+        # permissions than these.
         path.chmod(mode)
         listener.listen(BACKLOG)
     except OSError as error:
@@ -126,7 +130,8 @@ def _remove_stale(path: Path) -> None:
 def abort_with_reset(transport: asyncio.Transport) -> None:
     """End a connection whose client does not read, at once.
 
-    A plain close would leave the kernel with what is unsent, for as long as the client keeps it waiting.
+    A plain close would leave the kernel with what is unsent, for as long as the client keeps it
+    waiting.
     """
     connection = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:

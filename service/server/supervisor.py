@@ -1,8 +1,9 @@
 """Several serving processes behind one port.
 
-Each process reads the bundle from a folder that all share, and answers the connections that it accepts. What one of them
-loads later is loaded by all. Signals are passed on to all, and a process that dies is replaced. uvicorn has a supervisor too,
-but it closes connections to reload, and cannot be given a server that drains.
+Each process reads the bundle from a folder that all share, and answers the connections that it
+accepts. What one of them loads later is loaded by all. Signals are passed on to all, and a process
+that dies is replaced. uvicorn has a supervisor too, but it closes connections to reload, and cannot
+be given a server that drains.
 """
 
 import logging
@@ -37,7 +38,7 @@ log = logging.getLogger("uvicorn.error")
 
 
 def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> int:
-    """Serve a bundle on `listeners` by `settings.workers` processes until told to stop.
+    """Serve a bundle on `listeners` by `settings.workers` processes until a signal to stop.
 
     Returns the exit status: 1 when one of them could not start.
     """
@@ -68,7 +69,7 @@ class Supervisor:
         self._is_stopping = False
 
     def run(self) -> int:
-        """Serve until told to stop; return the exit status."""
+        """Serve until a signal to stop; return the exit status."""
         log.info("Started parent process [%d]", os.getpid())
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, self._pass_on)
@@ -109,7 +110,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
         process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        if self._is_stopping:  # told while the process was started
+        if self._is_stopping:  # the signal came while the process was started
             process.terminate()
         return process
 
@@ -126,7 +127,10 @@ class Supervisor:
 def _serve(
     settings: Settings, listeners: list[socket.socket], metrics_file: Path, store: BundleStore
 ) -> None:
-    """Serve as one process of several. It ends where its bundle cannot be served, and with the supervisor."""
+    """Serve as one process of several, which ends with the supervisor.
+
+    It also ends where its bundle cannot be served.
+    """
     # Ctrl-C on a terminal is for the supervisor, which passes it on: it must not come twice.
     os.setpgid(0, 0)
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()

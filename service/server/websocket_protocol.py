@@ -1,7 +1,8 @@
-"""WebSocket on one connection, for `WS /act/stream`: uvicorn's own protocol, with a fast path, limits and time-outs.
+"""WebSocket for `WS /act/stream`: uvicorn's protocol with a fast path, limits and time-outs.
 
-A message is answered within the read that brought it, as a request to `/act` is. Frames are read by the library. What cannot
-be answered at once, since the client does not read or wrote before its handshake was answered, goes through ASGI.
+A message is answered within the read that brought it, as a request to `/act` is. Frames are read by
+the library. What cannot be answered at once, since the client does not read or wrote before its
+handshake was answered, goes through ASGI.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ WHOLE_TEXT_FRAME = (
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """One connection. A client that does not read is closed; uvicorn itself would keep its answers without end."""
+    """One connection. A client that does not read is closed; uvicorn would keep its answers."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # Reading
 
     def data_received(self, data: bytes) -> None:
-        """Read bytes: a few at once, many in slices that take turns with other connections."""
+        """Read bytes: a few at once, many in slices between those of other connections."""
         if self._unread.can_skip(data) and not self._awaits_handshake_answer():
             self._read(data)
             return
@@ -96,7 +97,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Send what the application says, and read on once it has answered the handshake."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            # The handshake was refused. uvicorn would take that for an application that failed, and log an error.
+            # The handshake was refused. uvicorn would take that for an application that failed, and
+            # log an error.
             self.handshake_complete = True
         if self._unread:
             self._resume_reading()
@@ -111,7 +113,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     # Frames
 
     def handle_cont(self, event: Frame) -> None:
-        """Take a part of a message; empty parts that do not end one are skipped, however many come."""
+        """Take a part of a message; empty parts that do not end one are skipped."""
         if event.data or event.fin:
             super().handle_cont(event)
 
@@ -162,7 +164,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._write_batcher.put(self.loop, self.transport, header + answer, on_written)
 
     def pause_writing(self) -> None:
-        """Read no further while more answers wait than the transport holds, and wait only so long."""
+        """Read no further while too many answers wait, and wait only for a limited time."""
         super().pause_writing()
         self.transport.pause_reading()
         self._write_timeout = self.loop.call_later(

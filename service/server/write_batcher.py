@@ -1,8 +1,9 @@
 """Answers of one round of the event loop, written together.
 
-A write wakes a client that sleeps, which costs the server more than the rest of the write. Answers that leave one after the
-other wake it once, and the code that writes them stays in the processor's caches. An answer that comes alone leaves in the
-same round of the loop. Counting, logging and recording come after all of them, and delay none.
+A write wakes a client that sleeps, which costs the server more than the rest of the write. Answers
+that leave one after the other wake it once, and the code that writes them stays in the processor's
+caches. An answer that comes alone leaves in the same round of the loop. Counting, logging and
+recording come after all of them, and delay none.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The application on real sockets, in this process; and HTTP as bytes, so that a test sees each of them."""
+"""The application on real sockets, in this process; and HTTP as bytes that a test sees."""
 
 import re
 import socket
@@ -24,7 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it came, but for what differs from one to the next: the date, the time that inference took, an id that was made up."""
+    """An answer but for what differs each time: the date, inference's time, a made-up id."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class BothPaths:
-    """Two ports of one application: on one the fast path stands in front, on the other every request takes the ASGI path."""
+    """Two ports: one with the fast path in front, one where all requests take the ASGI path."""
 
     fast: int
     asgi: int
@@ -64,7 +64,7 @@ def both_paths(settings: Settings, service_state: ServiceState) -> Iterator[Both
 def serving(
     settings: Settings, service_state: ServiceState, *, fast_path: bool = True
 ) -> Iterator[int]:
-    """Serve by a thread until the end of the block; gives the port. Without the fast path uvicorn's own protocol is used."""
+    """Serve by a thread during the block; yield the port. `fast_path` off: uvicorn's protocol."""
     application = create_application(settings, service_state)
     config = uvicorn.Config(
         application,

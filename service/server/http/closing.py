@@ -17,7 +17,7 @@ UNKNOWN_METHOD = "_OTHER"  # OpenTelemetry's word for it
 
 
 class ClosableConnection(HttpConnection):
-    """A connection that ends in order: the client can read why, after the answers that it is owed."""
+    """A connection that ends in order: the client can read why, after its outstanding answers."""
 
     @abstractmethod
     def _move_to_asgi_path(self) -> None:
@@ -63,11 +63,13 @@ class ClosableConnection(HttpConnection):
 
     # Refusals. What happens depends on how far the request has come that is refused:
     #
-    # | the request                             | is logged by         | the problem is sent                      |
-    # | --------------------------------------- | -------------------- | ---------------------------------------- |
-    # | has not reached the ASGI path           | `_report_unread`     | after the answers that are owed, or now  |
-    # | waits there behind an earlier request   | `_report_unread`     | after the answers that are owed          |
-    # | is being answered there                 | the ASGI path itself | now, unless its answer has begun already |
+    # | the request             | an earlier answer | is logged by      | the problem is sent     |
+    # | ----------------------- | ----------------- | ----------------- | ----------------------- |
+    # | not on the ASGI path    | none outstanding  | `_report_unread`  | now                     |
+    # | not on the ASGI path    | outstanding       | `_report_unread`  | after that answer       |
+    # | waits in the pipeline   | outstanding       | `_report_unread`  | after that answer       |
+    # | is answered there       | none outstanding  | the ASGI path     | now                     |
+    # | is answered, has begun  | none outstanding  | the ASGI path     | never: it has an answer |
 
     def _refuse(self, problem: ProblemError) -> None:
         """Answer the request that came last with a problem, and end; nothing more is read."""
@@ -98,7 +100,7 @@ class ClosableConnection(HttpConnection):
             self._deferred_problem = problem
 
     def _refuse_waiting(self, problem: ProblemError) -> None:
-        """Refuse a request whose turn on the ASGI path has not come."""
+        """Refuse a request that waits on the ASGI path behind an earlier one."""
         self.pipeline.popleft()
         self._deferred_problem = problem
 
@@ -122,8 +124,8 @@ class ClosableConnection(HttpConnection):
     def _close_with(self, problem: ProblemError | None) -> None:
         """Send the last answer, and end.
 
-        The connection stays half open for a while: if it were closed at once, a client that still sends would find it reset,
-        and nothing to read.
+        The connection stays half open for a while: if it were closed at once, a client that still
+        sends would find it reset, and nothing to read.
         """
         if self.transport.is_closing():
             return

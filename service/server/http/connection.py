@@ -1,7 +1,8 @@
 """One HTTP connection: what it reads and writes, how far it is, and what it holds.
 
-A connection and the objects that it holds must not hold each other once it is over: its memory is then free at once, and not
-when the garbage collector runs. So helpers are given methods of the connection for one call, and keep none.
+A connection and the objects that it holds must not hold each other once it is over: its memory is
+then free at once, and not when the garbage collector runs. So helpers are given methods of the
+connection for one call, and keep none.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from service.server.http.timeouts import Timeouts
 from service.server.read_scheduler import READ_SLICE, ReadBuffer
 from service.types import OnWritten
 
-UNSENT_BYTES_LIMIT = 4_096  # of answers that the kernel has no room for; beyond it reading pauses
+UNSENT_BYTES_LIMIT = 4_096  # of answers that the kernel has not taken; beyond it reading pauses
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -71,7 +72,7 @@ class HttpConnection(HttpToolsProtocol):
         self.flow = ReadFlow(transport, self._may_resume_reading)
 
     def data_received(self, data: bytes) -> None:
-        """Read bytes: a few at once, many in slices that take turns with other connections."""
+        """Read bytes: a few at once, many in slices between those of other connections."""
         if self.timeout_keep_alive_task is not None:
             self._unset_keepalive_if_required()
         if self._unread.can_skip(data):
@@ -131,7 +132,7 @@ class HttpConnection(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's closes always
-        """Return whether to stay for a client that has sent everything: until its last answer has gone."""
+        """Return whether to stay open for a client that sends no more: until its last answer."""
         self._write_batcher.flush()
         if self._phase is not Phase.RESPONDING or not self.transport.can_write_eof():
             return False
@@ -152,7 +153,7 @@ class HttpConnection(HttpToolsProtocol):
         self._release_references()
 
     def _release_references(self) -> None:
-        """Drop what holds this connection in turn."""
+        """Drop what refers back to this connection."""
         self._unset_keepalive_if_required()
         self.flow.detach()
         self.parser = IgnoringParser()  # type: ignore[assignment] # it has what is still called

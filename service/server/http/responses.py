@@ -7,7 +7,7 @@ from service.types import RawHeader
 
 
 class DefaultHeaders:
-    """The header lines that every answer begins with, such as the date. uvicorn makes them anew each second."""
+    """The header lines of every answer, such as the date. uvicorn renews them each second."""
 
     def __init__(self, server_state: ServerState) -> None:
         self._server_state = server_state

@@ -29,8 +29,9 @@ class Timeouts:
     ) -> Expired | None:
         """Return the time-out that a connection has passed.
 
-        It has been in its phase for `waited` seconds at `now`, and `unsent` bytes of its answers wait for the client. A
-        client that takes them slowly makes progress; one that takes none for `body_timeout` seconds does not.
+        It has been in its phase for `waited` seconds at `now`, and `unsent` bytes of its answers
+        wait for the client. A client that takes them slowly makes progress; one that takes none for
+        `body_timeout` seconds does not.
         """
         if not self._unsent or unsent < self._unsent:
             self._progress_at = now

@@ -1,4 +1,7 @@
-"""Offers to speak another protocol (RFC 9110, section 7.8). WebSocket is taken; every other offer, such as h2c, is declined."""
+"""Offers to speak another protocol (RFC 9110, section 7.8).
+
+WebSocket is accepted; every other offer, such as h2c, is declined.
+"""
 
 from service.types import RawHeader
 
@@ -8,7 +11,8 @@ def without_offer(
 ) -> bytes:
     """Return the start of a request as if it had offered no other protocol.
 
-    The parser stops after the headers of a request with an offer, and cannot go on: a new parser reads this in its place.
+    The parser stops after the headers of a request with an offer, and cannot go on: a new parser
+    reads this in its place.
     """
     lines = [b"%b %b HTTP/%b\r\n" % (method, target, http_version.encode())]
     for name, value in headers:

@@ -60,9 +60,7 @@ def test_a_bundle_that_always_chooses_the_same_action_is_refused(
     bundles.relative(
         committed, tmp_path / "stubborn", nothing
     )  # reads back, and does as its manifest says
-    with pytest.raises(
-        NotAdmittedError, match="stubborn: chooses 'left' for each of 544 states"
-    ):
+    with pytest.raises(NotAdmittedError, match="stubborn: chooses 'left' for each of 544 states"):
         admission.admit(tmp_path / "stubborn", "onnx", 0)
 
 
@@ -107,9 +105,7 @@ def test_bounds_as_wide_as_numbers_go_are_probed_as_far_as_32_bits_reach(
         for value in committed.manifest.state
     )
     bundles.relative(committed, tmp_path / "wide", bundles.halved, state=wide)
-    with pytest.raises(
-        NotAdmittedError, match=r"no finite Q-values for the state \[-3\.4028"
-    ):
+    with pytest.raises(NotAdmittedError, match=r"no finite Q-values for the state \[-3\.4028"):
         admission.admit(tmp_path / "wide", "onnx", 0)
 
 

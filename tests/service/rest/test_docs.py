@@ -1,7 +1,6 @@
 """The pages: /docs loads nothing from elsewhere and runs nothing else; and which pages elsewhere may call the service."""
 
 import base64
-import json
 import re
 from collections.abc import Iterator
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Both lanes answer alike, for every request; and what only the fast lane could get wrong."""
+"""Both paths answer alike, for every request; and what only the fast path could get wrong."""
 
 import asyncio
 import json
@@ -113,14 +113,14 @@ def pieces(draw: st.DrawFn) -> list[bytes]:
     method=methods,
     path=paths,
 )
-def test_no_byte_differs_between_the_lanes(
+def test_no_byte_differs_between_the_paths(
     both: BothPaths, body: list[bytes], chunked: bool, headers: Headers, method: str, path: str
 ) -> None:
     """`--hypothesis-profile long` compares ten thousand requests."""
     sent = request(method, path, headers, body, chunked=chunked)
     fast = ask(both.fast, sent, has_body=method != "HEAD")
-    general = ask(both.asgi, sent, has_body=method != "HEAD")
-    assert fast == general
+    asgi = ask(both.asgi, sent, has_body=method != "HEAD")
+    assert fast == asgi
 
 
 @hypothesis_settings(max_examples=50, deadline=None)
@@ -138,26 +138,26 @@ def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(
         b"".join(request(method, path, [], [body], chunked=chunked))
         for body, path, method, chunked in several
     )
-    fast, general = (ask(port, [sent], answers=len(several)) for port in (both.fast, both.asgi))
-    assert fast == general
+    fast, asgi = (ask(port, [sent], answers=len(several)) for port in (both.fast, both.asgi))
+    assert fast == asgi
 
 
 @pytest.mark.parametrize("backend", [FixedBackend(np.nan, 1), FixedBackend(3, np.inf)])
-def test_the_lanes_fail_alike_when_the_policy_does(backend: FixedBackend) -> None:
+def test_both_paths_fail_alike_when_the_policy_does(backend: FixedBackend) -> None:
     with both_paths(settings(), ServiceState(Policy(BUNDLE, backend, "onnx"))) as both:
         for state in (b"[0,0,0,0]", b"[99,0,0,0]"):
             for path, body in (
                 ("/act", b'{"state":%s}' % state),
                 ("/act/batch", b'{"states":[[0.01,0,0,0],%s]}' % state),
             ):
-                fast, general = (
+                fast, asgi = (
                     ask(port, request("POST", path, [], [body])) for port in (both.fast, both.asgi)
                 )
-                assert fast == general
+                assert fast == asgi
                 assert fast[0].status in (422, 500)
 
 
-def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_callers_id(
+def test_both_paths_answer_an_unforeseen_failure_alike_and_log_it_under_the_callers_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
@@ -166,8 +166,8 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
 
     with both_paths(settings(), ServiceState(Policy(BUNDLE, Broken(), "onnx"))) as both:  # type: ignore[arg-type] # broken on purpose
         sent = request("POST", "/act", [(b"x-request-id", b"r1")], [STATE])
-        fast, general = ask(both.fast, sent), ask(both.asgi, sent)
-    assert fast == general
+        fast, asgi = ask(both.fast, sent), ask(both.asgi, sent)
+    assert fast == asgi
     failures = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [record.getMessage() for record in failures] == ["request r1 failed: no memory"] * 2
     assert all(record.exc_info for record in failures)
@@ -242,7 +242,7 @@ def test_an_answer_is_written_as_its_schema_would_write_it(
 
 
 def test_concurrent_clients_get_their_own_answers(start: Start) -> None:
-    """Each of 32 clients sends states of its own; inference reads and writes in place, and must never mix them up."""
+    """Each of 32 clients sends its own states; inference in place must never mix them up."""
     rng = np.random.default_rng(5)
     states = rng.uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (32, 20, 4))
     expected = [POLICY.decide(rows.astype(np.float32)).q_values for rows in states]

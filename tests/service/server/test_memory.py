@@ -43,8 +43,8 @@ def without_collector() -> Iterator[None]:
 
 SENT = {
     "nothing": b"",
-    "a request of the fast lane": ACT,
-    "a request of the general lane": MODEL,
+    "a request on the fast path": ACT,
+    "a request on the ASGI path": MODEL,
     "half a body": ACT[:-5],
     "half a head": MODEL[:-2],
     "no HTTP": b"nonsense\r\n\r\n",

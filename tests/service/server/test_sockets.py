@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_had_is_refused_in_one_line(
 def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(sockets.SocketError, match=r"--port \d+: "),
+        pytest.raises(sockets.SocketError, match=r"--port \d+: .*; choose another --port"),
         sockets.listening(settings(port=taken.getsockname()[1])),
     ):
         pass

@@ -1,7 +1,6 @@
-"""The OpenAPI document: the application in, docs/openapi.json out. `make openapi` runs it; a test holds the two together."""
+"""Writes docs/openapi.json from the application; `make openapi` runs it, and a test compares."""
 
 import json
-from pathlib import Path
 
 from starlette.testclient import TestClient
 
@@ -10,18 +9,15 @@ from service.inference.loading import load
 from service.server.application import create_application
 from service.settings import Settings
 from service.state import ServiceState
+from tests.support.project import COMMITTED, ROOT
 
-ROOT = Path(__file__).parents[1]
 FILE = ROOT / "docs" / "openapi.json"
 
 
 def document() -> str:
     """Return the application's OpenAPI document as it is committed."""
-    app = create_application(
-        Settings.model_validate({}),
-        ServiceState(load(bundle.read(ROOT / "models" / "cartpole-dqn"), "onnx")),
-    )
-    with TestClient(app) as client:
+    service_state = ServiceState(load(bundle.read(COMMITTED), "onnx"))
+    with TestClient(create_application(Settings.model_validate({}), service_state)) as client:
         return json.dumps(client.get("/openapi.json").json(), indent=2, ensure_ascii=False) + "\n"
 
 
