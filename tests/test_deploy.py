@@ -38,8 +38,8 @@ def promtool(*arguments: str) -> str:
 
 
 def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
-    return found
+    values: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return values
 
 
 def expressions() -> Iterator[str]:

@@ -32,16 +32,16 @@ class Example:
 
 
 def examples(text: str) -> list[Example]:
-    found: list[Example] = []
+    parsed: list[Example] = []
     for block in re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         for line in block.splitlines():
             if line.startswith("$ "):
-                found.append(Example(line[2:], ""))
+                parsed.append(Example(line[2:], ""))
             elif line.startswith("> "):
-                found[-1].command += "\n" + line[2:]
+                parsed[-1].command += "\n" + line[2:]
             else:
-                found[-1].printed += line + "\n"
-    return found
+                parsed[-1].printed += line + "\n"
+    return parsed
 
 
 @pytest.fixture(scope="module")

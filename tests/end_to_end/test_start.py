@@ -129,10 +129,10 @@ def test_a_setting_comes_from_the_environment_and_a_flag_wins() -> None:
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(arguments: list[str], named: str) -> None:
-    code, complaint = refused(*arguments)
+    code, error_text = refused(*arguments)
     assert code == 2
-    assert named in complaint
-    assert "Traceback" not in complaint
+    assert named in error_text
+    assert "Traceback" not in error_text
 
 
 @pytest.mark.parametrize(
@@ -173,9 +173,9 @@ def test_a_broken_bundle_stops_the_start_with_one_clear_line(
                 )
             )
             expected = ["policy.onnx", "golden state"]
-    code, complaint = refused("--bundle", str(folder))
+    code, error_text = refused("--bundle", str(folder))
     assert code == 1
-    assert complaint.count("\n") == 1
-    assert "Traceback" not in complaint
+    assert error_text.count("\n") == 1
+    assert "Traceback" not in error_text
     for part in expected:
-        assert part in complaint
+        assert part in error_text

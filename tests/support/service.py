@@ -14,8 +14,8 @@ from tests.support.project import ROOT
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        found: int = listener.getsockname()[1]
-        return found
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @contextmanager

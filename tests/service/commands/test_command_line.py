@@ -115,9 +115,9 @@ def test_a_wrong_file_of_settings_is_told_in_one_line(
     file = tmp_path / "service.toml"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    code, complaint = refused("--config", str(file))
-    assert (code, complaint.count("\n")) == (2, 1)
-    assert message in complaint
+    code, error_text = refused("--config", str(file))
+    assert (code, error_text.count("\n")) == (2, 1)
+    assert message in error_text
 
 
 @pytest.mark.parametrize(
@@ -133,8 +133,8 @@ def test_a_wrong_file_of_settings_is_told_in_one_line(
 def test_a_refusal_is_json_where_the_log_would_be(
     arguments: list[str], environment: dict[str, str]
 ) -> None:
-    code, complaint = refused(*arguments, environment=environment)
-    (line,) = complaint.splitlines()
+    code, error_text = refused(*arguments, environment=environment)
+    (line,) = error_text.splitlines()
     assert (code, json.loads(line)["level"]) == (2, "critical")
 
 

@@ -72,8 +72,8 @@ def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_left_out_and_tol
     }
     with start(environment=environment):
         log = (tmp_path / "service.log").read_text()
-    told = [line for line in log.splitlines() if "left out" in line]
-    assert [line.split()[1] for line in told] == ["UPRIGHT_PORT", "UPRIGHT_GRPC_PORT"]
+    messages = [line for line in log.splitlines() if "left out" in line]
+    assert [line.split()[1] for line in messages] == ["UPRIGHT_PORT", "UPRIGHT_GRPC_PORT"]
 
 
 def test_a_misspelt_variable_is_told_as_a_misspelt_flag_is() -> None:

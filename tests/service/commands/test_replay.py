@@ -120,12 +120,12 @@ def test_what_is_no_record_is_refused_in_one_line(tmp_path: Path, command: tuple
     nothing, other = tmp_path / "nothing.sqlite", tmp_path / "other.sqlite"
     other.write_bytes(b"no database" * 500)
     for file, named in ((nothing, "no such record"), (other, "not a database")):
-        code, shown, complaint = run(name, file, *options)
+        code, shown, error_text = run(name, file, *options)
         assert code in (1, 2)
         assert shown == ""
-        assert complaint.count("\n") == 1
-        assert str(file) in complaint
-        assert named in complaint
+        assert error_text.count("\n") == 1
+        assert str(file) in error_text
+        assert named in error_text
     assert {path.name for path in tmp_path.iterdir()} == {"other.sqlite"}
 
 
@@ -161,17 +161,17 @@ def test_an_export_holds_every_decision_as_it_is_in_the_record(
 def test_an_unknown_suffix_or_a_missing_library_is_said_in_one_line(
     record: Path, tmp_path: Path
 ) -> None:
-    code, _, complaint = run("export", record, "--to", tmp_path / "decisions.xlsx")
-    assert (code, complaint.count("\n")) == (1, 1)
-    assert ".parquet, .csv, .jsonl" in complaint
-    code, _, complaint = run(
+    code, _, error_text = run("export", record, "--to", tmp_path / "decisions.xlsx")
+    assert (code, error_text.count("\n")) == (1, 1)
+    assert ".parquet, .csv, .jsonl" in error_text
+    code, _, error_text = run(
         "export", record, "--to", tmp_path / "decisions.parquet", program=("-c", WITHOUT_PYARROW)
     )
-    assert (code, complaint.count("\n")) == (1, 1)
-    assert "pyarrow, which is not installed" in complaint
-    code, _, complaint = run("export", record, "--to", tmp_path / "nowhere" / "decisions.csv")
-    assert (code, complaint.count("\n")) == (1, 1)
-    assert "nowhere/decisions.csv" in complaint
+    assert (code, error_text.count("\n")) == (1, 1)
+    assert "pyarrow, which is not installed" in error_text
+    code, _, error_text = run("export", record, "--to", tmp_path / "nowhere" / "decisions.csv")
+    assert (code, error_text.count("\n")) == (1, 1)
+    assert "nowhere/decisions.csv" in error_text
     assert not [
         path
         for path in tmp_path.iterdir()
@@ -196,9 +196,9 @@ def test_a_value_that_no_decision_has_is_told_by_its_row(
         connection.execute(f"UPDATE decisions SET {change} WHERE seq = 25")  # noqa: S608 - our own words
     target = tmp_path / "out.csv"
     for expected, command in ((2, ("replay", record)), (1, ("export", record, "--to", target))):
-        code, _, complaint = run(*command)
-        assert (code, complaint.count("\n")) == (expected, 1)
-        assert f"{record}: cannot be read" in complaint
+        code, _, error_text = run(*command)
+        assert (code, error_text.count("\n")) == (expected, 1)
+        assert f"{record}: cannot be read" in error_text
     assert not target.exists()
 
 

@@ -29,9 +29,9 @@ FAILING = ("-m", "tests.support.failing_service")
 
 def lines(log: Path) -> list[dict[str, Any]]:
     """Return every line of a log in JSON; each must be an object with the fields that all have."""
-    found = [json.loads(line) for line in log.read_text().splitlines()]
-    assert all({"event", "level", "timestamp", "logger"} <= set(line) for line in found)
-    return found
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert all({"event", "level", "timestamp", "logger"} <= set(line) for line in entries)
+    return entries
 
 
 def requests(log: Path) -> list[dict[str, Any]]:
@@ -185,9 +185,9 @@ def test_states_are_logged_when_they_are_asked_for(start: Start, log: Path) -> N
 
 
 def test_states_without_request_lines_are_refused() -> None:
-    code, complaint = refused("--log-states")
-    assert (code, complaint.count("\n")) == (2, 1)
-    assert "--log-states needs --log-requests" in complaint
+    code, error_text = refused("--log-states")
+    assert (code, error_text.count("\n")) == (2, 1)
+    assert "--log-states needs --log-requests" in error_text
 
 
 def test_people_read_plain_lines(start: Start, log: Path) -> None:
@@ -206,9 +206,9 @@ def test_people_read_plain_lines(start: Start, log: Path) -> None:
 
 
 def test_a_refusal_to_start_is_json_too(tmp_path: Path) -> None:
-    code, complaint = refused("--log-format", "json", "--bundle", str(tmp_path))
+    code, error_text = refused("--log-format", "json", "--bundle", str(tmp_path))
     assert code == 1
-    line = json.loads(complaint)
+    line = json.loads(error_text)
     assert line["level"] == "critical"
     assert str(tmp_path) in line["event"]
 

@@ -35,33 +35,33 @@ def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None
     client.get("/nowhere/at/all")
     answer = client.get("/metrics")
     assert answer.headers["content-type"] == EXPOSITION_TYPE
-    found = samples(answer.text)
-    assert found["upright_requests_total", ("/act", "200")] == 3
-    assert found["upright_requests_total", ("/act", "400")] == 1
-    assert found["upright_requests_total", ("/act/batch", "200")] == 1
-    assert found["upright_requests_total", ("other", "404")] == 1
-    assert found["upright_request_seconds_count", ("/act",)] == 4
-    assert found["upright_inference_seconds_count", ()] == 4
+    values = samples(answer.text)
+    assert values["upright_requests_total", ("/act", "200")] == 3
+    assert values["upright_requests_total", ("/act", "400")] == 1
+    assert values["upright_requests_total", ("/act/batch", "200")] == 1
+    assert values["upright_requests_total", ("other", "404")] == 1
+    assert values["upright_request_seconds_count", ("/act",)] == 4
+    assert values["upright_inference_seconds_count", ()] == 4
     assert (
-        found["upright_actions_total", ("left",)],
-        found["upright_actions_total", ("right",)],
+        values["upright_actions_total", ("left",)],
+        values["upright_actions_total", ("right",)],
     ) == (1, 4)
     requests = sum(
-        found["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch")
+        values["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch")
     )
-    assert requests > found["upright_inference_seconds_sum", ()] > 0
+    assert requests > values["upright_inference_seconds_sum", ()] > 0
 
 
 def test_the_bundle_served_and_what_serves_it_are_labels(
     client: TestClient, backend: str, committed: Bundle
 ) -> None:
-    found = {
+    values = {
         sample.name: sample.labels
         for family in text_string_to_metric_families(client.get("/metrics").text)
         for sample in family.samples
         if sample.name.endswith("_info")
     }
-    assert found["upright_bundle_info"] == {
+    assert values["upright_bundle_info"] == {
         "model": "cartpole-dqn",
         "version": "1",
         "digest": committed.digest,
@@ -72,7 +72,7 @@ def test_the_bundle_served_and_what_serves_it_are_labels(
         "python": platform.python_version(),
         "onnxruntime": version("onnxruntime"),
     }
-    assert found["upright_build_info"] == versions
+    assert values["upright_build_info"] == versions
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
@@ -82,20 +82,20 @@ def test_state_values_outside_the_training_range_are_counted_by_name(
     for state in ([0, 0, 0.05, 0], [100, 0, 0, 0], [-100, 0, 0, 100]):
         body = {"state": state} if path == "/act" else {"states": [state, STATE, state]}
         assert client.post(path, json=body).status_code == 200
-    found = samples(client.get("/metrics").text)
+    values = samples(client.get("/metrics").text)
     times = 1 if path == "/act" else 2
-    assert found["upright_out_of_range_total", ("cart_position",)] == 2 * times
-    assert found["upright_out_of_range_total", ("pole_angular_velocity",)] == times
-    assert found["upright_out_of_range_total", ("pole_angle",)] == 0
+    assert values["upright_out_of_range_total", ("cart_position",)] == 2 * times
+    assert values["upright_out_of_range_total", ("pole_angular_velocity",)] == times
+    assert values["upright_out_of_range_total", ("pole_angle",)] == 0
 
 
 def test_a_state_value_that_another_bundle_names_is_counted_too() -> None:
     metrics = Metrics(["left", "right"], ["x"])
     metrics.observe_inference(1e-5, [0], [["x", "newcomer"]])
-    found = samples(metrics.exposition({}).decode())
+    values = samples(metrics.exposition({}).decode())
     assert (
-        found["upright_out_of_range_total", ("x",)],
-        found["upright_out_of_range_total", ("other",)],
+        values["upright_out_of_range_total", ("x",)],
+        values["upright_out_of_range_total", ("other",)],
     ) == (1, 1)
 
 
@@ -127,14 +127,14 @@ def test_grpc_calls_are_counted_as_an_endpoint_by_the_status_that_stands_for_the
             ask_by_grpc(port, datatype="FP64")
         with pytest.raises(Exception, match="FAILED_PRECONDITION"):
             ask_by_grpc(port, headers={"if-match": '"sha256:another"'})
-        found = samples(httpx2.get(f"{address}/metrics").text)
+        values = samples(httpx2.get(f"{address}/metrics").text)
     counted = {
-        status: found.get(("upright_requests_total", ("grpc", status)), 0)
+        status: values.get(("upright_requests_total", ("grpc", status)), 0)
         for status in ("200", "400", "404", "412", "500")
     }
     assert counted == {"200": 1, "400": 1, "404": 2, "412": 1, "500": 0}
-    assert found["upright_request_seconds_count", ("grpc",)] == 5
-    assert found["upright_actions_total", ("right",)] == 1
+    assert values["upright_request_seconds_count", ("grpc",)] == 5
+    assert values["upright_actions_total", ("right",)] == 1
 
 
 def test_the_content_type_is_the_librarys() -> None:
@@ -165,9 +165,9 @@ def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_se
     metrics = Metrics(["left", "right"], ["x"])
     metrics.observe_request(endpoint_of("/' OR 1=1").label, 418, 0.1)
     metrics.observe_request(endpoint_of("/v2/models/m/infer").label, 200, 0.1)
-    found = samples(metrics.exposition({}).decode())
-    assert found["upright_requests_total", ("other", "other")] == 1
-    assert found["upright_requests_total", ("/v2", "200")] == 1
+    values = samples(metrics.exposition({}).decode())
+    assert values["upright_requests_total", ("other", "other")] == 1
+    assert values["upright_requests_total", ("/v2", "200")] == 1
 
 
 def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(

@@ -96,9 +96,9 @@ def test_a_span_continues_the_callers_trace_and_says_what_was_answered(
         "vendor=1",
     )
     assert (span.name, span.kind) == ("POST /act", span.SPAN_KIND_SERVER)
-    found = attributes(span)
+    values = attributes(span)
     assert (
-        found.items()
+        values.items()
         >= {
             "http.request.method": "POST",
             "http.route": "/act",
@@ -107,14 +107,14 @@ def test_a_span_continues_the_callers_trace_and_says_what_was_answered(
         }.items()
     )
     assert (
-        found.items()
+        values.items()
         >= {
             "http.response.status_code": 200,
             "upright.digest": committed.digest,
             "upright.action": "right",
         }.items()
     )
-    assert found["upright.request_id"] == "mine"
+    assert values["upright.request_id"] == "mine"
     assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < 10e9
     assert collector.services == {"upright"}
 

@@ -54,8 +54,8 @@ def rows_of(path: Path, query: str = "SELECT * FROM decisions ORDER BY id") -> l
 
 
 def outcomes(address: str) -> tuple[float, float]:
-    found = samples(httpx2.get(f"{address}/metrics").text)
-    return found["upright_record_rows_total", ("written",)], found[
+    values = samples(httpx2.get(f"{address}/metrics").text)
+    return values["upright_record_rows_total", ("written",)], values[
         "upright_record_rows_total", ("dropped",)
     ]
 
@@ -153,9 +153,9 @@ def test_an_existing_record_is_continued_by_another_bundle_too(
         ask(address, range(3))
     with start("--record", str(file), "--bundle", str(exported.folder)) as address:
         ask(address, range(3, 5))
-    found = list(read(file))
-    assert [row.seq for row in found] == [0, 1, 2, 3, 4]
-    assert [row.digest == exported.digest for row in found] == [False, False, False, True, True]
+    rows = list(read(file))
+    assert [row.seq for row in rows] == [0, 1, 2, 3, 4]
+    assert [row.digest == exported.digest for row in rows] == [False, False, False, True, True]
 
 
 def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places(
@@ -245,19 +245,19 @@ def test_what_is_no_record_of_ours_is_refused_in_one_line_and_left_alone(
     file = tmp_path / "decisions.sqlite"
     make(file)
     before = file.read_bytes() if file.is_file() else b""
-    code, complaint = refused("--record", str(file), "--workers", workers)
+    code, error_text = refused("--record", str(file), "--workers", workers)
     assert code == 1
-    assert complaint.count("\n") == 1
-    assert str(file) in complaint
-    assert named in complaint
+    assert error_text.count("\n") == 1
+    assert str(file) in error_text
+    assert named in error_text
     assert before == (file.read_bytes() if file.is_file() else b"")
 
 
 def test_a_place_that_cannot_be_written_stops_the_start_with_one_line() -> None:
-    code, complaint = refused("--record", "/proc/decisions.sqlite")
+    code, error_text = refused("--record", "/proc/decisions.sqlite")
     assert code == 1
-    assert complaint.count("\n") == 1
-    assert "--record /proc/decisions.sqlite" in complaint
+    assert error_text.count("\n") == 1
+    assert "--record /proc/decisions.sqlite" in error_text
 
 
 def test_a_full_disk_fails_no_request_is_said_once_and_the_record_goes_on_afterwards(
@@ -401,13 +401,13 @@ def test_a_batch_of_rows_is_written_whole_or_not_at_all(
         writer.write([(policy, broken)], NOON)
     writer.write([(policy, rows[:1])], NOON)
     writer.close()
-    found = list(read(file))
-    assert [row.request_id for row in found] == [
+    recorded = list(read(file))
+    assert [row.request_id for row in recorded] == [
         *(row[1] for row in rows),
         *(row[1] for row in rows),
         "0",
     ]
-    assert [row.digest for row in found[::count]] == [
+    assert [row.digest for row in recorded[::count]] == [
         policy.bundle.digest,
         exported.digest,
         policy.bundle.digest,
@@ -419,11 +419,11 @@ def test_a_policy_whose_actions_have_no_columns_is_refused(tmp_path: Path) -> No
     shutil.copytree(COMMITTED, folder)
     manifest = folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"left"', '"port"'))
-    code, complaint = refused(
+    code, error_text = refused(
         "--bundle", str(folder), "--record", str(tmp_path / "decisions.sqlite")
     )
     assert code == 1
-    assert "port, right" in complaint
+    assert "port, right" in error_text
     assert not (tmp_path / "decisions.sqlite").exists()
 
 
