@@ -1,10 +1,10 @@
-"""States: whatever holds four numbers in, four floats out, or an error at once. Knows nothing of requests."""
+"""Reads states: any sequence or array of four numbers becomes a tuple of four floats."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
 STATE_SIZE = 4
-# From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷, half a step above the largest one (IEEE 754).
+# From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷ (IEEE 754).
 FLOAT32_OVERFLOW = 3.4028235677973366e38
 
 
@@ -18,11 +18,16 @@ class Array(Protocol):
 State = Sequence[float] | Array
 
 
-def check(state: State) -> tuple[float, ...]:
-    """Return the four numbers. Raises `TypeError` for what are no numbers, `ValueError` for a wrong count and for what is not finite."""
+def check_state(state: State) -> tuple[float, ...]:
+    """Return the four numbers of a state.
+
+    Raises `TypeError` for what are no numbers, `ValueError` for a wrong count and for numbers
+    that are not finite as 32-bit floats.
+    """
     values = state if isinstance(state, (tuple, list)) else _unpack(state)
     if len(values) != STATE_SIZE:
         raise ValueError(f"a state holds {STATE_SIZE} numbers, not {len(values)}: {state!r}")
+
     numbers = tuple([value if type(value) is float else _number(value, state) for value in values])
     for number in numbers:
         if not -FLOAT32_OVERFLOW < number < FLOAT32_OVERFLOW:  # false for NaN too
@@ -33,7 +38,7 @@ def check(state: State) -> tuple[float, ...]:
 
 
 def check_action(action: object) -> int:
-    """Return a fallback's action. Raises `TypeError` where it is no action: that is a mistake of the program, not of the network."""
+    """Return a fallback's action. Raises `TypeError` where it is no whole number."""
     if isinstance(action, bool) or not hasattr(action, "__index__"):
         raise TypeError(f"a fallback gives an action, a whole number, not {action!r}")
     return action.__index__()  # type: ignore[no-any-return] # it has one, and that returns int
