@@ -11,7 +11,7 @@ from upright_client.connections.pool import ConnectionPool
 from upright_client.decision import Decision, Failure, Fallback, LastAction, Model
 from upright_client.errors import NoAnswerError
 from upright_client.protocols.protocol import ACT, ACT_BATCH, MODEL, READY, Request
-from upright_client.state import State, check_action, check_state
+from upright_client.state import State, check_action, check_seconds, check_state, check_states
 from upright_client.statistics import CallStatistics
 from upright_client.text import printable
 
@@ -66,11 +66,13 @@ class Calls:
         Raises `TypeError` or `ValueError` for misuse.
         """
         start = perf_counter()
-        rows = [check_state(state) for state in states]
+        rows = check_states(states)
         if not rows:
             return []
         seq = next(self._seqs)
         body = json.dumps({"states": rows, "seq": seq}).encode()
+        if deadline is not None:
+            check_seconds("deadline", deadline)
         until = start + (self._deadline if deadline is None else deadline)
 
         request = Request(ACT_BATCH, body, seq, ANSWER_LIMIT + ROW_LIMIT * len(rows))
@@ -88,7 +90,7 @@ class Calls:
     async def model(self, pool: ConnectionPool, seconds: float) -> Model:
         """Return the bundle that the service serves. Raises `NoAnswerError`."""
         request = Request(MODEL, b"", None, MODEL_LIMIT)
-        outcome = await self._ask(pool, request, perf_counter() + seconds)
+        outcome = await self._ask(pool, request, perf_counter() + check_seconds("timeout", seconds))
         model = outcome if isinstance(outcome, Failure) else read_model(outcome)
         if isinstance(model, Failure):
             self._statistics.record_error(model)
@@ -98,7 +100,7 @@ class Calls:
     async def ready(self, pool: ConnectionPool, seconds: float) -> bool:
         """Return whether the service says that it is ready."""
         request = Request(READY, b"", None, ANSWER_LIMIT)
-        outcome = await self._ask(pool, request, perf_counter() + seconds)
+        outcome = await self._ask(pool, request, perf_counter() + check_seconds("timeout", seconds))
         if isinstance(outcome, Failure):
             self._statistics.record_error(outcome)
             return False

@@ -2,7 +2,6 @@
 
 import os
 from abc import ABC, abstractmethod
-from math import isfinite
 from typing import TYPE_CHECKING, ClassVar
 
 from upright_client.calls import Calls
@@ -13,8 +12,9 @@ from upright_client.decision import Counters, Fallback, LastAction
 from upright_client.protocols.http11 import Http11Protocol
 from upright_client.protocols.protocol import ConnectionProtocol, Transport
 from upright_client.protocols.websocket import WebSocketProtocol
-from upright_client.state import check_action
+from upright_client.state import check_action, check_seconds
 from upright_client.statistics import CallStatistics
+from upright_client.text import describe
 
 if TYPE_CHECKING:
     import ssl
@@ -116,13 +116,14 @@ def _check_arguments(
     """Raise `TypeError` or `ValueError` for an argument that makes no sense."""
     if transport not in ("http", "stream"):
         raise ValueError(f"transport is 'http' or 'stream', not {transport!r}")
-    if not (isfinite(deadline) and deadline > 0):
-        raise ValueError(f"deadline is a number of seconds above 0, not {deadline!r}")
+    check_seconds("deadline", deadline)
     if not isinstance(fallback, LastAction) and not callable(fallback):
         check_action(fallback)
-    if pin_digest is not None and not pin_digest.startswith("sha256:"):
-        raise ValueError(f"pin_digest is a digest such as sha256:…, not {pin_digest!r}")
-    if key is not None and not (key.isascii() and key.isprintable()):
+    if pin_digest is not None and not (
+        isinstance(pin_digest, str) and pin_digest.startswith("sha256:")
+    ):
+        raise ValueError(f"pin_digest is a digest such as sha256:…, not {describe(pin_digest)}")
+    if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable()):
         raise ValueError("key holds characters that no header may have")
-    if connections < 1:
-        raise ValueError(f"connections is a whole number from 1, not {connections!r}")
+    if type(connections) is not int or connections < 1:
+        raise ValueError(f"connections is a whole number from 1, not {describe(connections)}")

@@ -1,6 +1,7 @@
 """Where the service listens, and how that is written."""
 
 import os
+import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -35,16 +36,36 @@ def parse_address(address: str | os.PathLike[str]) -> Address:
     """
     text = os.fspath(address)
     if text.startswith(("unix:", "/", ".")):
-        return Address("", 0, text.removeprefix("unix:").removeprefix("//"))
+        return _unix_address(text.removeprefix("unix:").removeprefix("//"))
 
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{EXPECTED}, not {text!r}: {error}") from error
     if (
         parts.scheme not in ("http", "ws", "https", "wss")
-        or not parts.hostname
+        or not host
         or parts.path.strip("/")
         or parts.query
         or parts.username is not None
     ):
         raise ValueError(f"{EXPECTED}, not {text!r}")
     is_secure = parts.scheme in ("https", "wss")
-    return Address(parts.hostname, parts.port or (443 if is_secure else 80), None, is_secure)
+    return Address(_checked_host(host), port or (443 if is_secure else 80), None, is_secure)
+
+
+def _unix_address(path: str) -> Address:
+    if not hasattr(socket, "AF_UNIX"):
+        raise ValueError(f"this system has no Unix sockets: {path!r} needs them, http:// does not")
+    if not path or "\0" in path:
+        raise ValueError(f"{EXPECTED}, not {path!r}")
+    return Address("", 0, path)
+
+
+def _checked_host(host: str) -> str:
+    """Return a name as the Host field and resolvers take it. Raises `ValueError`."""
+    try:
+        return host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f"no host can be called {host[:100]!r}: {error}") from error

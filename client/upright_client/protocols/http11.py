@@ -14,6 +14,8 @@ from upright_client.errors import ProtocolError
 from upright_client.protocols.protocol import ACT, Reply, Request
 
 HEAD_LIMIT = 16_384  # bytes that a response's head, or its trailers, may have
+FIELD_LINE_LIMIT = 100  # lines that a head, or trailers, may have
+CHUNK_LIMIT = 1_024  # chunks of an answer, and one more for each 64 bytes of its limit
 CHUNK_LINE_LIMIT = 1_024  # bytes that the line before a chunk may have, with its extensions
 INTERIM_LIMIT = 16  # interim responses (1xx) before one final response
 DEFAULT_BODY_LIMIT = 65_536  # bytes of a body that nobody asked for
@@ -100,6 +102,7 @@ class Http11Protocol:
         self._status = 0
         self._size = 0  # of the body, or of the chunk
         self._body = bytearray()  # of a response in chunks
+        self._chunks = 0
         self._closes_after = False
 
     def hello(self) -> bytes:
@@ -211,6 +214,7 @@ class Http11Protocol:
             names = b", ".join(codings)[:40]
             raise ProtocolError(f"the answer's Transfer-Encoding is {names!r}, expected chunked")
         self._body = bytearray()
+        self._chunks = 0
         self._expecting = _Expecting.CHUNK_LINE
 
     def _content_length(self, head: ResponseHead) -> int:
@@ -252,6 +256,9 @@ class Http11Protocol:
 
         digits = match[1].lstrip(b"0") or b"0"
         self._check_size(len(self._body) + (int(digits, 16) if len(digits) <= 15 else 2**60))
+        self._chunks += 1
+        if self._chunks > CHUNK_LIMIT + self._body_limit // 64:
+            raise ProtocolError("the answer has too many chunks")
         self._size = int(digits, 16)
         if self._size:
             del self._buffer[: end + 2]
@@ -345,6 +352,8 @@ def parse_fields(data: bytes) -> dict[bytes, list[bytes]]:
     Lines may be folded and may end without a carriage return. Raises `ProtocolError` for a line
     that is no field.
     """
+    if data.count(b"\n") >= FIELD_LINE_LIMIT:
+        raise ProtocolError(f"the answer has more than {FIELD_LINE_LIMIT} header lines")
     fields: dict[bytes, list[bytes]] = {}
     values: list[bytes] = []  # of the last field
     for line in _LINE_END.split(data) if data else []:

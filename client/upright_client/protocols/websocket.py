@@ -19,6 +19,7 @@ from upright_client.text import printable
 
 ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 CONTINUATION, TEXT, CLOSE, PING, PONG = 0x0, 0x1, 0x8, 0x9, 0xA  # section 5.2
+FRAME_LIMIT = 256  # frames that may come at once: one answer is awaited at a time
 CONTROL_LIMIT = 125  # bytes that a control frame may have, section 5.5
 
 
@@ -65,7 +66,11 @@ class WebSocketProtocol:
             return b""
 
         ping: bytes | None = None  # of several, the last one alone needs an answer
+        frames = 0
         while not self.is_closing and (frame := self._take_frame()) is not None:
+            frames += 1
+            if frames > FRAME_LIMIT:
+                raise ProtocolError(f"more than {FRAME_LIMIT} frames came at once")
             first, payload = frame
             if first == 0x80 | TEXT and self._message is None:
                 self.replies.append(Reply(0, payload))
