@@ -64,9 +64,9 @@ def check_states(states: Iterable[State]) -> list[tuple[float, ...]]:
 
 def check_action(action: object) -> int:
     """Return a fallback's action. Raises `TypeError` where it is no whole number."""
-    if not isinstance(action, bool) and hasattr(action, "__index__"):
-        with contextlib.suppress(TypeError):  # an array has the method, and refuses to be an index
-            return operator.index(action)
+    if not isinstance(action, bool):
+        with contextlib.suppress(TypeError):
+            return operator.index(action)  # type: ignore[arg-type] # or it raises TypeError
     raise TypeError(f"a fallback gives an action, a whole number, not {describe(action)}")
 
 
@@ -93,20 +93,23 @@ def _unpack(state: State) -> list[object]:
 
 def _number(value: object, state: State) -> float:
     """Return a value that is a number as a float."""
-    kind = str(getattr(value, "dtype", ""))  # of a NumPy or a PyTorch number
-    if (
-        isinstance(value, (bool, complex))
-        or "bool" in kind
-        or "complex" in kind
-        or getattr(value, "shape", ()) != ()
-        or not (hasattr(value, "__float__") or hasattr(value, "__index__"))
-    ):
-        raise TypeError(f"a state holds numbers, not {describe(value)}: {describe(state)}")
     try:
-        return float(value)  # type: ignore[arg-type] # it has __float__ or __index__
+        if _is_number(value):
+            return float(value)  # type: ignore[arg-type] # it has __float__ or __index__
     except OverflowError as error:
         raise ValueError(
             "a state holds numbers that are finite as 32-bit floats, not one beyond all floats"
         ) from error
     except Exception as error:
         raise TypeError(f"a state holds numbers, not {describe(value)}") from error
+    raise TypeError(f"a state holds numbers, not {describe(value)}: {describe(state)}")
+
+
+def _is_number(value: object) -> bool:
+    """Return whether a value is one real number, of Python or of an array library."""
+    if isinstance(value, (bool, complex)) or getattr(value, "shape", ()) != ():
+        return False
+    kind = str(getattr(value, "dtype", ""))
+    if "bool" in kind or "complex" in kind:
+        return False
+    return hasattr(value, "__float__") or hasattr(value, "__index__")

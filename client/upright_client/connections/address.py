@@ -5,6 +5,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+HOST_LIMIT = 253  # bytes of a name, RFC 1035
 EXPECTED = "expected http://host:port, https://host:port or the path of a Unix socket"
 
 
@@ -66,6 +67,9 @@ def _unix_address(path: str) -> Address:
 def _checked_host(host: str) -> str:
     """Return a name as the Host field and resolvers take it. Raises `ValueError`."""
     try:
-        return host.encode("idna").decode()
+        encoded = host.encode("idna").decode()
     except UnicodeError as error:
         raise ValueError(f"no host can be called {host[:100]!r}: {error}") from error
+    if len(encoded) > HOST_LIMIT:
+        raise ValueError(f"no host can be called {host[:100]!r}…: more than {HOST_LIMIT} bytes")
+    return encoded
