@@ -50,7 +50,7 @@ class Unprintable(list[float]):
         raise RuntimeError("repr")
 
 
-NO_STATES = [
+NO_STATES: list[Any] = [
     None, True, 1, 1.5, 4j, "four", "1234", b"1234", bytearray(4), {}, {1: 2}, {1, 2, 3, 4},
     object(), iter([1, 2, 3, 4]), (number for number in range(4)), int, len, Raises(), LyingList(),
     Unprintable(), ..., NotImplemented, math, ["1"] * 4, [None] * 4, [[1.0]] * 4, [1j] * 4,

@@ -61,6 +61,9 @@ class WebSocketProtocol:
 
         Raises `ProtocolError` for what is no WebSocket, and for what is above the limits.
         """
+        if self.is_open and not self._buffer and self._take_whole(data):
+            return b""
+
         self._buffer += data
         if not self.is_open and not self._read_handshake():
             return b""
@@ -126,6 +129,20 @@ class WebSocketProtocol:
                 raise ProtocolError(f"the handshake has a {name.decode()}, which was not asked for")
 
     # --- frames ---
+
+    def _take_whole(self, data: bytes) -> bool:
+        """Take in an answer that came whole, alone and in one short frame, as nearly all do."""
+        if len(data) < 2 or data[0] != 0x80 | TEXT or self._message is not None:
+            return False
+        size, start = data[1], 2
+        if size == 126:
+            size, start = int.from_bytes(data[2:4]), 4
+        if (size > 126 and start == 2) or (size < 126 and start == 4):
+            return False
+        if len(data) != start + size or size > self._body_limit:
+            return False
+        self.replies.append(Reply(0, data[start:]))
+        return True
 
     def _take_frame(self) -> tuple[int, bytes] | None:
         """Return the first byte and the payload of the next whole frame."""
