@@ -41,8 +41,9 @@ check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -n 2
 
-fuzz: setup ## mutated bodies and HTTP at every lane (BODIES, CONNECTIONS, FUZZ_SEED)
+fuzz: setup ## mutated requests at the service, answers at the client (BODIES, CONNECTIONS, FUZZ_SEED)
 	$(BIN)/python -m tests.fuzz --bodies $(BODIES) --connections $(CONNECTIONS) --seed $(FUZZ_SEED)
+	$(BIN)/python -m tests.client.fuzz --answers $(BODIES) --seed $(FUZZ_SEED)
 
 format: setup ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix $(CODE)

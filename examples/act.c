@@ -2,7 +2,8 @@
  *
  *   cc -Wall -Wextra -Werror -o act examples/act.c -lcurl && ./act http://127.0.0.1:8000
  *
- * One handle is kept for all calls, and with it the connection. An answer is used only if it echoes the seq of its own request.
+ * One handle is kept for all calls, and with it the connection. An answer is used only if it echoes
+ * the seq of its own request.
  */
 #include <curl/curl.h>
 #include <stdio.h>
@@ -17,17 +18,18 @@ struct answer {
 static size_t take(char *data, size_t size, size_t count, void *into) {
     struct answer *answer = into;
     size_t length = size * count;
-    if (answer->length + length >= sizeof answer->text) return 0; /* more than any answer: libcurl ends the transfer */
+    /* More than any answer: libcurl ends the transfer. */
+    if (answer->length + length >= sizeof answer->text) return 0;
     memcpy(answer->text + answer->length, data, length);
     answer->length += length;
     answer->text[answer->length] = '\0';
     return length;
 }
 
-/* Return the number after a name in the answer, or the fallback where there is none. The answer's fields have fixed names. */
+/* Return the number after a name in the answer, or the fallback where there is none. */
 static long number(const char *text, const char *name, long fallback) {
-    const char *found = strstr(text, name);
-    return found ? strtol(found + strlen(name), NULL, 10) : fallback;
+    const char *match = strstr(text, name);
+    return match ? strtol(match + strlen(name), NULL, 10) : fallback;
 }
 
 /* Return the action for a state, or -1 if the service gave none in time. */
@@ -35,7 +37,8 @@ static long act(CURL *curl, const double state[4], long seq) {
     char body[256];
     struct answer answer = {.length = 0};
     long status = 0;
-    snprintf(body, sizeof body, "{\"state\":[%.9g,%.9g,%.9g,%.9g],\"seq\":%ld}", state[0], state[1], state[2], state[3], seq);
+    snprintf(body, sizeof body, "{\"state\":[%.9g,%.9g,%.9g,%.9g],\"seq\":%ld}",
+             state[0], state[1], state[2], state[3], seq);
     curl_easy_setopt(curl, CURLOPT_POSTFIELDS, body);
     curl_easy_setopt(curl, CURLOPT_WRITEDATA, &answer);
     CURLcode code = curl_easy_perform(curl);

@@ -1,4 +1,4 @@
-"""Balance CartPole through upright_client: a loop at 50 Hz that never waits longer than its deadline.
+"""Balance CartPole through upright_client: a loop at 50 Hz that keeps its deadline.
 
 pip install ./client gymnasium; python examples/balance.py [address] [steps]
 """
@@ -13,9 +13,9 @@ STEP = 0.02  # seconds: the environment's own
 
 
 def by_hand(state: tuple[float, ...]) -> int:
-    """Return an action where the service gives none in time: push to the side to which the pole leans."""
-    _, _, angle, turning = state
-    return int(angle + 0.3 * turning > 0)
+    """Return an action where the service gives none: push to where the pole leans."""
+    _, _, angle, angular_velocity = state
+    return int(angle + 0.3 * angular_velocity > 0)
 
 
 def main(address: str, steps: int) -> int:
@@ -27,7 +27,7 @@ def main(address: str, steps: int) -> int:
         for _ in range(steps):
             decision: Decision = client.act(state)
             if decision.source == "fallback":
-                print(f"the fallback decides: {decision.reason} {client.trouble}")
+                print(f"the fallback decides: {decision.reason} {client.last_error}")
             state, _, terminated, truncated, _ = environment.step(decision.action)
             if terminated or truncated:
                 print("the pole fell" if terminated else "500 steps: the pole stood")
@@ -36,7 +36,8 @@ def main(address: str, steps: int) -> int:
             time.sleep(max(0.0, tick - time.monotonic()))
         counters = client.counters()
     print(
-        f"{counters.answers} of {steps} steps by the policy, {counters.deadline_misses} deadlines missed"
+        f"{counters.answers} of {steps} steps by the policy, "
+        f"{counters.deadline_misses} deadlines missed"
     )
     return counters.answers
 

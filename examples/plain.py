@@ -1,4 +1,7 @@
-"""Balance CartPole with no client of ours: ten lines that any HTTP library can do. They wait as long as the network lets them."""
+"""Balance CartPole without upright_client: ten lines that any HTTP library can do.
+
+They wait as long as the network lets them.
+"""
 
 import json
 import sys
@@ -12,7 +15,7 @@ state, _ = environment.reset(seed=0)
 score, terminated, truncated = 0.0, False, False
 while not (terminated or truncated):
     body = json.dumps({"state": state.tolist()}).encode()
-    with urllib.request.urlopen(f"{address}/act", body, timeout=1) as answer:  # noqa: S310 - the address is the caller's own
+    with urllib.request.urlopen(f"{address}/act", body, timeout=1) as answer:  # noqa: S310 - the caller's address
         action = json.load(answer)["action"]
     state, reward, terminated, truncated, _ = environment.step(action)
     score += float(reward)

@@ -2,7 +2,8 @@
 //
 //   node examples/stream.mjs http://127.0.0.1:8000
 //
-// Answers come in the order of the messages, and each names the seq that it answers: an answer that is no longer awaited is dropped.
+// Answers come in the order of the messages, and each names the seq that it answers: an answer that
+// is no longer awaited is dropped.
 
 const address = globalThis.process?.argv[2] ?? "http://127.0.0.1:8000";
 const stream = new WebSocket(`${address.replace(/^http/, "ws")}/act/stream`);
@@ -14,7 +15,7 @@ stream.onmessage = ({ data }) => {
   awaited.get(answer.seq)?.(answer);
 };
 
-/** Return the action for a state, or the fallback if none comes within the deadline (milliseconds). */
+/** Return the action for a state, or the fallback after the deadline (milliseconds). */
 function act(state, { deadline = 1000, fallback = 0 } = {}) {
   const mine = ++seq;
   return new Promise((resolve) => {

@@ -1,6 +1,9 @@
-"""One client, called again and again: a kind, an address and a count in, the seconds of each call out, as JSON.
+"""Calls the service again and again by one kind of client, and prints the seconds of each call.
 
-Every kind does the same: a state of four floats and a seq into JSON, the answer's JSON into an action and Q-values.
+    python caller.py KIND ADDRESS COUNT
+
+The seconds are printed as a JSON list. Every kind does the same: a state of four floats and a seq
+become JSON, and the answer's JSON becomes an action and Q-values.
 """
 
 import asyncio
@@ -56,7 +59,7 @@ def _caller(kind: str, address: str) -> Callable[[], object]:
 
             def act() -> None:
                 if client.act(STATE).source != "policy":
-                    raise RuntimeError(client.trouble)
+                    raise RuntimeError(client.last_error)
 
             return act
         case "http.client":
@@ -92,7 +95,10 @@ def _caller(kind: str, address: str) -> Callable[[], object]:
 
 def _raw_http(address: str, seqs: "itertools.count[int]") -> Callable[[], object]:
     connection = _connected(address)
-    head = b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    head = (
+        b"POST /act HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: "
+    )
 
     def ask() -> object:
         body = _body(next(seqs))
@@ -109,7 +115,8 @@ def _raw_http(address: str, seqs: "itertools.count[int]") -> Callable[[], object
 def _raw_stream(address: str, seqs: "itertools.count[int]") -> Callable[[], object]:
     connection = _connected(address)
     connection.sendall(
-        b"GET /act/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /act/stream HTTP/1.1\r\nHost: localhost\r\n"
+        b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     connection.recv(16_384)
@@ -163,7 +170,7 @@ async def _timed_async(kind: str, address: str, count: int) -> list[float]:
         for number in range(WARM_UP + count):
             started = perf_counter()
             if (await client.act(STATE)).source != "policy":
-                raise RuntimeError(client.trouble)
+                raise RuntimeError(client.last_error)
             if number >= WARM_UP:
                 seconds.append(perf_counter() - started)
     return seconds

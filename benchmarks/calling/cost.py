@@ -1,8 +1,9 @@
-"""What one call costs: `upright_client` beside raw sockets and beside general HTTP clients, in turns against one service.
+"""What one call costs: `upright_client` beside raw sockets and beside general HTTP clients.
 
     python -m benchmarks.calling.cost
 
-The general clients live in an environment of their own (runs/peers), so that none of them gets into the project's.
+All call one service, in turns. The general clients live in an environment of their own
+(runs/peers), so that none of them gets into the project's.
 """
 
 import argparse
@@ -20,14 +21,24 @@ CALLS = 2_000
 PEERS = ROOT / "runs" / "peers"
 PINS = ("httpx==0.28.1", "requests", "aiohttp==3.14.5")
 KINDS = {
-    "raw TCP": "raw", "act TCP": "upright", "async act TCP": "upright-async", "http.client": "http.client", "requests": "requests",
-    "httpx": "httpx", "aiohttp": "aiohttp", "raw Unix": "raw-unix", "act Unix": "upright-unix", "raw stream": "raw-stream",
-    "act stream": "upright-stream", "raw stream Unix": "raw-stream-unix", "act stream Unix": "upright-stream-unix",
-}  # fmt: skip
+    "raw TCP": "raw",
+    "act TCP": "upright",
+    "async act TCP": "upright-async",
+    "http.client": "http.client",
+    "requests": "requests",
+    "httpx": "httpx",
+    "aiohttp": "aiohttp",
+    "raw Unix": "raw-unix",
+    "act Unix": "upright-unix",
+    "raw stream": "raw-stream",
+    "act stream": "upright-stream",
+    "raw stream Unix": "raw-stream-unix",
+    "act stream Unix": "upright-stream-unix",
+}
 
 
 def main() -> None:
-    """Measure in turns, so that what disturbs the machine disturbs every client; print medians over the rounds."""
+    """Measure in turns, so that a disturbance disturbs all clients; print medians of rounds."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
@@ -59,10 +70,10 @@ def main() -> None:
                 rounds[name].append((percentile(seconds, 0.5), percentile(seconds, 0.99)))
     figures = {
         name: {
-            "p50_us": round(1e6 * percentile([p50 for p50, _ in found], 0.5), 1),
-            "p99_us": round(1e6 * percentile([p99 for _, p99 in found], 0.5), 1),
+            "p50_us": round(1e6 * percentile([p50 for p50, _ in measured], 0.5), 1),
+            "p99_us": round(1e6 * percentile([p99 for _, p99 in measured], 0.5), 1),
         }
-        for name, found in rounds.items()
+        for name, measured in rounds.items()
     }
     base = {
         "TCP": "raw TCP",
@@ -78,9 +89,8 @@ def main() -> None:
                 "TCP",
             )
         ]
-        print(
-            f"| {name} | {figure['p50_us']} | {figure['p99_us']} | {figure['p50_us'] / figures[raw]['p50_us']:.2f} |"
-        )
+        ratio = figure["p50_us"] / figures[raw]["p50_us"]
+        print(f"| {name} | {figure['p50_us']} | {figure['p99_us']} | {ratio:.2f} |")
     peers = subprocess.run(
         [python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True
     ).stdout.split()

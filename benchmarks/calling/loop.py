@@ -1,11 +1,12 @@
-"""A control loop in real time: CartPole is stepped by the clock, the service is asked at every step, and its troubles are real.
+"""A control loop in real time: CartPole is stepped by the clock, and the service asked each time.
 
     python -m benchmarks.calling.loop --hertz 50 --seconds 60
-    python -m benchmarks.calling.loop --hertz 50 --seconds 60 --troubles
+    python -m benchmarks.calling.loop --hertz 50 --seconds 60 --faults
 
-With --troubles a proxy of its own process stands between the two, and a supervisor of its own process kills the service for 2 s, stops it
-for 1 s, delays its answers, and replaces it by one with another bundle. Afterwards every action of the policy is held to what the
-bundle answers to that very state: an action for any other state would be a stale one.
+With --faults another process puts a proxy between the two, kills the service for 2 s, stops it for
+1 s, delays its answers, and replaces it by one with another bundle. Afterwards every action of the
+policy is held to what the bundle answers to that very state: an action for any other state would be
+a stale one.
 """
 
 import argparse
@@ -45,7 +46,7 @@ class Step:
     """One step of the loop."""
 
     at: float  # seconds on the system's clock
-    took: float  # seconds that act took
+    duration: float  # seconds that act took
     state: tuple[float, ...]
     decision: Decision
 
@@ -59,28 +60,31 @@ def balance(state: tuple[float, ...]) -> int:
 def run(client: PolicyClient, hertz: int, seconds: float) -> tuple[list[Step], int]:
     """Step CartPole by the clock; return every step, and how often the pole fell."""
     environment = gymnasium.make("CartPole-v1").unwrapped
-    environment.tau = 1 / hertz  # type: ignore[attr-defined] # CartPole has it: the step of its physics is the step of the loop
-    observed, _ = environment.reset(seed=0)
+    # The step of its physics is the step of the loop.
+    environment.tau = 1 / hertz  # type: ignore[attr-defined] # CartPole has it
+    state, _ = environment.reset(seed=0)
     steps: list[Step] = []
     falls = 0
     gc.collect()
-    gc.disable()  # as a control program does: what this one remembers of every step would be gone through again and again
+    # As a control program does: what this one keeps of every step would be gone through each time.
+    gc.disable()
     start = time.monotonic()
     for number in range(int(hertz * seconds)):
         time.sleep(max(0.0, start + number / hertz - time.monotonic()))
         before = time.monotonic()
-        decision = client.act(observed)
-        steps.append(Step(before, time.monotonic() - before, tuple(observed.tolist()), decision))
-        observed, _, terminated, _, _ = environment.step(decision.action)
+        decision = client.act(state)
+        duration = time.monotonic() - before
+        steps.append(Step(before, duration, tuple(state.tolist()), decision))
+        state, _, terminated, _, _ = environment.step(decision.action)
         if terminated:
             falls += 1
-            observed, _ = environment.reset(seed=number)
+            state, _ = environment.reset(seed=number)
     return steps, falls
 
 
 def report(steps: list[Step], falls: int, deadline: float) -> dict[str, object]:
     """Return the figures of some steps, times in milliseconds."""
-    took = [step.took for step in steps]
+    durations = [step.duration for step in steps]
     reasons: dict[str, int] = {}
     for step in steps:
         reasons[step.decision.reason or "policy"] = (
@@ -89,16 +93,16 @@ def report(steps: list[Step], falls: int, deadline: float) -> dict[str, object]:
     return {
         "steps": len(steps),
         "decided_by": reasons,
-        "missed_share": reasons.get("deadline", 0) / max(1, len(steps)),
+        "miss_rate": reasons.get("deadline", 0) / max(1, len(steps)),
         "act_ms": {
-            name: round(1e3 * percentile(took, share), 3)
+            name: round(1e3 * percentile(durations, share), 3)
             for name, share in (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
         },
         "past_deadline_ms": {
-            name: round(1e3 * (percentile(took, share) - deadline), 3)
+            name: round(1e3 * (percentile(durations, share) - deadline), 3)
             for name, share in (("p99.9", 0.999), ("max", 1.0))
         },
-        "later_than_deadline": sum(value > deadline for value in took),
+        "later_than_deadline": sum(value > deadline for value in durations),
         "falls": falls,
     }
 
@@ -114,8 +118,8 @@ def stale(steps: list[Step]) -> int:
     )
 
 
-def troubled(pipe: Connection, port: int, deadline: float) -> None:
-    """Be the supervisor and the network: start, kill, stop, delay, replace; say when each began and when the service was back."""
+def inject_faults(pipe: Connection, port: int, deadline: float) -> None:
+    """Start, kill, stop, delay and replace the service; send when each of these happened."""
     with tempfile.TemporaryDirectory() as folder, FaultyProxy(port, whole=False) as proxy:
         other = other_bundle(Path(folder) / "other")
         events: list[tuple[str, float]] = []
@@ -172,29 +176,29 @@ def _start(port: int, folder: Path) -> "subprocess.Popen[bytes]":
 
 def returns(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, float]:
     """Return, for each return of the service, the seconds until the policy decided again."""
-    found = {}
+    seconds = {}
     for name, at in events:
         if name.startswith("back"):
             first = next(
                 (
-                    step.at + step.took
+                    step.at + step.duration
                     for step in steps
                     if step.at >= at and step.decision.source == "policy"
                 ),
                 float("inf"),
             )
-            found[name] = round(first - at, 3)
-    return found
+            seconds[name] = round(first - at, 3)
+    return seconds
 
 
 def phases(steps: list[Step], events: list[tuple[str, float]]) -> dict[str, dict[str, int]]:
     """Return who decided in each phase: from one event to the next."""
-    found: dict[str, dict[str, int]] = {}
+    counts: dict[str, dict[str, int]] = {}
     starts = [("at first", 0.0), *events]
     for (name, begin), (_, end) in zip(starts, [*starts[1:], ("end", float("inf"))], strict=True):
         deciders = [step.decision.reason or "policy" for step in steps if begin <= step.at < end]
-        found[name] = {decider: deciders.count(decider) for decider in sorted(set(deciders))}
-    return found
+        counts[name] = {decider: deciders.count(decider) for decider in sorted(set(deciders))}
+    return counts
 
 
 def main() -> None:
@@ -206,7 +210,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--deadline", type=float, help="seconds; one period if not given")
     parser.add_argument("--transport", choices=["http", "stream"], default="http")
-    parser.add_argument("--troubles", action="store_true")
+    parser.add_argument("--faults", action="store_true")
     parser.add_argument(
         "--realtime",
         action="store_true",
@@ -223,10 +227,10 @@ def main() -> None:
         "fallback": balance,
         "pin_digest": pin,
     }
-    if options.troubles:
+    if options.faults:
         ours, theirs = multiprocessing.Pipe()
         supervisor = multiprocessing.get_context("spawn").Process(
-            target=troubled, args=(theirs, free_port(), deadline)
+            target=inject_faults, args=(theirs, free_port(), deadline)
         )
         supervisor.start()
         with PolicyClient(ours.recv(), **settings) as client:
@@ -256,10 +260,10 @@ def main() -> None:
         "seconds_until_policy": returns(steps, events),
         "phases": phases(steps, events),
     }
-    write(
-        f"loop-{options.hertz}-{options.transport}{'-troubles' if options.troubles else ''}{'-realtime' if options.realtime else ''}",
-        figures,
-    )
+    name = f"loop-{options.hertz}-{options.transport}"
+    name += "-faults" if options.faults else ""
+    name += "-realtime" if options.realtime else ""
+    write(name, figures)
     print(json.dumps(figures, indent=1))
 
 

@@ -1,4 +1,4 @@
-"""A served policy: starts the real service and says when it answers. Knows nothing of what is measured."""
+"""Starts the real service for a benchmark, and writes down what was measured."""
 
 import contextlib
 import json
@@ -99,12 +99,12 @@ def other_bundle(folder: Path) -> Path:
 def circumstances() -> dict[str, object]:
     """Return what a figure depends on besides the code."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
+        ["git", "rev-parse", "--short", "HEAD"],  # noqa: S607 - the contributor's own git
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-    ).stdout.strip()  # noqa: S607 - the contributor's own git
+    ).stdout.strip()
     names = ("fastapi", "uvicorn", "uvloop", "httptools", "websockets", "onnxruntime", "pydantic")
     cores = len(os.sched_getaffinity(0))
     return {
@@ -127,6 +127,6 @@ def write(name: str, figures: dict[str, object]) -> None:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value that `share` of all do not exceed."""
+    """Return the value that a share of all, from 0 to 1, do not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

@@ -1,4 +1,6 @@
-"""The stream against HTTP on one connection, and the two WebSocket implementations that uvicorn can use against each other.
+"""The stream against HTTP on one connection.
+
+And the two WebSocket implementations that uvicorn can use against each other.
 
 python -m benchmarks.calling.stream
 """
@@ -18,9 +20,10 @@ WSPROTO = ROOT / "runs" / "wsproto"
 PIN = "wsproto==1.3.2"
 # The service with the other implementation in the place of its own; everything else is the same.
 OTHER = (
-    "import sys; from functools import partial; from service.__main__ import main; from service.server import server;"
+    "import sys; from service.__main__ import main; from service.server import server;"
     " from uvicorn.protocols.websockets.wsproto_impl import WSProtocol;"
-    " server.WebSocketProtocol = lambda application, **rest: WSProtocol(**rest); sys.exit(main(sys.argv[1:]))"
+    " server.WebSocketProtocol = lambda application, **rest: WSProtocol(**rest);"
+    " sys.exit(main(sys.argv[1:]))"
 )
 
 
@@ -53,21 +56,23 @@ def main() -> None:
         "stream": "raw-stream",
         "stream, Unix socket": "raw-stream-unix",
     }
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    measured: dict[str, list[tuple[float, float, float]]] = {}
     with served(free_port()) as ours, served(free_port(), command=("-c", OTHER)) as theirs:
         for _ in range(ROUNDS):
             for name, kind in ways.items():
-                found.setdefault(name, []).append(
+                measured.setdefault(name, []).append(
                     _asked(kind, str(ours.socket) if "unix" in kind else ours.address)
                 )
-            found.setdefault("stream, by wsproto", []).append(_asked("raw-stream", theirs.address))
+            measured.setdefault("stream, by wsproto", []).append(
+                _asked("raw-stream", theirs.address)
+            )
     figures = {
         name: {
             "answers_per_second": round(percentile([rate for rate, _, _ in rounds], 0.5)),
             "p50_us": round(1e6 * percentile([p50 for _, p50, _ in rounds], 0.5), 1),
             "p99_us": round(1e6 * percentile([p99 for _, _, p99 in rounds], 0.5), 1),
         }
-        for name, rounds in found.items()
+        for name, rounds in measured.items()
     }
     print(
         "| way | answers/s | p50 µs | p99 µs | answers/s to HTTP |\n| --- | --- | --- | --- | --- |"
@@ -75,13 +80,14 @@ def main() -> None:
     for name, figure in figures.items():
         ratio = figure["answers_per_second"] / figures["HTTP"]["answers_per_second"]
         print(
-            f"| {name} | {figure['answers_per_second']} | {figure['p50_us']} | {figure['p99_us']} | {ratio:.2f} |"
+            f"| {name} | {figure['answers_per_second']} | {figure['p50_us']} | {figure['p99_us']}"
+            f" | {ratio:.2f} |"
         )
     write("stream", {"figures": figures, "rounds": ROUNDS, "calls": CALLS, "wsproto": PIN})
 
 
 def _asked(kind: str, address: str) -> tuple[float, float, float]:
-    """Return answers per second, and the median and the 99th percentile of the seconds of a call."""
+    """Return answers per second, and a call's median and 99th percentile in seconds."""
     command = [
         sys.executable,
         str(Path(__file__).with_name("caller.py")),

@@ -1,7 +1,11 @@
-"""The phone: a state in, a decision out, within the deadline. Knows nothing of networks with weights, nor of how the service is built."""
+"""Calls an Upright service from a control loop: a decision within the deadline, whatever happens.
+
+`PolicyClient` is for programs with threads, `AsyncPolicyClient` for programs with an event loop.
+"""
 
 from upright_client.aio import AsyncPolicyClient
-from upright_client.decision import Counters, Decision, LastAction, Model, NoAnswerError, Reason
+from upright_client.decision import Counters, Decision, LastAction, Model, Reason
+from upright_client.errors import NoAnswerError
 from upright_client.sync import PolicyClient
 
 __all__ = [

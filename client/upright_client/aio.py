@@ -1,293 +1,283 @@
-"""The client for programs with an event loop: `AsyncPolicyClient`. One background task a connection that connects."""
+"""The client for programs with an event loop, with background tasks."""
 
 import asyncio
 import contextlib
-import os
+import socket
 from collections import deque
-from collections.abc import Sequence
-from time import monotonic
+from collections.abc import Callable, Coroutine, Sequence
+from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
-from upright_client.core import Core, Link, Place
-from upright_client.decision import Counters, Decision, Fallback, Model, Reason
+from upright_client.client import BaseClient
+from upright_client.connections.address import Address
+from upright_client.connections.connecting import Endpoint, connect_first, order_endpoints
+from upright_client.connections.runtime import Event, Stream, Task
+from upright_client.decision import Decision, Model
 from upright_client.state import State
-from upright_client.wire import Transport, Wire, WireError
 
-if TYPE_CHECKING:
-    import ssl
-
-CHUNK = 65_536  # bytes that are looked at at once, so that the deadline is looked at in between
-TENDING = 5.0  # seconds after which an idle connection is looked after
+RECEIVE_SIZE = 16_384  # bytes that are looked at at once: the deadline is looked at in between
+CANCEL_AFTER = 0.1  # seconds that a task may take to end by itself
 
 
-class AsyncPolicyClient:
-    """`PolicyClient` for asyncio: the same arguments, the same decisions. Used from one event loop, by any number of its tasks.
+class AsyncPolicyClient(BaseClient):
+    """`PolicyClient` for asyncio: the same arguments, the same decisions.
 
-    An event loop that is kept busy by something else for longer than the deadline delays every task in it, and `act` with them.
+    Used from one event loop, by any number of its tasks. An event loop that is kept busy by
+    something else for longer than the deadline delays every task in it, and `act` with them.
     """
 
-    def __init__(
-        self,
-        address: str | os.PathLike[str],
-        *,
-        transport: Transport = "http",
-        deadline: float = 0.02,
-        fallback: Fallback,
-        pin_digest: str | None = None,
-        key: str | None = None,
-        ssl_context: "ssl.SSLContext | None" = None,
-        connections: int = 1,
-    ) -> None:
-        if connections < 1:
-            raise ValueError(f"connections is a whole number from 1, not {connections!r}")
-        self._core = Core(address, transport, deadline, fallback, pin_digest, key, ssl_context)
-        self._ground = _Ground(self._core, transport, connections)
-        self._other = self._ground if transport == "http" else _Ground(self._core, "http", 1)
-
     async def act(self, state: State) -> Decision:
-        """Return the decision for one state, within the deadline. Raises `TypeError` or `ValueError` for what is no state."""
-        return await self._core.act(self._ground, state)
+        """Return the decision for one state, within the deadline.
+
+        Raises `TypeError` or `ValueError` for what is no state.
+        """
+        return await self._calls.act(self._pool, state)
 
     async def act_batch(
         self, states: Sequence[State], *, deadline: float | None = None
     ) -> list[Decision]:
-        """Return a decision for each state, all by the policy or all by the fallback; `deadline` in seconds replaces the client's own."""
-        return await self._core.act_batch(self._other, states, deadline)
+        """Return a decision for each state, all by the policy or all by the fallback.
 
-    async def model(self, *, timeout: float = 1.0) -> Model:  # noqa: ASYNC109 - the same signature as PolicyClient's
-        """Return the bundle that the service serves. Raises `NoAnswerError`."""
-        return await self._core.model(self._other, timeout)
+        `deadline`, in seconds, replaces the client's own. Raises as `act` does.
+        """
+        return await self._calls.act_batch(self._http_pool, states, deadline)
 
-    async def ready(self, *, timeout: float = 1.0) -> bool:  # noqa: ASYNC109 - the same signature as PolicyClient's
-        """Return whether the service can be reached and says that it is ready, waiting at most `timeout` seconds for its word."""
-        return await self._core.ready(self._other, timeout)
+    async def model(self, *, timeout: float = 1.0) -> Model:  # noqa: ASYNC109 - as PolicyClient's
+        """Return the bundle that the service serves, waiting at most `timeout` seconds.
 
-    def counters(self) -> Counters:
-        """Return what happened so far."""
-        return self._core.counters()
+        Raises `NoAnswerError`.
+        """
+        return await self._calls.model(self._http_pool, timeout)
 
-    @property
-    def trouble(self) -> str:
-        """What the last trouble was about, in words for people; empty if there was none."""
-        return self._core.trouble
+    async def ready(self, *, timeout: float = 1.0) -> bool:  # noqa: ASYNC109 - as PolicyClient's
+        """Return whether the service says that it is ready, waiting at most `timeout` seconds."""
+        return await self._calls.ready(self._http_pool, timeout)
 
     async def close(self) -> None:
         """End the connections. Calls after it fall back as "closed"."""
-        await self._ground.close()
-        await self._other.close()
+        await self._close_pools()
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
 
+    def _new_runtime(self) -> "LoopRuntime":
+        return LoopRuntime()
 
-class _Link(Link, asyncio.Protocol):
-    """A connection: what the event loop calls when something happens on it."""
 
-    def __init__(self, wire: Wire) -> None:
-        super().__init__(wire)
-        self.transport: asyncio.Transport | None = None
-        self.received = b""
-        self.lost = False
-        self.waiting: asyncio.Future[None] | None = None
-        self.changed = asyncio.Event()  # set for its keeper: it is broken, or the client was closed
+class LoopRuntime:
+    """The event loop that runs when the first call is made."""
+
+    def event(self) -> "_Event":
+        """Return a new event."""
+        return _Event()
+
+    def condition(self) -> "_Condition":
+        """Return a new condition."""
+        return _Condition()
+
+    def start(self, work: Callable[[], Coroutine[object, None, None]], name: str) -> Task:
+        """Begin work in a task of the running event loop."""
+        return _BackgroundTask(work, name)
+
+    async def connect(self, address: Address, seconds: float, stop: Event) -> Stream:
+        """Connect, while the event loop's own threads resolve the name."""
+        loop = asyncio.get_running_loop()
+        if address.path is not None:
+            _, unix_stream = await asyncio.wait_for(
+                loop.create_unix_connection(TransportStream, address.path), seconds
+            )
+            return unix_stream
+
+        infos = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        attempt = await connect_first(_Dialer(), order_endpoints(infos), seconds, stop)
+        try:
+            _, stream = await loop.create_connection(TransportStream, sock=attempt.socket)
+        except BaseException:
+            attempt.cancel()
+            raise
+        return stream
+
+
+class TransportStream(asyncio.Protocol):
+    """A connection of the event loop, and what was received on it."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._is_paused = False
+        self._has_ended = False
+        self._error: Exception | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    # --- what the event loop calls ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - our own invariant: connections are streams
-        self.transport = transport
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - connections are streams
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self.received += data
-        if len(self.received) > CHUNK and self.transport is not None:
-            self.transport.pause_reading()
+        """Keep what came, and no more than a little of it at a time."""
+        self._received += data
+        if len(self._received) > RECEIVE_SIZE and self._transport is not None:
+            self._transport.pause_reading()
+            self._is_paused = True
         self._wake()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        self.lost = True
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end, which is an orderly one without an error."""
+        self._has_ended = True
+        self._error = exc
         self._wake()
 
-    def write(self, data: bytes) -> None:
-        if self.transport is not None and data and not self.lost:
-            self.transport.write(data)
+    # --- what the pool calls ---
 
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    async def read(self, until: float) -> bytes | None:
-        """Return what came, `b""` at the end, `None` when time is up."""
-        loop = asyncio.get_running_loop()
-        while not self.received and not self.lost:
-            remaining = until - monotonic()
+    async def exchange(self, data: bytes, until: float) -> bytes | None:
+        """Send bytes, then return what comes next, as `Stream` says."""
+        if data:
+            self.send_now(data)
+        while not self._received and not self._has_ended:
+            remaining = until - perf_counter()
             if remaining <= 0:
                 return None
-            self.waiting = loop.create_future()
-            timer = loop.call_later(remaining, self._wake)
-            try:
-                await self.waiting
-            finally:
-                timer.cancel()
-                self.waiting = None
-        return self.take()
+            await self._wait(remaining)
+        return self.receive_now()
 
-    def take(self) -> bytes:
-        """Return what was received, a chunk at most."""
-        received, self.received = self.received[:CHUNK], self.received[CHUNK:]
-        if len(self.received) <= CHUNK and self.transport is not None and not self.lost:
-            self.transport.resume_reading()
-        return received
+    def send_now(self, data: bytes) -> None:
+        """Send without waiting. Raises `OSError` once the connection has ended."""
+        if self._has_ended or self._transport is None or self._transport.is_closing():
+            if self._received:
+                return  # its last words are read first
+            raise ConnectionResetError(str(self._error or "the connection has ended"))
+        self._transport.write(data)
+
+    def receive_now(self) -> bytes | None:
+        """Return what came, without waiting."""
+        if self._received:
+            received = self._received[:RECEIVE_SIZE]
+            self._received = self._received[RECEIVE_SIZE:]
+            if self._is_paused and len(self._received) <= RECEIVE_SIZE:
+                self._resume()
+            return received
+        if self._error is not None:
+            raise ConnectionResetError(str(self._error))
+        return b"" if self._has_ended else None
+
+    def close(self) -> None:
+        """Close the connection, and wake who waits for it."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something happens on the connection, or for so long."""
+        loop = asyncio.get_running_loop()
+        self._waiting = loop.create_future()
+        timer = loop.call_later(seconds, self._wake)
+        try:
+            await self._waiting
+        finally:
+            timer.cancel()
+            self._waiting = None
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        if self._transport is not None and not self._has_ended:
+            self._transport.resume_reading()
 
     def _wake(self) -> None:
-        if self.waiting is not None and not self.waiting.done():
-            self.waiting.set_result(None)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
 
-class _Ground:
-    """An event loop's connections and tasks."""
-
-    def __init__(self, core: Core, transport: Transport, connections: int) -> None:
-        self._core = core
-        self._transport = transport
-        self._place = core.place
-        self._connections = connections
-        self._idle: deque[_Link] = deque()
-        self._links: set[_Link] = set()
-        self._hopes = connections  # connections that are being made, with no failure yet
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._stopped: asyncio.Event | None = None  # made with the keepers
-        self._keepers: list[asyncio.Task[None]] = []
-        self._closed = False
-
-    async def take(self, until: float) -> _Link | Reason:
-        if not self._keepers and not self._closed:
-            # The first call starts them: only now is there surely an event loop to run in.
-            self._stopped = asyncio.Event()
-            self._keepers = [
-                asyncio.create_task(self._core.keep(self, self._transport))
-                for _ in range(self._connections)
-            ]
-        while True:
-            if self._closed:
-                return "closed"
-            if self._idle:
-                return self._idle.pop()
-            busy = bool(self._links)
-            remaining = until - monotonic()
-            if not busy and self._hopes == 0:
-                return "disconnected"
-            if remaining <= 0:
-                return "busy" if busy else "disconnected"
-            await self._change(remaining)
-
-    def give(self, link: _Link) -> None:
-        if link.broken or self._closed:
-            self._links.discard(link)
-            self._hopes += link.proven
-            link.changed.set()
-        else:
-            self._idle.append(link)
-        self._notify()
-
-    async def exchange(self, link: _Link, data: bytes, until: float) -> bytes | None:
-        link.write(data)
-        return await link.read(until)
-
-    def post(self, link: _Link, data: bytes) -> None:
-        link.write(data)
-
-    async def open(self, wire: Wire, until: float) -> _Link:
-        link: _Link | None = None
-        try:
-            async with asyncio.timeout(max(0.01, until - monotonic())):
-                link = await _connect(self._place, wire)
-                link.write(wire.hello())
-                while not wire.opened:
-                    received = await link.read(until)
-                    if not received:
-                        raise OSError("the connection ended before the channel was open")
-                    link.write(wire.receive(received))
-            return link
-        finally:
-            if link is not None and not wire.opened:
-                link.abort()
-
-    async def lend(self, link: _Link) -> bool:
-        if self._closed:
-            link.changed.set()
-        self._links.add(link)
-        self._idle.append(link)
-        self._hopes = max(0, self._hopes - 1)
-        self._notify()
-        try:
-            while not link.changed.is_set():
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(link.changed.wait(), TENDING)
-                if not link.changed.is_set():
-                    self._tend(link)
-        finally:
-            link.abort()
-        return not self._closed
-
-    async def pause(self, seconds: float) -> bool:
-        self._hopes = 0
-        self._notify()
-        assert self._stopped is not None  # noqa: S101 - our own invariant: only keepers pause
+class _Event(asyncio.Event):
+    async def wait(self, seconds: float) -> bool:  # type: ignore[override] # the runtime's kind
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopped.wait(), seconds)
-        return not self._closed
+            await asyncio.wait_for(super().wait(), seconds)
+        return self.is_set()
 
-    async def close(self) -> None:
-        self._closed = True
-        if self._stopped is not None:
-            self._stopped.set()
-        for link in self._idle:
-            self._links.discard(link)
-            link.changed.set()
-        self._idle.clear()
-        self._notify()
-        if self._keepers:
-            _, slow = await asyncio.wait(self._keepers, timeout=1.0)
-            for keeper in slow:
-                keeper.cancel()
-            await asyncio.gather(*slow, return_exceptions=True)
 
-    def _tend(self, link: _Link) -> None:
-        """Read what came while nobody used the connection."""
-        if link not in self._idle:
-            return
-        self._idle.remove(link)
-        try:
-            link.write(link.wire.receive(link.take()))
-            link.broken = link.lost or link.wire.closing
-        except WireError:
-            link.broken = True
-        self.give(link)
+class _Condition:
+    """Nothing else runs between two waits on an event loop, so there is nothing to lock."""
 
-    def _notify(self) -> None:
-        while self._waiting:
-            waiting = self._waiting.popleft()
-            if not waiting.done():
-                waiting.set_result(None)
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def _change(self, seconds: float) -> None:
-        """Wait until a connection changed hands, or for so long."""
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    async def wait(self, seconds: float) -> None:
         waiting = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(waiting, seconds)
 
+    def notify(self) -> None:
+        # All of them look again: one that was just cancelled must not be the only one who hears.
+        self.notify_all()
 
-async def _connect(place: Place, wire: Wire) -> _Link:
-    """Connect. Raises `OSError`."""
-    loop = asyncio.get_running_loop()
-    if place.path is not None:
-        return (await loop.create_unix_connection(lambda: _Link(wire), place.path))[1]
-    return (await loop.create_connection(lambda: _Link(wire), place.host, place.port))[1]
+    def notify_all(self) -> None:
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+
+
+class _BackgroundTask:
+    def __init__(self, work: Callable[[], Coroutine[object, None, None]], name: str) -> None:
+        self._task: asyncio.Task[None] = asyncio.create_task(work(), name=name)
+
+    async def join(self, seconds: float) -> None:
+        await asyncio.wait([self._task], timeout=min(seconds, CANCEL_AFTER))
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class _Attempt:
+    """A socket that a task connects."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.socket = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self.task = loop.create_task(loop.sock_connect(self.socket, endpoint.address))
+
+    def error(self) -> OSError | None:
+        error = self.task.exception()
+        if error is None or isinstance(error, OSError):
+            return error
+        raise error
+
+    def cancel(self) -> None:
+        self.task.cancel()
+        # The loop watches the socket until the task has ended: only then may it be closed.
+        self.task.add_done_callback(lambda _: self.socket.close())
+
+
+class _Dialer:
+    def begin(self, endpoint: Endpoint) -> _Attempt:
+        return _Attempt(endpoint)
+
+    async def wait(self, attempts: Sequence[_Attempt], seconds: float) -> Sequence[_Attempt]:
+        await asyncio.wait(
+            [attempt.task for attempt in attempts],
+            timeout=seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        return [attempt for attempt in attempts if attempt.task.done()]

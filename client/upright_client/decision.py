@@ -1,4 +1,4 @@
-"""Decisions: what a call gives back, and what it falls back to. Knows nothing of connections."""
+"""What a call returns: the policy's decision, or the fallback's with the reason for it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 Reason = Literal[
     "deadline",  # no answer came in time
     "disconnected",  # there is no connection, or it ended before the answer
-    "busy",  # other calls of this client used every connection until the deadline
-    "garbage",  # what came was no answer of this service
+    "pool-timeout",  # other calls of this client used every connection until the deadline
+    "invalid-response",  # what came is no answer of this service
     "other-bundle",  # the answer came from another bundle than the pinned one
     "denied",  # the service does not answer to this client's key: 401 or 403
     "refused",  # the service refused the request: a problem with another status from 400 to 499
@@ -17,16 +17,15 @@ Reason = Literal[
 ]
 
 
-class NoAnswerError(Exception):
-    """Raised by `model`, never by `act`: the service gave no answer that can be used. `reason` says why."""
+class Failure(NamedTuple):
+    """Why a call has no answer of the policy."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason = reason
+    reason: Reason
+    detail: str  # in words for people
 
 
 class Decision(NamedTuple):
-    """What to do in one state, and who said so."""
+    """The action for one state, and who chose it."""
 
     action: int
     q_values: tuple[float, ...]  # empty in a fallback
@@ -48,7 +47,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class LastAction:
-    """A fallback: the action that the policy chose last, whoever asked; `first` before it has chosen any."""
+    """A fallback: the action that the policy chose last, for any caller; `first` before that."""
 
     first: int
 
@@ -64,7 +63,7 @@ class Counters:
     fallbacks: dict[
         Reason, int
     ]  # decisions by the fallback; a reason that never occurred is absent
-    late_answers: int  # recognised by their seq and thrown away
+    late_answers: int  # answers that came after their call had ended, and were not used
     reconnects: int  # connections that replaced a lost one
 
     @property

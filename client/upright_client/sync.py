@@ -1,349 +1,255 @@
-"""The client for programs with threads: `PolicyClient`. Sockets that never block, and one background thread a connection that connects."""
+"""The client for programs with threads: sockets that never block, and background threads."""
 
 import contextlib
 import os
 import select
+import selectors
 import socket
 import threading
-from collections import deque
-from collections.abc import Coroutine, Sequence
-from time import monotonic
+from collections.abc import Callable, Coroutine, Sequence
+from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
-from upright_client.core import Core, Link, Place
-from upright_client.decision import Counters, Decision, Fallback, Model, Reason
+from upright_client.client import BaseClient
+from upright_client.connections.address import Address
+from upright_client.connections.connecting import Endpoint, connect_first, order_endpoints
+from upright_client.connections.runtime import Event, Stream, Task
+from upright_client.decision import Decision, Model
+from upright_client.errors import SendTimeoutError
 from upright_client.state import State
-from upright_client.wire import Transport, Wire, WireError
 
-if TYPE_CHECKING:
-    import ssl
-
-CHUNK = 16_384
-TENDING = (
-    5.0  # seconds after which an idle connection is looked after: pings answered, its end noticed
-)
-SELECT_LIMIT = 1_024  # select() knows no file descriptor from here on; below, it is exact to microseconds where poll() is to milliseconds
+RECEIVE_SIZE = 16_384  # bytes that are received at once
+# select() takes no file descriptor from here on, where the system has poll() for them. Below,
+# select() is exact to microseconds where poll() is to milliseconds.
+SELECT_LIMIT = 1_024
 
 T = TypeVar("T")
 
 
-class PolicyClient:
-    """Asks an Upright service for actions, and gives one within the deadline whatever the network does.
+class PolicyClient(BaseClient):
+    """Asks an Upright service for actions, and gives one within the deadline in any case.
 
-    `address`: `http://host:port`, `https://host:port`, `unix:/path`, or a path of a Unix socket.
-    `transport`: "http" asks by `POST /act`, "stream" over `WS /act/stream`.
-    `deadline`: seconds that one `act` may take.
-    `fallback`: the action where there is no answer in time: a constant, `LastAction(first)`, or a function of the state.
-    `pin_digest`: the bundle that may decide; an answer of any other is a fallback.
-    `key`: sent as `Authorization: Bearer …`.
-    `ssl_context`: whom `https://` trusts, and this client's certificate if it has one; by default the system's authorities, and none.
-    `connections`: how many calls can be under way at once.
-
-    Safe to use from several threads. A connection belongs to one call at a time; calls beyond `connections` wait for their turn within
-    their own deadline, and fall back as "busy" if it does not come. A process that forks makes its clients after the fork.
+    Safe to use from several threads. A connection belongs to one call at a time; calls beyond
+    `connections` wait for their turn within their own deadline, and fall back as "pool-timeout"
+    if it does not come. A process that forks makes its clients after the fork.
     """
 
-    def __init__(
-        self,
-        address: str | os.PathLike[str],
-        *,
-        transport: Transport = "http",
-        deadline: float = 0.02,
-        fallback: Fallback,
-        pin_digest: str | None = None,
-        key: str | None = None,
-        ssl_context: "ssl.SSLContext | None" = None,
-        connections: int = 1,
-    ) -> None:
-        if connections < 1:
-            raise ValueError(f"connections is a whole number from 1, not {connections!r}")
-        self._core = Core(address, transport, deadline, fallback, pin_digest, key, ssl_context)
-        self._ground = _Ground(self._core, transport, connections)
-        self._other = self._ground if transport == "http" else None
-        self._making = threading.Lock()
-        self._closed = False
+    _starts_at_once = True
 
     def act(self, state: State) -> Decision:
-        """Return the decision for one state, within the deadline. Raises `TypeError` or `ValueError` for what is no state."""
-        return _finish(self._core.act(self._ground, state))
+        """Return the decision for one state, within the deadline.
+
+        Raises `TypeError` or `ValueError` for what is no state.
+        """
+        return _finish(self._calls.act(self._pool, state))
 
     def act_batch(
         self, states: Sequence[State], *, deadline: float | None = None
     ) -> list[Decision]:
-        """Return a decision for each state, all by the policy or all by the fallback; `deadline` in seconds replaces the client's own."""
-        return _finish(self._core.act_batch(self._plain(), states, deadline))
+        """Return a decision for each state, all by the policy or all by the fallback.
+
+        `deadline`, in seconds, replaces the client's own. Raises as `act` does.
+        """
+        return _finish(self._calls.act_batch(self._http_pool, states, deadline))
 
     def model(self, *, timeout: float = 1.0) -> Model:
-        """Return the bundle that the service serves. Raises `NoAnswerError`."""
-        return _finish(self._core.model(self._plain(), timeout))
+        """Return the bundle that the service serves, waiting at most `timeout` seconds.
+
+        Raises `NoAnswerError`.
+        """
+        return _finish(self._calls.model(self._http_pool, timeout))
 
     def ready(self, *, timeout: float = 1.0) -> bool:
-        """Return whether the service can be reached and says that it is ready, waiting at most `timeout` seconds for its word."""
-        return _finish(self._core.ready(self._plain(), timeout))
-
-    def counters(self) -> Counters:
-        """Return what happened so far."""
-        return self._core.counters()
-
-    @property
-    def trouble(self) -> str:
-        """What the last trouble was about, in words for people; empty if there was none."""
-        return self._core.trouble
+        """Return whether the service says that it is ready, waiting at most `timeout` seconds."""
+        return _finish(self._calls.ready(self._http_pool, timeout))
 
     def close(self) -> None:
         """End the connections. Calls after it fall back as "closed"."""
-        with self._making:
-            self._closed = True
-            grounds = {self._ground, self._other} - {None}
-        for ground in grounds:
-            if ground is not None:
-                ground.close()
+        _finish(self._close_pools())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.close()
 
-    def _plain(self) -> "_Ground":
-        """Return the connections that speak HTTP: a stream's client makes them when it first needs them."""
-        with self._making:
-            if self._other is None:
-                self._other = _Ground(self._core, "http", 1)
-                if self._closed:
-                    self._other.close()
-            return self._other
+    def _new_runtime(self) -> "ThreadRuntime":
+        return ThreadRuntime()
 
 
-class _Link(Link):
-    """A connection and its socket."""
+class ThreadRuntime:
+    """Threads and sockets. Its coroutines block where they wait, and never suspend."""
 
-    __slots__ = ("changed", "socket")
+    def event(self) -> "_Event":
+        """Return a new event."""
+        return _Event()
 
-    def __init__(self, wire: Wire, connection: socket.socket) -> None:
-        super().__init__(wire)
-        self.socket = connection
-        self.changed = (
-            threading.Event()
-        )  # set for its keeper: it is broken, or the client was closed
+    def condition(self) -> "_Condition":
+        """Return a new condition."""
+        return _Condition()
+
+    def start(self, work: Callable[[], Coroutine[object, None, None]], name: str) -> Task:
+        """Begin work in a thread that does not keep the program from ending."""
+        return _Thread(work, name)
+
+    async def connect(self, address: Address, seconds: float, stop: Event) -> Stream:
+        """Connect. Resolving a name blocks as long as the system's resolver does."""
+        if address.path is not None:
+            return SocketStream(_connect_unix(address.path))
+        infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+        attempt = await connect_first(_Dialer(), order_endpoints(infos), seconds, stop)
+        attempt.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return SocketStream(attempt.socket)
 
 
-class _Ground:
-    """Sockets and threads.
+class SocketStream:
+    """A connected socket that never blocks."""
 
-    A connection in `_idle` belongs to whoever pops it. The condition guards the rest, and nobody waits for the network while he holds it.
-    """
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
 
-    def __init__(self, core: Core, transport: Transport, connections: int) -> None:
-        self._place = core.place
-        self._condition = threading.Condition()
-        self._idle: deque[_Link] = deque()
-        self._links: set[_Link] = set()
-        self._hopes = connections  # connections that are being made, with no failure yet
-        self._waiting = 0  # callers who wait for a connection
-        self._stopped = False
-        self._stop = threading.Event()  # the same for keepers, who wait for it
-        self._keepers = [
-            threading.Thread(
-                target=lambda: _finish(core.keep(self, transport)),
-                name=f"upright-client-{number}",
-                daemon=True,
-            )
-            for number in range(connections)
-        ]
-        for keeper in self._keepers:
-            keeper.start()
-
-    async def take(self, until: float) -> _Link | Reason:
-        if self._stopped:
-            return "closed"
-        try:
-            return self._idle.pop()
-        except IndexError:
-            pass
-        with self._condition:
-            self._waiting += 1
-            try:
-                while True:
-                    if self._stop.is_set():
-                        return "closed"
-                    if self._idle:
-                        with contextlib.suppress(
-                            IndexError
-                        ):  # who does not have to wait takes it without the condition
-                            return self._idle.pop()
-                    busy = bool(self._links)
-                    remaining = until - monotonic()
-                    if not busy and self._hopes == 0:
-                        return "disconnected"
-                    if remaining <= 0:
-                        return "busy" if busy else "disconnected"
-                    self._condition.wait(remaining)
-            finally:
-                self._waiting -= 1
-
-    def give(self, link: _Link) -> None:
-        if not link.broken:
-            # No lock for the usual case. Who waits has counted himself before he looked here, so one of the two sees the other.
-            self._idle.append(link)
-            if not self._waiting:
-                return
-        with self._condition:
-            if link.broken:
-                self._links.discard(link)
-                self._hopes += link.proven
-                link.changed.set()
-            self._condition.notify()
-
-    async def exchange(self, link: _Link, data: bytes, until: float) -> bytes | None:
-        connection = link.socket
+    async def exchange(self, data: bytes, until: float) -> bytes | None:
+        """Send bytes, then return what comes next, as `Stream` says."""
+        connected = self._socket
         while data:
             try:
-                data = data[connection.send(data) :]
+                sent = connected.send(data)
             except BlockingIOError:
-                pass
-            except OSError:
-                return b""
-            if data and not _wait(connection, until, writing=True):
-                link.broken = True  # half a request was sent: the rest must not be lost, so nothing may follow it
-                return None
-        while _wait(connection, until):
+                sent = 0
+            data = data[sent:]
+            if data and not _wait(connected, until, for_writing=True):
+                # The rest of the request must not be lost, so nothing may follow what was sent.
+                raise SendTimeoutError("the request could not be sent before the deadline")
+
+        while _wait(connected, until):
             try:
-                return connection.recv(CHUNK)
+                return connected.recv(RECEIVE_SIZE)
             except BlockingIOError:
                 continue
-            except OSError:
-                return b""
         return None
 
-    def post(self, link: _Link, data: bytes) -> None:
+    def send_now(self, data: bytes) -> None:
+        """Send a few bytes without waiting. Raises `OSError` where that is not possible."""
+        if self._socket.send(data) < len(data):
+            raise BlockingIOError("the peer does not read")
+
+    def receive_now(self) -> bytes | None:
+        """Return what came, without waiting."""
         try:
-            sent = link.socket.send(data)
-        except OSError:
-            sent = 0
-        link.broken = link.broken or sent < len(data)
-
-    async def open(self, wire: Wire, until: float) -> _Link:
-        connection = _connect(self._place, until)
-        try:
-            _greet(connection, wire, until)
-        except BaseException:
-            connection.close()
-            raise
-        connection.setblocking(False)
-        return _Link(wire, connection)
-
-    async def lend(self, link: _Link) -> bool:
-        with self._condition:
-            if self._stopped:
-                link.changed.set()
-            self._links.add(link)
-            self._idle.append(link)
-            self._hopes = max(0, self._hopes - 1)
-            self._condition.notify()
-        while not link.changed.wait(TENDING):
-            self._tend(link)
-        link.socket.close()
-        return not self._stop.is_set()
-
-    async def pause(self, seconds: float) -> bool:
-        with self._condition:
-            self._hopes = 0
-            self._condition.notify_all()
-        return not self._stop.wait(seconds)
+            return self._socket.recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return None
 
     def close(self) -> None:
-        with self._condition:
-            self._stopped = True
-            self._stop.set()
-            for link in self._links:
-                link.changed.set()  # its keeper closes it, also under the hands of a call, which then falls back
-            self._condition.notify_all()
-        for keeper in self._keepers:
-            keeper.join(1.0)  # one that waits for a name server ends by itself later
+        """Close the socket, and wake the thread that waits for it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
 
-    def _tend(self, link: _Link) -> None:
-        """Read what came while nobody used the connection."""
+
+class _Event(threading.Event):
+    async def wait(self, seconds: float) -> bool:  # type: ignore[override] # the runtime's kind
+        return super().wait(seconds)
+
+
+class _Condition(threading.Condition):
+    async def wait(self, seconds: float) -> None:  # type: ignore[override] # the runtime's kind
+        super().wait(seconds)
+
+
+class _Thread:
+    def __init__(self, work: Callable[[], Coroutine[object, None, None]], name: str) -> None:
+        self._thread = threading.Thread(target=lambda: _finish(work()), name=name, daemon=True)
+        self._thread.start()
+
+    async def join(self, seconds: float) -> None:
+        # One that waits for a name server ends by itself later.
+        self._thread.join(seconds)
+
+
+class _Attempt:
+    """A socket that is being connected."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._error: OSError | None = None
+        self.is_done = False
+        self.socket = socket.socket(endpoint.family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
         try:
-            self._idle.remove(link)
-        except ValueError:  # a call has it
-            return
-        try:
-            received = link.socket.recv(CHUNK)
-            back = link.wire.receive(received)
-            link.broken = not received or link.wire.closing
-            if back:
-                self.post(link, back)
+            self.socket.connect(endpoint.address)
         except BlockingIOError:
-            pass
-        except (OSError, WireError):
-            link.broken = True
-        self.give(link)
+            return  # under way
+        except OSError as error:
+            self._error = error
+        self.is_done = True
+
+    def error(self) -> OSError | None:
+        if self._error is None:
+            code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._error = OSError(code, os.strerror(code)) if code else None
+        return self._error
+
+    def cancel(self) -> None:
+        self.socket.close()
+
+
+class _Dialer:
+    def begin(self, endpoint: Endpoint) -> _Attempt:
+        return _Attempt(endpoint)
+
+    async def wait(self, attempts: Sequence[_Attempt], seconds: float) -> Sequence[_Attempt]:
+        done = [attempt for attempt in attempts if attempt.is_done]
+        if done:
+            return done
+        with selectors.DefaultSelector() as selector:
+            for attempt in attempts:
+                selector.register(attempt.socket, selectors.EVENT_WRITE, attempt)
+            return [key.data for key, _ in selector.select(seconds)]
 
 
 def _finish(coroutine: Coroutine[object, None, T]) -> T:
-    """Run a coroutine over a ground that blocks: it never suspends."""
+    """Run a coroutine over a `ThreadRuntime`: it never suspends."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         result: T = end.value
         return result
-    raise AssertionError("a coroutine over this ground suspended")
+    raise AssertionError("a coroutine over threads suspended")
 
 
-def _wait(connection: socket.socket, until: float, *, writing: bool = False) -> bool:
-    """Return whether the socket can be used before `until`; if it is later already, whether it can be used now."""
-    descriptor = connection.fileno()
+def _wait(connected: socket.socket, until: float, *, for_writing: bool = False) -> bool:
+    """Return whether the socket can be used `until` then; if that is past, whether it can now."""
+    descriptor = connected.fileno()
     if descriptor < 0:
-        return True  # closed under our hands: using it says so
-    remaining = max(0.0, until - monotonic())
-    if descriptor < SELECT_LIMIT:
-        reading, writable, _ = select.select(
-            () if writing else (descriptor,), (descriptor,) if writing else (), (), remaining
+        return True  # closed by another thread: using it says so
+    remaining = max(0.0, until - perf_counter())
+    if descriptor < SELECT_LIMIT or not hasattr(select, "poll"):
+        readable, writable, _ = select.select(
+            () if for_writing else (descriptor,),
+            (descriptor,) if for_writing else (),
+            (),
+            remaining,
         )
-        return bool(reading or writable)
+        return bool(readable or writable)
+
     poll = select.poll()
-    poll.register(descriptor, select.POLLOUT if writing else select.POLLIN)
+    poll.register(descriptor, select.POLLOUT if for_writing else select.POLLIN)
     return bool(poll.poll(remaining * 1e3))
 
 
-def _connect(place: Place, until: float) -> socket.socket:
-    """Connect within the time. Raises `OSError`. Only background threads come here: a name server may take its time."""
-    if place.path is not None:
-        addresses: list[tuple[int, object]] = [(socket.AF_UNIX, place.path)]
-    else:
-        addresses = [
-            (found[0], found[4])
-            for found in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-        ]
-    failure: OSError = OSError(f"{place.host} has no address")
-    for family, address in addresses:
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(max(0.01, until - monotonic()))
-            connection.connect(address)  # type: ignore[arg-type] # it fits its family
-            if family != socket.AF_UNIX:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError as error:
-            connection.close()
-            failure = error
-        else:
-            return connection
-    raise failure
-
-
-def _greet(connection: socket.socket, wire: Wire, until: float) -> None:
-    """Open the channel. Raises `OSError` or `WireError`."""
-    connection.sendall(wire.hello())
-    while not wire.opened:
-        connection.settimeout(max(0.01, until - monotonic()))
-        received = connection.recv(CHUNK)
-        if not received:
-            raise OSError("the connection ended before the channel was open")
-        connection.sendall(wire.receive(received))
+def _connect_unix(path: str) -> socket.socket:
+    """Connect to a Unix socket, which is connected at once or not at all. Raises `OSError`."""
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.setblocking(False)
+    try:
+        connected.connect(path)
+    except BaseException:
+        connected.close()
+        raise
+    return connected

@@ -1,4 +1,7 @@
-"""What `upright_client` promises a control loop, against the real service, with and without a network that misbehaves."""
+"""What `upright_client` promises a control loop, against the real service.
+
+With and without a network that misbehaves.
+"""
 
 import ast
 import asyncio
@@ -28,8 +31,10 @@ from upright_client import (
     NoAnswerError,
     PolicyClient,
 )
-from upright_client.core import place
-from upright_client.wire import HttpWire, StreamWire, WireError
+from upright_client.connections.address import parse_address
+from upright_client.errors import ProtocolError
+from upright_client.protocols.http11 import Http11Protocol
+from upright_client.protocols.websocket import WebSocketProtocol
 
 from models.bundle import Bundle
 from tests.support.clients import PATIENT, SHORT, STATE, InLoop, Make
@@ -103,7 +108,7 @@ def test_a_unix_socket_is_called_by_its_path(
             assert client.act(STATE).source == "policy"
 
 
-def test_other_doors_answer_on_either_transport(
+def test_other_endpoints_answer_on_either_transport(
     make: Make, transport: str, port: int, committed: Bundle
 ) -> None:
     with make(
@@ -183,7 +188,7 @@ def test_a_wrong_option_is_refused_when_the_client_is_made(
 )
 def test_an_address_that_is_not_understood_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected http"):
-        place(address)
+        parse_address(address)
 
 
 def test_with_no_service_the_fallback_answers(make: Make, transport: str) -> None:
@@ -275,8 +280,8 @@ def test_a_state_that_the_service_refuses_is_a_fallback_with_its_reason(
         ("deaf", {"deadline"}),
         ("half", {"deadline"}),
         ("stale", {"deadline"}),
-        ("flood", {"deadline", "garbage"}),
-        ("garbage", {"garbage"}),
+        ("flood", {"deadline", "invalid-response"}),
+        ("garbage", {"invalid-response"}),
         ("reset", {"disconnected"}),
     ],
 )
@@ -293,7 +298,8 @@ def test_a_fault_is_a_fallback_in_time_and_the_policy_is_back_after_it(
         assert first.source == "fallback"
         assert first.reason in reasons
         for _ in range(2):
-            # A flood ends with the connection that it came on, and the next one may bring an answer at once.
+            # A flood ends with the connection that it came on, and the next one may bring an
+            # answer at once.
             assert client.act(STATE).source == "fallback" or fault == "flood"
         assert time.monotonic() - started < 15 * SHORT
         proxy.fault = "none"
@@ -428,14 +434,14 @@ def test_tasks_share_a_client_and_a_cancelled_one_harms_nobody(
     asyncio.run(program())
 
 
-def test_more_callers_than_connections_are_told_that_it_is_busy(proxy: FaultyProxy) -> None:
+def test_more_callers_than_connections_fall_back_as_pool_timeout(proxy: FaultyProxy) -> None:
     with PolicyClient(proxy.address, deadline=0.3, fallback=0) as client:
         wait_for(lambda: client.act(STATE).source == "policy")
         proxy.fault = "drop"
         long = threading.Thread(target=lambda: client.act_batch([STATE], deadline=1.0))
         long.start()
         time.sleep(0.05)
-        assert client.act(STATE).reason == "busy"
+        assert client.act(STATE).reason == "pool-timeout"
         long.join()
 
 
@@ -532,26 +538,28 @@ def test_answers_are_the_same_however_their_bytes_arrive(cuts: list[int], count:
         + body
         for body in bodies
     )
-    stream = StreamWire("h", None)
-    stream.opened = True
-    for wire, whole in ((HttpWire("h", None), http), (stream, frames)):
+    stream = WebSocketProtocol("h", None)
+    stream.is_open = True
+    for protocol, whole in ((Http11Protocol("h", None), http), (stream, frames)):
         rest = whole
         for cut in cuts:
-            wire.receive(rest[:cut])
+            protocol.receive(rest[:cut])
             rest = rest[cut:]
-        wire.receive(rest)
-        assert [reply.body for reply in wire.replies] == bodies
+        protocol.receive(rest)
+        assert [reply.body for reply in protocol.replies] == bodies
 
 
 @given(st.lists(st.binary(max_size=60), max_size=6), st.booleans())
-def test_bytes_of_any_kind_are_an_answer_or_a_wire_error(chunks: list[bytes], opened: bool) -> None:
-    for wire in (HttpWire("h", None), StreamWire("h", None)):
-        if isinstance(wire, StreamWire):
-            wire.opened = opened
+def test_bytes_of_any_kind_are_an_answer_or_a_protocol_error(
+    chunks: list[bytes], is_open: bool
+) -> None:
+    for protocol in (Http11Protocol("h", None), WebSocketProtocol("h", None)):
+        if isinstance(protocol, WebSocketProtocol):
+            protocol.is_open = is_open
         try:
             for chunk in chunks:
-                wire.receive(chunk)
-        except WireError:
+                protocol.receive(chunk)
+        except ProtocolError:
             pass
 
 
@@ -560,15 +568,14 @@ def test_bytes_of_any_kind_are_an_answer_or_a_wire_error(chunks: list[bytes], op
     [
         b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nx: " + b"y" * 20_000,
         b"HTTP/2 200\r\n\r\n",
     ],
 )
 def test_an_answer_beyond_the_limits_is_refused(answer: bytes) -> None:
-    with pytest.raises(WireError):
-        HttpWire("h", None).receive(answer)
+    with pytest.raises(ProtocolError):
+        Http11Protocol("h", None).receive(answer)
 
 
 @pytest.mark.parametrize(
@@ -591,8 +598,8 @@ def test_what_is_no_answer_of_this_service_never_decides(body: bytes) -> None:
         with PolicyClient(
             f"http://127.0.0.1:{listener.getsockname()[1]}", deadline=PATIENT, fallback=0
         ) as client:
-            found: list[Decision] = []
-            calling = threading.Thread(target=lambda: found.append(client.act(STATE)))
+            decisions: list[Decision] = []
+            calling = threading.Thread(target=lambda: decisions.append(client.act(STATE)))
             calling.start()
             connection, _ = listener.accept()
             with connection:
@@ -602,7 +609,7 @@ def test_what_is_no_answer_of_this_service_never_decides(body: bytes) -> None:
                     b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(reply), reply)
                 )
                 calling.join()
-        assert (found[0].source, found[0].reason) == ("fallback", "garbage")
+        assert (decisions[0].source, decisions[0].reason) == ("fallback", "invalid-response")
 
 
 def test_the_client_needs_the_standard_library_alone() -> None:
@@ -619,7 +626,7 @@ def test_the_client_needs_the_standard_library_alone() -> None:
                 assert name.split(".")[0] in sys.stdlib_module_names | {"upright_client"}
 
 
-def test_the_wire_closes_a_connection_that_the_service_ends(start: Start) -> None:
+def test_a_connection_that_the_service_ended_while_idle_is_renewed(start: Start) -> None:
     with (
         start("--keep-alive", "1") as address,
         PolicyClient(address, deadline=PATIENT, fallback=0) as client,

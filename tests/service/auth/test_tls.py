@@ -243,7 +243,7 @@ def test_a_service_that_the_client_does_not_trust_never_decides(
 def test_the_client_says_what_it_does_not_trust(serve: Serve) -> None:
     with serve() as running, PolicyClient(running.address, deadline=PATIENT, fallback=1) as client:
         client.act(STATE)
-        assert "certificate verify failed" in client.trouble
+        assert "certificate verify failed" in client.last_error
 
 
 def test_a_client_without_a_certificate_falls_back_where_one_is_asked_for(

@@ -1,8 +1,9 @@
-"""Many control loops at once: stream connections that each send 50 states a second, until the service does not keep up.
+"""Many control loops at once: how many of them one service keeps up with.
 
-    python -m benchmarks.calling.crowd
+    python -m benchmarks.calling.many_loops
 
-A loop whose last answer has not come when its next step is due skips the step, as a real one would fall back: that is a miss.
+Each loop is a stream connection that sends 50 states a second. A loop whose last answer has not
+come when its next step is due skips the step, as a real one would fall back: that is a miss.
 """
 
 import argparse
@@ -18,8 +19,8 @@ from benchmarks.calling.served import free_port, percentile, served, write
 
 HERTZ = 50
 SECONDS = 10.0
-SLICES = 20  # of a period: the loops of a crowd are not in step
-CROWDS = (50, 100, 200, 400, 700, 1_000)
+SLICES = 20  # of a period: the loops are not in step
+COUNTS = (50, 100, 200, 400, 700, 1_000)
 HANDSHAKE = (
     b"GET /act/stream HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -28,7 +29,7 @@ HANDSHAKE = (
 
 @dataclass
 class Figures:
-    """What a crowd saw."""
+    """What all loops saw."""
 
     sent: int = 0
     missed: int = 0
@@ -83,13 +84,13 @@ class Loop(asyncio.Protocol):
             self._transport.abort()
 
 
-async def crowd(port: int, size: int) -> dict[str, float]:
-    """Return what `size` loops see in `SECONDS`."""
+async def run_loops(port: int, count: int) -> dict[str, float]:
+    """Return what `count` loops see in `SECONDS`."""
     figures = Figures()
     running = asyncio.get_running_loop()
     loops = [
         (await running.create_connection(lambda: Loop(figures), "127.0.0.1", port))[1]
-        for _ in range(size)
+        for _ in range(count)
     ]
     await asyncio.sleep(0.5)
     figures.closed = 0
@@ -98,36 +99,36 @@ async def crowd(port: int, size: int) -> dict[str, float]:
         await asyncio.sleep(max(0.0, start + number / (HERTZ * SLICES) - time.perf_counter()))
         for loop in loops[number % SLICES :: SLICES]:
             loop.step()
-    took = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     await asyncio.sleep(0.5)
     closed = figures.closed
     for loop in loops:
         loop.end()
     steps = figures.sent + figures.missed
     return {
-        "connections": size,
-        "asked_per_second": round(size * HERTZ),
-        "answers_per_second": round(len(figures.seconds) / took),
-        "missed_share": round(figures.missed / steps, 4),
+        "connections": count,
+        "asked_per_second": round(count * HERTZ),
+        "answers_per_second": round(len(figures.seconds) / seconds),
+        "miss_rate": round(figures.missed / steps, 4),
         "p50_ms": round(1e3 * percentile(figures.seconds, 0.5), 2),
         "p99_ms": round(1e3 * percentile(figures.seconds, 0.99), 2),
         "closed": closed,
-        "seconds": round(took, 1),
+        "seconds": round(seconds, 1),
     }
 
 
 def main() -> None:
-    """Let crowds of growing size run against one service, and print what each saw."""
+    """Run more and more loops against one service, and print what they saw."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    found = []
-    for size in CROWDS:
+    results = []
+    for count in COUNTS:
         with served(free_port()) as service:
-            found.append(uvloop.run(crowd(service.port, size)))
-        print(json.dumps(found[-1]))
+            results.append(uvloop.run(run_loops(service.port, count)))
+        print(json.dumps(results[-1]))
         sys.stdout.flush()
-    write("crowd", {"crowds": found})
+    write("many-loops", {"results": results})
 
 
 if __name__ == "__main__":
