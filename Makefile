@@ -33,10 +33,11 @@ test: setup ## run the tests
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
 	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
 
-check: setup ## what CI runs: format, lint, types, Dockerfile, tests
+check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/pytest -n 2
 

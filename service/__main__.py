@@ -9,17 +9,15 @@ from importlib.util import find_spec
 
 from pydantic import ValidationError
 
-from service.inference import admission
-from service.auth import keys
-from service.observability import logging as logs
-from service.server import server
-from service.server import sockets
-from service.auth import tls
-from service.server import supervisor as workers
+from service.auth import keys, tls
 from service.auth.keys import KeysError
-from service.state import Served
-from service.settings import Settings
 from service.auth.tls import TlsError
+from service.inference import admission
+from service.observability import logging as logs
+from service.server import server, sockets
+from service.server import supervisor as workers
+from service.settings import Settings
+from service.state import ServiceState
 
 COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
     "key": "service.commands.key",
@@ -56,9 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # one that comes before there is anything to reload waits until there is
     try:
         policy, shadow = admission.at_start(settings)
-        served = Served(
-            policy, shadow=shadow, keys=keys.keys_of(settings), tls=tls.tls_of(settings)
-        )
+        service_state = ServiceState(policy, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
     except (*admission.REFUSALS, KeysError, TlsError) as error:
         complain(str(error))
         return 1
@@ -77,7 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
             if settings.grpc_port is not None:
                 sockets.check_free(settings.host, settings.grpc_port)
             if settings.record is not None:
-                from service.records import store as record  # needs SQLite, which takes time to import
+                from service.records import (
+                    store as record,  # needs SQLite, which takes time to import
+                )
 
                 try:
                     record.check(settings.record, policy.bundle.manifest)
@@ -85,11 +83,13 @@ def main(arguments: list[str] | None = None) -> int:
                     complain(f"--record {error}")
                     return 1
             logging.config.dictConfig(logs.configuration(settings.log_format))
-            sockets.announce(listeners, tls=served.tls is not None)
+            sockets.announce(listeners, tls=service_state.tls is not None)
             keys.announce(settings)
             if settings.workers > 1:
                 return workers.serve(settings, policy.bundle, listeners)
-            return 0 if server.serve(settings, served, listeners) else 1  # it has logged why
+            return (
+                0 if server.serve(settings, service_state, listeners, shadow=shadow) else 1
+            )  # it has logged why
     except sockets.SocketError as error:
         complain(str(error))
         return 1

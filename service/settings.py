@@ -84,7 +84,7 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds in which a request must come whole, and a client take some of what waits for it",
     )
-    max_requests: int = Field(
+    max_concurrent_requests: int = Field(
         512,
         gt=0,
         description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics",

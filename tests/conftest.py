@@ -1,12 +1,10 @@
 """What several tests share: the committed bundle, small runs and bundles made from them, and the real server on a loopback port."""
 
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -16,24 +14,19 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import BackendName, load
-from service.state import Served
-from service.settings import Settings
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.project import COMMITTED, CREATED, ROOT
+from tests.support.service import Start, clean_environment, settings
 from training.export import export
 from training.recipe import recipe
 from training.run import Run
 from training.train import train
 
-ROOT = Path(__file__).parents[1]
-COMMITTED = ROOT / "models" / "cartpole-dqn"
-CREATED = datetime(2026, 1, 2, tzinfo=UTC)
-
 hypothesis.settings.register_profile(
     "long", max_examples=10_000
 )  # pytest --hypothesis-profile long tests/test_lanes.py
-
-Start = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +66,10 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
     with TestClient(
-        create_app(settings(), Served(load(committed, backend))), raise_server_exceptions=False
+        create_app(settings(), ServiceState(load(committed, backend))),
+        raise_server_exceptions=False,
     ) as client:
         yield client
-
-
-def settings(**changes: object) -> Settings:
-    return Settings.model_validate(changes)
 
 
 @pytest.fixture
@@ -111,10 +101,6 @@ def start(tmp_path: Path) -> Start:
                 process.wait(10)
 
     return started
-
-
-def clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from models import bundle
 from service.inference.policy import load
-from service.state import Served
 from service.settings import Settings
+from service.state import ServiceState
 from tests.support.raw_http import lanes
 
 COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"
@@ -418,7 +418,7 @@ def serve(told: Connection) -> None:
     settings = Settings.model_validate(
         {"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE}
     )
-    with lanes(settings, Served(load(bundle.read(COMMITTED), "onnx"))) as both:
+    with lanes(settings, ServiceState(load(bundle.read(COMMITTED), "onnx"))) as both:
         told.send((both.fast, both.general))
         told.recv()
     told.send(log.errors)

@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 FILE = ROOT / "docs" / "operations.md"
 # Where a group begins; the settings that follow in the code belong to it too.

@@ -12,9 +12,10 @@ import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import ROOT, Start
-from tests.client.test_client import free_port
-from tests.service.observability.test_metrics import STATE, ask_by_grpc
+from tests.service.observability.test_metrics import STATE
+from tests.support.metrics import ask_by_grpc
+from tests.support.project import ROOT
+from tests.support.service import Start, free_port
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = ROOT / "deploy" / "grafana" / "upright.json"

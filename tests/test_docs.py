@@ -13,9 +13,9 @@ from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
 from tests import openapi, settings_page
-from tests.conftest import ROOT
-from tests.client.test_client import free_port, reachable, service, wait_for
-from tests.end_to_end.test_examples import needed
+from tests.support.programs import needed
+from tests.support.project import ROOT
+from tests.support.service import free_port, reachable, service, wait_for
 
 API = ROOT / "docs" / "api.md"
 ANY_VALUE = re.compile(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 ROOMS = ("training", "service", "models", "client", "upright_client", "tests", "benchmarks")
 MAY_IMPORT = {

@@ -4,21 +4,20 @@ import sys
 from collections.abc import Sequence
 
 from models import bundle
-from service.server import server
-from service.server import sockets
-from service.observability.metrics import Metrics
 from service.inference.policy import load
-from service.state import Served
+from service.observability.metrics import Metrics
+from service.server import server, sockets
 from service.settings import Settings
+from service.state import ServiceState
 
 
 class Nothing(Metrics):
     """Counts nothing."""
 
-    def answered(self, door: str, status: int, seconds: float) -> None:
+    def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
         """Forget it."""
 
-    def inferred(
+    def observe_inference(
         self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]
     ) -> None:
         """Forget it."""
@@ -29,9 +28,10 @@ def main() -> None:
     settings = Settings(_cli_parse_args=sys.argv[1:])
     policy = load(bundle.read(settings.bundle), settings.backend)
     manifest = policy.bundle.manifest
-    served = Served(policy, Nothing(manifest.actions, [value.name for value in manifest.state]))
+    metrics = Nothing(manifest.actions, [value.name for value in manifest.state])
+    service_state = ServiceState(policy, metrics=metrics)
     with sockets.listening(settings) as listeners:
-        server.serve(settings, served, listeners)
+        server.serve(settings, service_state, listeners)
 
 
 if __name__ == "__main__":

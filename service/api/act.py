@@ -8,10 +8,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from service.inference.policy import Policy, QValuesNotFiniteError
 from service.api.problems import ProblemError, RawHeader, invalid_body
 from service.api.schemas import ActRequest, BatchRequest, BatchResponse, FieldError
-from service.state import Inference
+from service.inference.policy import Inference, Policy, QValuesNotFiniteError
 
 # The schemas' own validators, which cost half of what `model_validate_json` does.
 _read_act = TypeAdapter(ActRequest).validator.validate_json

@@ -10,8 +10,13 @@ from time import perf_counter
 
 import numpy as np
 
-from service.inference.policy import STATE_SIZE, Float32Array, Policy, QValuesNotFiniteError
-from service.state import Inference
+from service.inference.policy import (
+    STATE_SIZE,
+    Float32Array,
+    Inference,
+    Policy,
+    QValuesNotFiniteError,
+)
 
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the doors, as in the OpenAPI document
@@ -22,7 +27,7 @@ OUTPUTS = ("q_values", "action")
 FLOAT_SIZE, INTEGER_SIZE = 4, 8  # bytes of an FP32 and of an INT64
 
 
-class OipError(Exception):
+class OpenInferenceError(Exception):
     """Raised where a request cannot be answered; holds the HTTP status that fits and what the caller is told."""
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -30,9 +35,9 @@ class OipError(Exception):
         self.status = status
 
 
-def bad_request(message: str) -> OipError:
+def bad_request(message: str) -> OpenInferenceError:
     """Return the error of a request that is not as it must be."""
-    return OipError(HTTPStatus.BAD_REQUEST, message)
+    return OpenInferenceError(HTTPStatus.BAD_REQUEST, message)
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,11 @@ def check_model(policy: Policy, name: str, version: str | None) -> None:
     """Refuse a model or a version that is not served. Raises `OipError` with status 404."""
     manifest = policy.bundle.manifest
     if name != manifest.name:
-        raise OipError(
+        raise OpenInferenceError(
             HTTPStatus.NOT_FOUND, f"there is no model {name[:100]!r}; {manifest.name!r} is served"
         )
     if version and version != manifest.version:
-        raise OipError(
+        raise OpenInferenceError(
             HTTPStatus.NOT_FOUND,
             f"there is no version {version[:100]!r} of {name!r}; version {manifest.version!r} is served",
         )
@@ -169,7 +174,7 @@ def infer(
             raise bad_request(
                 f"state {error.row}: the policy has no finite Q-values this far outside its training range"
             ) from error
-        raise OipError(
+        raise OpenInferenceError(
             HTTPStatus.INTERNAL_SERVER_ERROR,
             f"state {error.row}: the policy has no finite Q-values here",
         ) from error

@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from service.auth.keys import KeysError, Scope
+from service.auth.keys import KeysError
+from service.endpoints import Scope
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

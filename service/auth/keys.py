@@ -6,67 +6,18 @@ A key is 256 random bits, so one round of SHA-256 keeps it as well as a slow has
 import hmac
 import ipaddress
 import logging
-import re
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
+from service.endpoints import Scope
 from service.settings import Settings
 
 log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
 
-Scope = Literal["act", "admin", "metrics"]
 Refusal = Literal["missing", "unknown", "scope"]
-SCOPES: tuple[Scope, ...] = get_args(Scope)
 EVENT = "upright_keys"  # that refusals are counted as
-
-# What each door asks of a key, by its path; None is open. gRPC's methods have paths too. A door that is not here asks for `admin`,
-# so that one which is added and forgotten is closed.
-# Health is open because probes carry no key, the pages because what they show is public in the project's repository.
-DOORS: dict[str, Scope | None] = {
-    "/act": "act",
-    "/act/batch": "act",
-    "/act/stream": "act",
-    "/model": "act",
-    "/model/rollback": "admin",
-    "/shadow": "admin",
-    "/shadow/promote": "admin",
-    "/metrics": "metrics",
-    "/health/live": None,
-    "/health/ready": None,
-    "/openapi.json": None,
-    "/docs": None,
-    "/docs/swagger-ui-bundle.js": None,
-    "/docs/swagger-ui.css": None,
-    "/docs/favicon.png": None,
-    "/v2": "act",
-    "/v2/health/live": None,
-    "/v2/health/ready": None,
-    "/v2/repository/index": "act",
-    "/inference.GRPCInferenceService/ServerLive": None,
-    "/inference.GRPCInferenceService/ServerReady": None,
-    "/inference.GRPCInferenceService/ModelReady": None,
-    "/inference.GRPCInferenceService/ServerMetadata": "act",
-    "/inference.GRPCInferenceService/ModelMetadata": "act",
-    "/inference.GRPCInferenceService/ModelConfig": "act",
-    "/inference.GRPCInferenceService/ModelInfer": "act",
-    "/inference.GRPCInferenceService/RepositoryIndex": "act",
-    "/grpc.health.v1.Health/Check": None,
-    "/grpc.health.v1.Health/List": None,
-    "/grpc.health.v1.Health/Watch": None,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": None,
-}
-MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(?P<rest>|/config|/infer|/ready)")
-
-
-def scope_of(path: str) -> Scope | None:
-    """Return the scope that a key needs for the door at this path; None where the door is open."""
-    if path in DOORS:
-        return DOORS[path]
-    if found := MODEL.fullmatch(path):
-        return None if found["rest"] == "/ready" else "act"
-    return "admin"
 
 
 class KeysError(Exception):
@@ -172,7 +123,9 @@ def challenge(refusal: Refusal, scope: Scope) -> str:
 
 
 def _known(file: Path) -> list[tuple[bytes, frozenset[Scope]]]:
-    from service.auth import key_file  # what reads it takes some milliseconds, which a start without keys does not have to wait for
+    from service.auth import (
+        key_file,  # what reads it takes some milliseconds, which a start without keys does not have to wait for
+    )
 
     return [(bytes.fromhex(entry.sha256), entry.scopes) for entry in key_file.read(file)]
 

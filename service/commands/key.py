@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from service.auth.key_file import NAME, read
-from service.auth.keys import SCOPES, KeysError, Scope
+from service.auth.keys import KeysError
+from service.endpoints import SCOPES, Scope
 
 
 def main(arguments: list[str]) -> int:

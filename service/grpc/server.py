@@ -16,20 +16,22 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from service.api import act as answers
-from service.auth import keys
-from service.rest import open_inference as oip
 from service.api import open_inference as tensors
-from service.grpc import inference_pb2 as pb
-from service.auth.keys import Keys
-from service.observability.metrics import GONE, GRPC, Metrics
-from service.inference.policy import Float32Array
+from service.api.open_inference import OpenInferenceError, bad_request
 from service.api.problems import ProblemError
-from service.rollout.reloader import Reloader
-from service.observability.request_ids import RequestIds
-from service.state import Inference, Request, Served
-from service.settings import Settings
-from service.api.open_inference import OipError, bad_request
+from service.auth import keys
+from service.auth.keys import Keys
 from service.auth.tls import Tls
+from service.endpoints import GRPC_LABEL, endpoint_of
+from service.grpc import inference_pb2 as pb
+from service.inference.policy import Float32Array, Inference
+from service.observability.metrics import GONE, Metrics
+from service.observability.observers import FinishedRequest
+from service.observability.request_ids import RequestIds
+from service.rest import open_inference as oip
+from service.rollout.reloader import Reloader
+from service.settings import Settings
+from service.state import ServiceState
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 GRACE = 0.5  # seconds that calls under way get when the service ends; the longest takes some milliseconds
@@ -46,14 +48,18 @@ Call = Callable[[Message, Context], Awaitable[Message]]
 
 
 @asynccontextmanager
-async def serving(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[int]:
+async def serving(
+    settings: Settings, service_state: ServiceState, reloader: Reloader
+) -> AsyncIterator[int]:
     """Answer on the settings' port until the end of the block; gives the port. Raises `RuntimeError` where the port cannot be had."""
     limit = settings.max_batch_body + oip.HEADROOM
     # Without the second option a second service could take the same port, and get half of the calls.
     options = [("grpc.max_receive_message_length", limit), ("grpc.so_reuseport", 0)]
-    guards = [] if served.keys is None else [Guard(served.keys, served.metrics)]
+    guards = (
+        [] if service_state.keys is None else [Guard(service_state.keys, service_state.metrics)]
+    )
     server = grpc.aio.server(interceptors=guards, options=options)
-    server.add_generic_rpc_handlers((_handlers(settings, served, reloader),))
+    server.add_generic_rpc_handlers((_handlers(settings, service_state, reloader),))
     status = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(status, server)
     reflection.enable_server_reflection(
@@ -63,14 +69,14 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
     place = f"{host}:{settings.grpc_port}"
     port: int = (
         server.add_insecure_port(place)
-        if served.tls is None
-        else server.add_secure_port(place, _credentials(served.tls))
+        if service_state.tls is None
+        else server.add_secure_port(place, _credentials(service_state.tls))
     )
     for name in ("", SERVICE.full_name):
         await status.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     logging.getLogger("uvicorn.error").info(
-        "Listening on %s://%s:%d", "grpc" if served.tls is None else "grpcs", host, port
+        "Listening on %s://%s:%d", "grpc" if service_state.tls is None else "grpcs", host, port
     )
     try:
         yield port
@@ -79,17 +85,19 @@ async def serving(settings: Settings, served: Served, reloader: Reloader) -> Asy
         await server.stop(GRACE)
 
 
-def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.GenericRpcHandler:
+def _handlers(
+    settings: Settings, service_state: ServiceState, reloader: Reloader
+) -> grpc.GenericRpcHandler:
     """Return what answers each method of the service's description by the method of `Calls` with the same name."""
     ids = RequestIds()
-    calls = Calls(settings, served, reloader, ids)
+    calls = Calls(settings, service_state, reloader, ids)
     handlers = {}
     for method in SERVICE.methods:
         handlers[method.name] = grpc.unary_unary_rpc_method_handler(
             _answered(
                 getattr(calls, method.name),
                 message_factory.GetMessageClass(method.input_type),
-                served,
+                service_state,
                 ids,
             ),
             response_serializer=message_factory.GetMessageClass(
@@ -100,7 +108,7 @@ def _handlers(settings: Settings, served: Served, reloader: Reloader) -> grpc.Ge
 
 
 def _answered(
-    call: Call, kind: type[Message], served: Served, ids: RequestIds
+    call: Call, kind: type[Message], service_state: ServiceState, ids: RequestIds
 ) -> Callable[[bytes, Context], Awaitable[Message]]:
     """Return what answers a request's bytes by the call, with errors turned into the protocol's status codes, and counts it."""
     name = call.__name__
@@ -119,7 +127,7 @@ def _answered(
             await context.abort(
                 grpc.StatusCode.INVALID_ARGUMENT, f"the request is no {kind.DESCRIPTOR.name}"
             )
-        except (OipError, ProblemError) as error:
+        except (OpenInferenceError, ProblemError) as error:
             status, failure = (
                 error.status,
                 error if error.status == HTTPStatus.INTERNAL_SERVER_ERROR else None,
@@ -137,17 +145,17 @@ def _answered(
             )
         finally:
             seconds = perf_counter() - started
-            served.metrics.answered(GRPC, status, seconds)
-            if served.every or failure is not None:
+            service_state.metrics.observe_request(GRPC_LABEL, status, seconds)
+            if service_state.observers.wants_all_requests or failure is not None:
                 given, inference = _told.get()
                 headers = [
                     (key.encode(), value.encode())
                     for key, value in context.invocation_metadata() or ()
                     if isinstance(value, str)
                 ]
-                served.ended(
-                    Request(
-                        GRPC,
+                service_state.observers.on_request(
+                    FinishedRequest(
+                        GRPC_LABEL,
                         name,
                         path,
                         status,
@@ -176,14 +184,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no typ
         call: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler:
         """Return what answers the call."""
-        needed = keys.scope_of(call.method)
+        needed = endpoint_of(call.method).scope
         header = next(
             (value for name, value in call.invocation_metadata if name == "authorization"), None
         )
         refusal = self._keys.refusal(None if header is None else header.encode(), needed)
         if needed is None or refusal is None:
             return await go_on(call)
-        self._metrics.happened(keys.EVENT, refusal)
+        self._metrics.inc(keys.EVENT, refusal)
         code = (
             grpc.StatusCode.PERMISSION_DENIED
             if refusal == "scope"
@@ -219,11 +227,11 @@ class Calls:
     """The service's methods, named as in its description."""
 
     def __init__(
-        self, settings: Settings, served: Served, reloader: Reloader, ids: RequestIds
+        self, settings: Settings, service_state: ServiceState, reloader: Reloader, ids: RequestIds
     ) -> None:
         self._settings = settings
         self._reloader = reloader
-        self._served = served
+        self._service_state = service_state
         self._ids = ids
 
     async def ServerLive(self, _: pb.ServerLiveRequest, __: Context) -> pb.ServerLiveResponse:  # noqa: N802 - the protocol's name
@@ -232,11 +240,11 @@ class Calls:
 
     async def ServerReady(self, _: pb.ServerReadyRequest, __: Context) -> pb.ServerReadyResponse:  # noqa: N802 - the protocol's name
         """Answer while a self-tested policy is loaded."""
-        return pb.ServerReadyResponse(ready=not self._served.draining)
+        return pb.ServerReadyResponse(ready=not self._service_state.draining)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Context) -> pb.ModelReadyResponse:  # noqa: N802 - the protocol's name
         """Say whether this model is served."""
-        tensors.check_model(self._served.policy, request.name, request.version)
+        tensors.check_model(self._service_state.policy, request.name, request.version)
         return pb.ModelReadyResponse(ready=True)
 
     async def ServerMetadata(
@@ -251,19 +259,19 @@ class Calls:
         self, request: pb.ModelMetadataRequest, _: Context
     ) -> pb.ModelMetadataResponse:  # noqa: N802 - the protocol's name
         """Describe the model's tensors."""
-        tensors.check_model(self._served.policy, request.name, request.version)
+        tensors.check_model(self._service_state.policy, request.name, request.version)
         answer = pb.ModelMetadataResponse()
-        json_format.ParseDict(tensors.metadata(self._served.policy), answer)
+        json_format.ParseDict(tensors.metadata(self._service_state.policy), answer)
         return answer
 
     async def ModelConfig(
         self, request: pb.ModelConfigRequest, _: Context
     ) -> pb.ModelConfigResponse:  # noqa: N802 - the protocol's name
         """Describe the model as Triton's own configuration would."""
-        tensors.check_model(self._served.policy, request.name, request.version)
+        tensors.check_model(self._service_state.policy, request.name, request.version)
         answer = pb.ModelConfigResponse()
         json_format.ParseDict(
-            {"config": tensors.config(self._served.policy, self._settings.max_batch)}, answer
+            {"config": tensors.config(self._service_state.policy, self._settings.max_batch)}, answer
         )
         return answer
 
@@ -279,7 +287,7 @@ class Calls:
                 grpc.StatusCode.DEADLINE_EXCEEDED,
                 "the deadline had passed before the call was begun",
             )
-        policy = self._served.policy
+        policy = self._service_state.policy
         tensors.check_model(policy, request.model_name, request.model_version)
         answers.check_digest(policy, dict(context.invocation_metadata() or ()).get("if-match"))
         names = [tensor.name for tensor in request.inputs]
@@ -289,7 +297,7 @@ class Calls:
             policy, _states(request, given, count), [output.name for output in request.outputs]
         )
         _told.set((request_id, inference))
-        self._served.answered(inference, request_id)
+        self._service_state.observers.on_inference(inference, request_id)
         manifest = policy.bundle.manifest
         return pb.ModelInferResponse(
             model_name=manifest.name,
@@ -309,7 +317,7 @@ class Calls:
         self, _: pb.RepositoryIndexRequest, __: Context
     ) -> pb.RepositoryIndexResponse:  # noqa: N802 - the protocol's name
         """List the one model."""
-        manifest = self._served.policy.bundle.manifest
+        manifest = self._service_state.policy.bundle.manifest
         model = pb.RepositoryIndexResponse.ModelIndex(
             name=manifest.name, version=manifest.version, state="READY"
         )
@@ -319,7 +327,7 @@ class Calls:
         self, request: pb.RepositoryModelLoadRequest, _: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Serve the bundle that lies in the folder."""
-        tensors.check_model(self._served.policy, request.model_name, None)
+        tensors.check_model(self._service_state.policy, request.model_name, None)
         if request.parameters:
             raise bad_request(oip.NO_PARAMETERS)
         oip.check_loaded(await self._reloader.load(request.model_name))
@@ -329,8 +337,8 @@ class Calls:
         self, request: pb.RepositoryModelUnloadRequest, _: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Refuse: the model is served until the service ends."""
-        tensors.check_model(self._served.policy, request.model_name, None)
-        raise OipError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
+        tensors.check_model(self._service_state.policy, request.model_name, None)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, oip.UNLOAD)
 
 
 def _states(

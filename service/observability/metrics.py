@@ -17,30 +17,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from service.endpoints import LABELS, OTHER_LABEL
+
 if TYPE_CHECKING:
     from prometheus_client import Metric
 
-GRPC = "grpc"  # all calls that come in by gRPC
-OTHER = "other"  # whatever is in no list
-# What requests are counted by is known beforehand: nothing that a caller sends makes a new time series.
-DOORS = (
-    "/act",
-    "/act/batch",
-    "/act/stream",
-    "/model",
-    "/model/rollback",
-    "/shadow",
-    "/shadow/promote",
-    "/health/live",
-    "/health/ready",
-    "/metrics",
-    "/",
-    "/docs",
-    "/openapi.json",
-    "/v2",
-    GRPC,
-    OTHER,
-)
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
 STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -76,7 +57,7 @@ INFERENCE_BOUNDS = tuple(
 # What happens seldom: a counter's name and meaning, its one label, and the values that the label may have.
 EVENTS = {
     "upright_refused_requests": (
-        "requests refused before they had a door",
+        "requests refused before they had a endpoint",
         "why",
         ("not-http", "head-too-large"),
     ),
@@ -118,17 +99,20 @@ class Metrics:
         self, actions: Sequence[str], state: Sequence[str], file: Path | None = None
     ) -> None:
         self._actions = actions
-        self._statuses = {status: index for index, status in enumerate((*STATUSES, OTHER))}
-        # A row: requests by door and status, request seconds by door, inference seconds, actions, values out of
+        self._statuses = {status: index for index, status in enumerate((*STATUSES, OTHER_LABEL))}
+        # A row: requests by endpoint and status, request seconds by endpoint, inference seconds, actions, values out of
         # range, events, when the process began. A histogram is its buckets and its sum.
-        self._requests = {door: index * len(self._statuses) for index, door in enumerate(DOORS)}
-        first = len(DOORS) * len(self._statuses)
+        self._requests = {
+            endpoint: index * len(self._statuses) for index, endpoint in enumerate(LABELS)
+        }
+        first = len(LABELS) * len(self._statuses)
         width = len(REQUEST_BOUNDS) + 2
-        self._seconds = {door: first + index * width for index, door in enumerate(DOORS)}
-        self._inference = first + len(DOORS) * width
+        self._seconds = {endpoint: first + index * width for index, endpoint in enumerate(LABELS)}
+        self._inference = first + len(LABELS) * width
         self._chosen = self._inference + len(INFERENCE_BOUNDS) + 2
         self._outside = {
-            name: self._chosen + len(actions) + index for index, name in enumerate((*state, OTHER))
+            name: self._chosen + len(actions) + index
+            for index, name in enumerate((*state, OTHER_LABEL))
         }
         first = self._chosen + len(actions) + len(self._outside)
         self._events: dict[tuple[str, str], int] = {}
@@ -157,15 +141,15 @@ class Metrics:
             return mmap.mmap(self._file, ROWS * self._width * 8), row
         raise RuntimeError(f"{file}: all {ROWS} rows are taken by running processes")
 
-    def answered(self, door: str, status: int, seconds: float) -> None:
-        """Count a request to `door`, one of `DOORS`, and the seconds from its head to its last byte handed to the server."""
+    def observe_request(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count a request to `endpoint`, one of `LABELS`, and the seconds from its head to its last byte handed to the server."""
         own = self._own
-        own[self._requests[door] + self._statuses.get(status, len(STATUSES))] += 1
-        first = self._seconds[door]
+        own[self._requests[endpoint] + self._statuses.get(status, len(STATUSES))] += 1
+        first = self._seconds[endpoint]
         own[first + bisect_left(REQUEST_BOUNDS, seconds)] += 1
         own[first + len(REQUEST_BOUNDS) + 1] += seconds
 
-    def inferred(
+    def observe_inference(
         self, seconds: float, actions: Sequence[int], out_of_range: Sequence[Sequence[str]]
     ) -> None:
         """Count one inference over some states, the actions that came of it, and the state values outside what training saw."""
@@ -180,9 +164,9 @@ class Metrics:
             for action in range(len(self._actions)):
                 own[self._chosen + action] += actions.count(action)
         for name in chain.from_iterable(out_of_range):
-            own[self._outside.get(name, self._outside[OTHER])] += 1
+            own[self._outside.get(name, self._outside[OTHER_LABEL])] += 1
 
-    def happened(self, event: str, value: str, times: float = 1) -> None:
+    def inc(self, event: str, value: str, times: float = 1) -> None:
         """Count one of `EVENTS` under one of its label's values."""
         self._own[self._events[event, value]] += times
 
@@ -206,7 +190,7 @@ class Metrics:
         registry.register(Counts())
         return generate_latest(registry)
 
-    def _collect(self, served: Mapping[str, str], ready: bool) -> Iterator["Metric"]:
+    def _collect(self, labels: Mapping[str, str], ready: bool) -> Iterator["Metric"]:
         from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -225,21 +209,21 @@ class Metrics:
 
         requests = CounterMetricFamily(
             "upright_requests",
-            "requests by door and status; 499 is a client that went away",
-            labels=("door", "status"),
+            "requests by endpoint and status; 499 is a client that went away",
+            labels=("endpoint", "status"),
         )
         seconds = HistogramMetricFamily(
             "upright_request_seconds",
             "from a request's head to its last byte handed to the server",
-            labels=("door",),
+            labels=("endpoint",),
         )
-        for door in DOORS:
+        for endpoint in LABELS:
             for status, index in self._statuses.items():
-                if count := total[self._requests[door] + index]:
-                    requests.add_metric((door, str(status)), count)
-            counts, spent = buckets(self._seconds[door], REQUEST_BOUNDS)
+                if count := total[self._requests[endpoint] + index]:
+                    requests.add_metric((endpoint, str(status)), count)
+            counts, spent = buckets(self._seconds[endpoint], REQUEST_BOUNDS)
             if counts[-1][1]:
-                seconds.add_metric((door,), counts, spent)
+                seconds.add_metric((endpoint,), counts, spent)
         inference = HistogramMetricFamily(
             "upright_inference_seconds", "one run of the policy, over one state or a batch"
         )
@@ -251,9 +235,9 @@ class Metrics:
             "upright_out_of_range", "state values outside what training saw", labels=("value",)
         )
         for name, column in self._outside.items():
-            if name != OTHER or total[column]:
+            if name != OTHER_LABEL or total[column]:
                 outside.add_metric((name,), total[column])
-        bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(served))
+        bundle = InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(labels))
         build = InfoMetricFamily("upright_build", "the service and what it runs on", value=_build())
         readiness = GaugeMetricFamily(
             "upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready
@@ -299,8 +283,3 @@ def _version(name: str) -> str:
         importlib.metadata.PackageNotFoundError
     ):  # a checkout whose environment was made without it
         return "unknown"
-
-
-def door_of(path: str) -> str:
-    """Return which of `DOORS` a request's path is counted under."""
-    return path if path in DOORS else "/v2" if path == "/v2" or path.startswith("/v2/") else OTHER

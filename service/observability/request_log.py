@@ -2,10 +2,11 @@
 
 import logging
 import re
+from collections.abc import Callable
 
+from service.api.open_inference import OpenInferenceError
 from service.api.problems import ProblemError
-from service.state import Request, Served
-from service.api.open_inference import OipError
+from service.observability.observers import FinishedRequest
 
 log = logging.getLogger("upright.request")
 
@@ -17,26 +18,25 @@ _TRACEPARENT = re.compile(
 class RequestLog:
     """Writes the lines."""
 
-    def __init__(self, served: Served, *, every: bool, states: bool) -> None:
-        self._served = served
+    def __init__(self, digest: Callable[[], str], *, every: bool, states: bool) -> None:
+        self._digest = digest  # of the bundle served now, for requests that no policy answered
         self._every = every
         self._states = states
 
-    def __call__(self, request: Request, trace_id: str | None = None) -> None:
+    def __call__(self, request: FinishedRequest, trace_id: str | None = None) -> None:
         """Log the request under its id and its trace's, which is its caller's if none is given."""
         failed = request.failure is not None
         if not (failed or self._every):
             return
         inference = request.inference
-        policy = self._served.policy if inference is None else inference.policy
         fields: dict[str, object] = {
-            "door": request.door,
+            "endpoint": request.endpoint,
             "method": request.method,
             "status": int(request.status),
             "seconds": round(request.seconds, 6),
             "request_id": request.request_id.decode(),
             "trace_id": trace_id or _trace_id(request),
-            "digest": policy.bundle.digest,
+            "digest": self._digest() if inference is None else inference.policy.bundle.digest,
         }
         if inference is not None:
             if len(inference.actions) == 1:
@@ -45,7 +45,7 @@ class RequestLog:
         fields = {name: value for name, value in fields.items() if value is not None}
         if failed:
             error = request.failure
-            foreseen = isinstance(error, ProblemError | OipError)
+            foreseen = isinstance(error, ProblemError | OpenInferenceError)
             log.error(
                 "request %s failed: %s",
                 fields["request_id"],
@@ -57,7 +57,7 @@ class RequestLog:
             log.info("request", extra=fields)
 
 
-def _trace_id(request: Request) -> str | None:
+def _trace_id(request: FinishedRequest) -> str | None:
     given = next((value for name, value in request.headers if name == b"traceparent"), b"")
     found = _TRACEPARENT.fullmatch(given)
     return None if found is None else found[1].decode()

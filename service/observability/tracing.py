@@ -20,15 +20,16 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, format_tra
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from service.observability.metrics import GONE, GRPC, OTHER
+from service.endpoints import GRPC_LABEL, OTHER_LABEL
+from service.observability.metrics import GONE
+from service.observability.observers import FinishedRequest, Observers
 from service.observability.request_log import RequestLog
-from service.state import Request, Served
 
 PATIENCE = 2.0  # seconds that the last spans get when the service ends, whether or not the collector takes them
 
 
 @asynccontextmanager
-async def traced(served: Served, log: RequestLog, scheme: str) -> AsyncIterator[None]:
+async def traced(observers: Observers, log: RequestLog, scheme: str) -> AsyncIterator[None]:
     """Make a span of each request, which came by `scheme`, until the end of the block; hand the request to `log` with its trace's id."""
     given = (
         OTELResourceDetector().detect().attributes
@@ -37,11 +38,11 @@ async def traced(served: Served, log: RequestLog, scheme: str) -> AsyncIterator[
         resource=Resource.create({"service.name": "upright", **given}), shutdown_on_exit=False
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    served.ended, served.every = _Tracing(provider.get_tracer("upright"), log, scheme), True
+    tracing = _Tracing(provider.get_tracer("upright"), log, scheme)
+    observers.observe_requests(tracing, all_requests=True)
     try:
         yield
     finally:
-        served.ended = log
         # The SDK would wait for half a minute where the collector does not answer.
         end = Thread(target=provider.shutdown, daemon=True)
         end.start()
@@ -57,7 +58,7 @@ class _Tracing:
         self._scheme = scheme
         self._propagator = TraceContextTextMapPropagator()
 
-    def __call__(self, request: Request) -> None:
+    def __call__(self, request: FinishedRequest) -> None:
         """Trace and log the request."""
         ended = time_ns()
         carrier = {
@@ -80,16 +81,20 @@ class _Tracing:
 _CARRIED = (b"traceparent", b"tracestate")
 
 
-def _name(request: Request) -> str:
-    if request.door == GRPC:
+def _name(request: FinishedRequest) -> str:
+    if request.endpoint == GRPC_LABEL:
         return request.path.removeprefix("/")
-    return request.method if request.door == OTHER else f"{request.method} {request.door}"
+    return (
+        request.method
+        if request.endpoint == OTHER_LABEL
+        else f"{request.method} {request.endpoint}"
+    )
 
 
-def _attributes(request: Request, scheme: str) -> dict[str, AttributeValue]:
+def _attributes(request: FinishedRequest, scheme: str) -> dict[str, AttributeValue]:
     """Return the attributes, named by the semantic conventions for HTTP and for RPC, and our own."""
     found: dict[str, AttributeValue] = {"upright.request_id": request.request_id.decode()}
-    if request.door == GRPC:
+    if request.endpoint == GRPC_LABEL:
         found |= {"rpc.system.name": "grpc", "rpc.method": request.path.removeprefix("/")}
     else:
         found |= {
@@ -97,8 +102,8 @@ def _attributes(request: Request, scheme: str) -> dict[str, AttributeValue]:
             "url.path": request.path,
             "url.scheme": scheme,
         }
-        if request.door != OTHER:
-            found["http.route"] = request.door
+        if request.endpoint != OTHER_LABEL:
+            found["http.route"] = request.endpoint
     if request.status != GONE:
         found["http.response.status_code"] = request.status
     if request.status >= HTTPStatus.INTERNAL_SERVER_ERROR:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.inference.policy import Inference, Policy
 from service.observability.metrics import Metrics
-from service.inference.policy import Policy
+from service.observability.observers import Observers
 from service.records.store import Limits, RecordError, Values, Writer
-from service.state import Inference, Served
 from service.settings import Settings
 
 INTERVAL = (
@@ -93,17 +93,17 @@ class Recorder:
             try:
                 self._writer.write(decisions, time.time())
             except RecordError as error:
-                self._metrics.happened("upright_record_rows", "dropped", count)
+                self._metrics.inc("upright_record_rows", "dropped", count)
                 if not self._failing:
                     log.error("decisions are not recorded until this is mended: %s", error)
                 self._failing = True
             else:
-                self._metrics.happened("upright_record_rows", "written", count)
+                self._metrics.inc("upright_record_rows", "written", count)
                 if self._failing:
                     log.warning("decisions are recorded again")
                 self._failing = False
         if refused := self._refused - self._counted:
-            self._metrics.happened("upright_record_rows", "dropped", refused)
+            self._metrics.inc("upright_record_rows", "dropped", refused)
             self._counted += refused
 
     def _take(self) -> list[tuple[Policy, list[Values]]]:
@@ -122,13 +122,13 @@ class Recorder:
 
 
 @contextmanager
-def recording(path: Path, settings: Settings, served: Served) -> Iterator[None]:
+def recording(path: Path, settings: Settings, observers: Observers) -> Iterator[None]:
     """Record what is answered at `path` for as long as the block runs. Raises `RecordError`."""
     writer = Writer(path, Limits(settings.record_size, settings.record_age, settings.record_keep))
-    recorder = Recorder(writer, served.metrics)
-    served.watchers.append(recorder.watch)
+    recorder = Recorder(writer, observers.metrics)
+    observers.observe_inferences(recorder.watch)
     try:
         yield
     finally:
-        served.watchers.remove(recorder.watch)
+        observers.forget_inferences(recorder.watch)
         recorder.stop()

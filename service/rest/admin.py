@@ -10,8 +10,8 @@ from service.api import act as answers
 from service.api import problems
 from service.api.problems import ProblemError
 from service.rollout.reloader import Reload, Reloader
-from service.state import Served
 from service.rollout.shadow import ShadowReport
+from service.state import ServiceState
 
 IfMatch = Annotated[
     str | None,
@@ -34,14 +34,14 @@ class ReloadResponse(BaseModel):
     digest: str = Field(description="identity of the bundle that is served now")
 
 
-def doors(served: Served, reloader: Reloader) -> APIRouter:
+def doors(service_state: ServiceState, reloader: Reloader) -> APIRouter:
     """Return the operator's doors."""
     router = APIRouter()
 
     @router.post("/model/rollback", responses=REFUSALS)
     async def rollback(if_match: IfMatch = None) -> ReloadResponse:
         """Return to the bundle that was served before the last change. It was kept, so nothing is read anew."""
-        answers.check_digest(served.policy, if_match)
+        answers.check_digest(service_state.policy, if_match)
         return _told(await reloader.rollback(), "no-rollback")
 
     @router.get(
@@ -60,7 +60,7 @@ def doors(served: Served, reloader: Reloader) -> APIRouter:
     @router.post("/shadow/promote", responses=REFUSALS)
     async def promote(if_match: IfMatch = None) -> ReloadResponse:
         """Let the shadow answer from now on; the bundle that answered before is what a rollback returns to."""
-        answers.check_digest(served.policy, if_match)
+        answers.check_digest(service_state.policy, if_match)
         return _told(await reloader.promote(), "not-promoted")
 
     return router

@@ -15,26 +15,34 @@ from starlette.types import ASGIApp
 
 from models.bundle import Manifest
 from service.api import act as answers
-from service.rest import request_body as bodies
-from service.rest import admin as operations
-from service.rest import docs as pages
 from service.api import problems
 from service.api.act import Answer
-from service.rest.request_body import ClientGoneError
-from service.rest.auth_middleware import Guard
-from service.server.fast_path import Lanes
-from service.observability.metrics import EXPOSITION_TYPE
-from service.rest.open_inference import HEADER_LENGTH, OpenInference
-from service.rest.docs import Described
-from service.inference.policy import BackendName
 from service.api.problems import ProblemError, RawHeader
-from service.rollout.reloader import Reloader
+from service.api.schemas import (
+    ActRequest,
+    ActResponse,
+    BatchRequest,
+    BatchResponse,
+    Health,
+    Problem,
+)
+from service.inference.policy import BackendName, Policy
+from service.observability.metrics import EXPOSITION_TYPE
 from service.observability.request_ids import RequestIds
 from service.observability.request_log import RequestLog
-from service.api.schemas import ActRequest, ActResponse, BatchRequest, BatchResponse, Health, Problem
-from service.state import Served
-from service.settings import Settings
+from service.rest import admin as operations
+from service.rest import docs as pages
+from service.rest import request_body as bodies
+from service.rest.auth_middleware import Guard
+from service.rest.docs import Described
+from service.rest.open_inference import HEADER_LENGTH, OpenInference
+from service.rest.request_body import ClientGoneError
 from service.rest.stream import PATH, Stream
+from service.rollout.bundle_store import Shelf
+from service.rollout.reloader import Reloader
+from service.server.fast_path import Lanes
+from service.settings import Settings
+from service.state import ServiceState
 
 
 class ModelResponse(BaseModel):
@@ -52,12 +60,21 @@ IfMatch = Annotated[
 ]
 
 
-def create_app(settings: Settings, served: Served) -> Lanes:
+def create_app(
+    settings: Settings,
+    service_state: ServiceState,
+    *,
+    shadow: Policy | None = None,
+    bundle_store: Shelf | None = None,
+) -> Lanes:
     """Return the service's ASGI application."""
     ids = RequestIds()
-    log = RequestLog(served, every=settings.log_requests, states=settings.log_states)
-    served.ended, served.every = log, settings.log_requests
-    reloader = Reloader(settings, served)
+    log = RequestLog(
+        lambda: service_state.policy.bundle.digest,
+        every=settings.log_requests,
+        states=settings.log_states,
+    )
+    reloader = Reloader(settings, service_state, shadow, bundle_store)
     app = Described(
         title="Upright",
         summary="Q-values and greedy actions of a CartPole policy.",
@@ -68,7 +85,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
         separate_input_output_schemas=False,
         # Traces, metrics and logs are the service's own; FastAPI's would know nothing of the fast lane.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
-        lifespan=lambda _: _living(settings, served, reloader, log),
+        lifespan=lambda _: _living(settings, service_state, reloader, log),
     )
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -79,7 +96,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.post("/act", **_door(ActRequest, ActResponse))
     async def act(request: Request, if_match: IfMatch = None) -> Response:
         """Answer one state with the Q-values and the greedy action."""
-        policy = served.policy  # this request's own, whatever replaces it meanwhile
+        policy = service_state.policy  # this request's own, whatever replaces it meanwhile
         return _respond(
             request, answers.act(policy, await bodies.read(request, settings.max_body), if_match)
         )
@@ -87,7 +104,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.post("/act/batch", **_door(BatchRequest, BatchResponse))
     async def act_batch(request: Request, if_match: IfMatch = None) -> Response:
         """Answer several states at once. Each row is what /act would have answered."""
-        policy = served.policy
+        policy = service_state.policy
         body = await bodies.read(request, settings.max_batch_body)
         return _respond(
             request, answers.act_batch(policy, body, if_match, max_batch=settings.max_batch)
@@ -96,7 +113,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/model")
     async def model(response: Response) -> ModelResponse:
         """Describe the bundle that is served: its manifest, its digest, the backend that runs it."""
-        policy = served.policy
+        policy = service_state.policy
         response.headers["ETag"] = answers.etag(policy)
         return ModelResponse(
             digest=policy.bundle.digest,
@@ -112,7 +129,7 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/health/ready")
     async def ready() -> Health:
         """Answer while a self-tested policy is loaded and the service is not draining."""
-        if served.draining:
+        if service_state.draining:
             raise problems.not_ready(
                 "The service is ending: it still answers, but send requests to another"
             )
@@ -121,19 +138,21 @@ def create_app(settings: Settings, served: Served) -> Lanes:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def expose_metrics() -> Response:
         """Tell Prometheus what was answered, how fast, and which actions were chosen, by all processes together."""
-        return Response(served.exposition(), media_type=EXPOSITION_TYPE)
+        return Response(service_state.exposition(), media_type=EXPOSITION_TYPE)
 
     @app.get(PATH, include_in_schema=False)
     async def not_a_stream() -> None:
         """Tell a caller that did not ask for a WebSocket."""
         raise problems.upgrade_required(PATH)
 
-    channels = Stream(settings, served, ids)
-    app.include_router(operations.doors(served, reloader))
+    channels = Stream(settings, service_state, ids)
+    app.include_router(operations.doors(service_state, reloader))
     app.router.routes.append(WebSocketRoute(PATH, channels))
-    app.router.routes.extend(OpenInference(settings, served, reloader).routes())
+    app.router.routes.extend(OpenInference(settings, service_state, reloader).routes())
     app.router.routes.extend(pages.routes(app))
-    guarded: ASGIApp = app if served.keys is None else Guard(app, served.keys, served.metrics)
+    guarded: ASGIApp = (
+        app if service_state.keys is None else Guard(app, service_state.keys, service_state.metrics)
+    )
     if (
         settings.cors_origin
     ):  # around the guard: a browser sends no key with its question whether it may
@@ -150,39 +169,49 @@ def create_app(settings: Settings, served: Served) -> Lanes:
             ],
             expose_headers=["ETag", "Server-Timing", "X-Request-ID", HEADER_LENGTH],
         )
-    return Lanes(guarded, settings, served, ids, channels)
+    return Lanes(guarded, settings, service_state, ids, channels)
 
 
 @asynccontextmanager
 async def _living(
-    settings: Settings, served: Served, reloader: Reloader, log: RequestLog
+    settings: Settings, service_state: ServiceState, reloader: Reloader, log: RequestLog
 ) -> AsyncIterator[None]:
     """Hold what lives as long as the application does. What is named first ends last."""
     async with AsyncExitStack() as stack:
         if settings.tracing:
-            from service.observability import tracing  # needs the extra, which most have not installed
+            from service.observability import (
+                tracing,  # needs the extra, which most have not installed
+            )
 
             await stack.enter_async_context(
-                tracing.traced(served, log, "http" if settings.tls_cert is None else "https")
+                tracing.traced(
+                    service_state.observers, log, "http" if settings.tls_cert is None else "https"
+                )
             )
+        else:
+            service_state.observers.observe_requests(log, all_requests=settings.log_requests)
         if settings.record is not None:
-            from service.records.recorder import recording  # needs SQLite, which takes time to import
+            from service.records.recorder import (
+                recording,  # needs SQLite, which takes time to import
+            )
 
-            stack.enter_context(recording(settings.record, settings, served))
+            stack.enter_context(recording(settings.record, settings, service_state.observers))
         await stack.enter_async_context(reloader.running())
-        await stack.enter_async_context(grpc_door(settings, served, reloader))
+        await stack.enter_async_context(grpc_door(settings, service_state, reloader))
         yield
 
 
 @asynccontextmanager
-async def grpc_door(settings: Settings, served: Served, reloader: Reloader) -> AsyncIterator[None]:
+async def grpc_door(
+    settings: Settings, service_state: ServiceState, reloader: Reloader
+) -> AsyncIterator[None]:
     """Answer gRPC too for as long as the application runs, if the settings name a port for it."""
     if settings.grpc_port is None:
         yield
         return
     from service.grpc import server as grpc_server  # needs the extra, which most have not installed
 
-    async with grpc_server.serving(settings, served, reloader):
+    async with grpc_server.serving(settings, service_state, reloader):
         yield
 
 

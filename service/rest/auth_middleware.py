@@ -5,12 +5,14 @@ from http import HTTPStatus
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.auth import keys
-from service.rest import open_inference as oip
 from service.api import problems
-from service.auth.keys import Keys, Refusal
-from service.observability.metrics import Metrics
 from service.api.problems import ProblemError
+from service.auth import keys
+from service.auth.keys import Keys, Refusal
+from service.endpoints import Scope as KeyScope
+from service.endpoints import endpoint_of
+from service.observability.metrics import Metrics
+from service.rest import open_inference as oip
 
 KINDS: dict[Refusal, tuple[HTTPStatus, str]] = {
     "missing": (HTTPStatus.UNAUTHORIZED, "missing-key"),
@@ -32,13 +34,13 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
-        if scope["type"] == "lifespan" or (needed := keys.scope_of(scope["path"])) is None:
+        if scope["type"] == "lifespan" or (needed := endpoint_of(scope["path"]).scope) is None:
             await self._app(scope, receive, send)
             return
         header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         refusal = self._keys.refusal(header, needed)
         if refusal is not None:
-            self._metrics.happened(keys.EVENT, refusal)
+            self._metrics.inc(keys.EVENT, refusal)
             await _response(refusal, scope["path"], needed)(scope, receive, send)
             return
         if scope["type"] == "http":
@@ -62,7 +64,7 @@ class Guard:
         await self._app(scope, receive_while_allowed, send)
 
 
-def _response(refusal: Refusal, path: str, needed: keys.Scope) -> Response:
+def _response(refusal: Refusal, path: str, needed: KeyScope) -> Response:
     """Return the answer to a request or to a WebSocket's handshake."""
     status, kind = KINDS[refusal]
     detail = keys.describe(refusal, path, needed)

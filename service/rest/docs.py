@@ -15,8 +15,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from service.auth import keys
 from service.api import problems
+from service.endpoints import endpoint_of
 
 PATH = "/docs"
 FILES = {  # of the package fastapi_swagger, which holds Swagger UI as it is published
@@ -47,7 +47,7 @@ class Described(FastAPI):
         }
         problem = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
         for path, operations in document["paths"].items():
-            if (scope := keys.scope_of(path)) is not None:
+            if (scope := endpoint_of(path).scope) is not None:
                 for operation in operations.values():
                     operation["security"] = [{}, {SCHEME: [scope]}]
                     for status, text in refusals.items():

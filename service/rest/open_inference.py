@@ -13,14 +13,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import Receive, Scope, Send
 
 from service.api import act as answers
-from service.rest import request_body as bodies
 from service.api import open_inference as tensors
-from service.inference.policy import Float32Array, Policy
+from service.api.open_inference import OpenInferenceError, Tensor, bad_request
 from service.api.problems import ProblemError
+from service.inference.policy import Float32Array, Policy
+from service.rest import request_body as bodies
 from service.rollout.reloader import Reload, Reloader
-from service.state import Served
 from service.settings import Settings
-from service.api.open_inference import OipError, Tensor, bad_request
+from service.state import ServiceState
 
 PREFIX = "/v2"
 HEADER_LENGTH = (
@@ -77,9 +77,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 class OpenInference:
     """The ASGI application of everything below /v2. Every status but 200 comes with `{"error": …}`."""
 
-    def __init__(self, settings: Settings, served: Served, reloader: Reloader) -> None:
+    def __init__(self, settings: Settings, service_state: ServiceState, reloader: Reloader) -> None:
         self._settings = settings
-        self._served = served
+        self._service_state = service_state
         self._reloader = reloader
 
     def routes(self) -> list[BaseRoute]:
@@ -94,7 +94,7 @@ class OpenInference:
         request = Request(scope, receive)
         try:
             response = await self._answer(request)
-        except OipError as error:
+        except OpenInferenceError as error:
             if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 request.state.failure = error  # the lane tells of it
             response = _error(error.status, str(error))
@@ -136,8 +136,10 @@ class OpenInference:
             case ["health", "live"]:
                 return "GET", _always({"live": True})
             case ["health", "ready"]:
-                if self._served.draining:
-                    raise OipError(HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending")
+                if self._service_state.draining:
+                    raise OpenInferenceError(
+                        HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending"
+                    )
                 return "GET", _always({"ready": True})
             case ["repository", "index"]:
                 return "POST", self._index
@@ -149,25 +151,31 @@ class OpenInference:
                 return self._find_model(name, version, rest)
             case ["models", name, *rest] if rest[:1] != ["versions"]:
                 return self._find_model(name, None, rest)
-        raise OipError(HTTPStatus.NOT_FOUND, f"there is no {PREFIX}/{'/'.join(parts)[:200]}")
+        raise OpenInferenceError(
+            HTTPStatus.NOT_FOUND, f"there is no {PREFIX}/{'/'.join(parts)[:200]}"
+        )
 
     def _find_model(self, name: str, version: str | None, rest: list[str]) -> tuple[str, Handler]:
         match rest:
             case [] | ["ready"] | ["config"] | ["infer"]:
-                tensors.check_model(self._served.policy, name, version)
+                tensors.check_model(self._service_state.policy, name, version)
         match rest:
             case []:
-                return "GET", _always(tensors.metadata(self._served.policy))
+                return "GET", _always(tensors.metadata(self._service_state.policy))
             case ["ready"]:
                 return "GET", _always({"name": name, "ready": True})
             case ["config"]:
-                return "GET", _always(tensors.config(self._served.policy, self._settings.max_batch))
+                return "GET", _always(
+                    tensors.config(self._service_state.policy, self._settings.max_batch)
+                )
             case ["infer"]:
                 return "POST", self._infer
-        raise OipError(HTTPStatus.NOT_FOUND, f"there is no /{'/'.join(rest)[:200]} of a model")
+        raise OpenInferenceError(
+            HTTPStatus.NOT_FOUND, f"there is no /{'/'.join(rest)[:200]} of a model"
+        )
 
     async def _infer(self, request: Request) -> Response:
-        policy = self._served.policy  # this request's own, whatever replaces it meanwhile
+        policy = self._service_state.policy  # this request's own, whatever replaces it meanwhile
         answers.check_digest(policy, request.headers.get("if-match"))
         body = await self._body(request)
         header_length = _header_length(request, len(body))
@@ -187,23 +195,23 @@ class OpenInference:
 
     async def _index(self, request: Request) -> Response:
         await self._repository(request)
-        manifest = self._served.policy.bundle.manifest
+        manifest = self._service_state.policy.bundle.manifest
         return JSONResponse(
             [{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}]
         )
 
     async def _load(self, request: Request, name: str) -> Response:
         """Serve the bundle that lies in the folder."""
-        tensors.check_model(self._served.policy, name, None)
+        tensors.check_model(self._service_state.policy, name, None)
         if (await self._repository(request)).parameters:
             raise bad_request(NO_PARAMETERS)
         check_loaded(await self._reloader.load(name))
         return JSONResponse({})
 
     async def _unload(self, request: Request, name: str) -> Response:
-        tensors.check_model(self._served.policy, name, None)
+        tensors.check_model(self._service_state.policy, name, None)
         await self._repository(request)
-        raise OipError(HTTPStatus.NOT_IMPLEMENTED, UNLOAD)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, UNLOAD)
 
     async def _repository(self, request: Request) -> RepositoryRequest:
         body = await self._body(request)
@@ -223,7 +231,7 @@ class OpenInference:
             case "deflate":
                 return _inflate(body, zlib.MAX_WBITS, limit)
             case other:
-                raise OipError(
+                raise OpenInferenceError(
                     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                     f"Content-Encoding must be gzip or deflate, not {other[:100]!r}",
                 )
@@ -236,7 +244,7 @@ UNLOAD = "the one model of this service cannot be unloaded: it is served until t
 def check_loaded(reload: Reload) -> None:
     """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
     if reload.outcome == "refused":
-        raise OipError(
+        raise OpenInferenceError(
             HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}"
         )
 
@@ -344,7 +352,7 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
     except zlib.error as error:
         raise bad_request(f"the body is not what its Content-Encoding says: {error}") from error
     if len(inflated) > limit:
-        raise OipError(
+        raise OpenInferenceError(
             HTTPStatus(413),
             f"the inflated body has more than the {limit} bytes that this door takes",
         )

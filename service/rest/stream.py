@@ -9,24 +9,26 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import act as answers
 from service.api import problems
-from service.auth.keys import scope_of
-from service.server.write_batcher import After, Write
 from service.api.problems import ProblemError, RawHeader
+from service.endpoints import endpoint_of
+from service.inference.policy import Inference
+from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
-from service.state import Inference, Request, Served
 from service.settings import Settings
+from service.state import ServiceState
+from service.types import OnWritten, Write
 
 PATH = "/act/stream"
-SCOPE = scope_of(PATH)
+SCOPE = endpoint_of(PATH).scope
 
 
 class Channel:
     """One stream: answers each message as `POST /act` would have answered it, and no faster than it may be asked."""
 
     def __init__(
-        self, served: Served, ids: RequestIds, rate: int, headers: list[RawHeader]
+        self, service_state: ServiceState, ids: RequestIds, rate: int, headers: list[RawHeader]
     ) -> None:
-        self._served = served
+        self._service_state = service_state
         self._rate = rate
         self._second = 0
         self._count = 0
@@ -40,17 +42,17 @@ class Channel:
 
     def is_allowed(self) -> bool:
         """Return whether the key that opened the stream still does: it may have been taken away since."""
-        keys = self._served.keys
+        keys = self._service_state.keys
         return keys is None or keys.allows(self._authorization, SCOPE)
 
     def answer(self, body: bytes, write: Write) -> None:
         """Write the answer to one message."""
         started = perf_counter()
-        served = self._served
+        service_state = self._service_state
         try:
             if self._rate:
                 self._check_rate(int(started))
-            content, _, inference = answers.act(served.policy, body, self._if_match)
+            content, _, inference = answers.act(service_state.policy, body, self._if_match)
         except Exception as error:  # an unforeseen one is answered, and logged
             problem = error if isinstance(error, ProblemError) else problems.internal_error()
             failure = error if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR else None
@@ -65,12 +67,12 @@ class Channel:
         self, status: int, started: float, inference: Inference | None, failure: Exception | None
     ) -> None:
         seconds = perf_counter() - started
-        self._served.metrics.answered(PATH, status, seconds)
+        self._service_state.metrics.observe_request(PATH, status, seconds)
         if inference is not None:
-            self._served.answered(inference, self._request_id)
-        if self._served.every or failure is not None:
-            self._served.ended(
-                Request(
+            self._service_state.observers.on_inference(inference, self._request_id)
+        if self._service_state.observers.wants_all_requests or failure is not None:
+            self._service_state.observers.on_request(
+                FinishedRequest(
                     PATH,
                     "GET",
                     PATH,
@@ -94,21 +96,21 @@ class Channel:
 class Stream:
     """The ASGI application of `WS /act/stream`, and the maker of its channels."""
 
-    def __init__(self, settings: Settings, served: Served, ids: RequestIds) -> None:
+    def __init__(self, settings: Settings, service_state: ServiceState, ids: RequestIds) -> None:
         self._settings = settings
-        self._served = served
+        self._service_state = service_state
         self._ids = ids
 
     def channel(self, headers: list[RawHeader]) -> Channel:
         """Return the channel of a connection that came with these headers."""
-        return Channel(self._served, self._ids, self._settings.stream_rate, headers)
+        return Channel(self._service_state, self._ids, self._settings.stream_rate, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept, then answer message by message until the other side leaves."""
         channel = self.channel(scope["headers"])
-        answered: list[tuple[bytes, After]] = []
+        answered: list[tuple[bytes, OnWritten]] = []
 
-        def write(answer: bytes, after: After) -> None:
+        def write(answer: bytes, after: OnWritten) -> None:
             answered.append((answer, after))
 
         await receive()

@@ -22,11 +22,11 @@ from models.bundle import Bundle
 from service.inference import admission
 from service.inference.admission import NotAdmittedError
 from service.inference.policy import Policy
-from service.state import Served
-from service.settings import Settings
-from service.rollout.shadow import Shadow
 from service.rollout.bundle_store import Shelf, Shelved
+from service.rollout.shadow import Shadow
 from service.rollout.warm_up import exercise
+from service.settings import Settings
+from service.state import ServiceState
 
 FOLLOW_SECONDS = 0.1  # between two looks at what other processes have loaded
 Outcome = Literal["loaded", "unchanged", "refused"]
@@ -45,11 +45,19 @@ class Reload:
 class Reloader:
     """Replaces the policy that is served. Where several processes serve, what one of them loads is loaded by all."""
 
-    def __init__(self, settings: Settings, served: Served) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        service_state: ServiceState,
+        shadow: Policy | None = None,
+        store: Shelf | None = None,
+    ) -> None:
         self._settings = settings
-        self._served = served
+        self._service_state = service_state
+        self._store = store  # where the processes agree on what they serve, if there are several
+        self._has_shadow = shadow is not None
         self.shadow = (
-            None if served.shadow is None else Shadow(served.shadow, served, settings.shadow_margin)
+            None if shadow is None else Shadow(shadow, service_state, settings.shadow_margin)
         )
         self._previous: Policy | None = None
         self._seen: str | None = None  # how the folder looked when it was last loaded from
@@ -65,9 +73,9 @@ class Reloader:
             threading.current_thread() is threading.main_thread()
         )  # only there can a program take signals
         tasks: list[asyncio.Task[None]] = []
-        if self._served.shelf is not None:
+        if self._store is not None:
             await self._run(self._nothing)  # what was loaded by others while this one started
-            tasks.append(loop.create_task(self._follow_on(self._served.shelf)))
+            tasks.append(loop.create_task(self._follow_on(self._store)))
         if self.shadow is not None:
             self.shadow.start()
         if self._settings.watch is not None:
@@ -107,7 +115,7 @@ class Reloader:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._alone, work)
 
     def _at_signal(self) -> None:
-        self._served.renew()
+        self._service_state.renew_secrets()
         if not self._asked:  # a reload that has not begun will read what this one would
             self._asked = True
             self._thread.submit(self._alone, lambda: self._load(None))
@@ -126,21 +134,23 @@ class Reloader:
     def _alone(self, work: Callable[[], Reload]) -> Reload:
         """Do the work while no other process does any, from where the others are, and let them know."""
         try:
-            if self._served.shelf is None:
+            if self._store is None:
                 return work()
-            with self._served.shelf.locked():
-                before = self._follow(self._served.shelf)
+            with self._store.locked():
+                before = self._follow(self._store)
                 done = work()
-                self._publish(self._served.shelf, before)
+                self._publish(self._store, before)
                 return done
         except Exception:
             log.exception("the processes of the service could not agree on a bundle")
             return Reload(
-                "refused", self._served.policy.bundle.digest, "the service failed; its log says why"
+                "refused",
+                self._service_state.policy.bundle.digest,
+                "the service failed; its log says why",
             )
 
     def _nothing(self) -> Reload:
-        return Reload("unchanged", self._served.policy.bundle.digest)
+        return Reload("unchanged", self._service_state.policy.bundle.digest)
 
     def _look(self) -> Reload:
         # Only a change counts, not a difference to what is served: a rollback is not undone, and a bad bundle is refused once.
@@ -182,37 +192,38 @@ class Reloader:
         return self._replace("promoted", admitted)
 
     def _examined(self, found: Bundle) -> Policy:
-        served = self._served.policy
-        if found.digest == served.bundle.digest:
-            return served
+        live = self._service_state.policy
+        if found.digest == live.bundle.digest:
+            return live
         return admission.examine(
-            found, self._settings.backend, self._settings.min_score, served.bundle.manifest
+            found, self._settings.backend, self._settings.min_score, live.bundle.manifest
         )
 
     def _replace(self, verb: str, admitted: Callable[[], Policy]) -> Reload:
         """Serve what is admitted, if it is; tell and count what became of it."""
-        served = self._served.policy
+        live = self._service_state.policy
         started = perf_counter()
         try:
             policy = admitted()
-            if policy is not served:
+            if policy is not live:
                 exercise(policy)
         except Exception as error:
             known = isinstance(error, admission.REFUSALS)
             log.error(
                 "kept %s: %s",
-                served.bundle.digest,
+                live.bundle.digest,
                 error,
                 exc_info=None if known else error,
-                extra={"digest": served.bundle.digest},
+                extra={"digest": live.bundle.digest},
             )
             return self._told(
                 "refused",
                 str(error) if known else "the service failed to load it; its log says why",
             )
-        if policy is served:
+        if policy is live:
             return self._told("unchanged")
-        self._previous, self._served.policy = served, policy
+        self._previous = live
+        self._service_state.replace_policy(policy)
         if self.shadow is not None and self.shadow.policy.bundle.digest == policy.bundle.digest:
             self._end_shadow()
         log.info(
@@ -220,13 +231,13 @@ class Reloader:
             verb,
             policy.bundle.digest,
             (perf_counter() - started) * 1e3,
-            served.bundle.digest,
+            live.bundle.digest,
         )
         return self._told("loaded")
 
     def _told(self, outcome: Outcome, reason: str | None = None) -> Reload:
-        self._served.metrics.happened("upright_reloads", outcome)
-        return Reload(outcome, self._served.policy.bundle.digest, reason)
+        self._service_state.metrics.inc("upright_reloads", outcome)
+        return Reload(outcome, self._service_state.policy.bundle.digest, reason)
 
     def _end_shadow(self) -> None:
         if self.shadow is not None:
@@ -236,11 +247,9 @@ class Reloader:
     def _follow(self, shelf: Shelf) -> Shelved:
         """Serve what another process has put on the shelf since, and return what is there."""
         self._followed = state = shelf.read()
-        served = self._served.policy
+        live = self._service_state.policy
         known = {
-            policy.bundle.digest: policy
-            for policy in (served, self._previous)
-            if policy is not None
+            policy.bundle.digest: policy for policy in (live, self._previous) if policy is not None
         }
 
         def of(digest: str) -> Policy:
@@ -257,23 +266,25 @@ class Reloader:
         )
         if not state.shadow:
             self._end_shadow()
-        if policy is not served:
+        if policy is not live:
             exercise(policy)
-            self._served.policy = policy
-            log.info("followed to %s, in place of %s", policy.bundle.digest, served.bundle.digest)
+            self._service_state.replace_policy(policy)
+            log.info("followed to %s, in place of %s", policy.bundle.digest, live.bundle.digest)
         return state
 
     def _publish(self, shelf: Shelf, before: Shelved) -> None:
         """Put on the shelf what this process serves, if that has changed."""
         kept = [
-            policy.bundle for policy in (self._served.policy, self._previous) if policy is not None
+            policy.bundle
+            for policy in (self._service_state.policy, self._previous)
+            if policy is not None
         ]
         live, previous = (*(each.digest for each in kept), None)[:2]
         now = Shelved(
             live=live,
             previous=previous,
             seen=self._seen,
-            shadow=before.shadow and (self._served.shadow is None or self.shadow is not None),
+            shadow=before.shadow and (not self._has_shadow or self.shadow is not None),
         )
         if now != before:
             shelf.put(now, *kept)

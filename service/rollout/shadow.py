@@ -13,9 +13,9 @@ from time import thread_time
 import numpy as np
 from pydantic import BaseModel, Field
 
+from service.inference.policy import Inference, Policy, PolicyError
 from service.observability.metrics import Metrics
-from service.inference.policy import Policy, PolicyError
-from service.state import Inference, Served
+from service.state import ServiceState
 
 QUEUED_MAX = 16_384  # states that wait; the largest batch that is answered by default fits in
 PERIOD = 0.05  # seconds between two looks at the queue
@@ -54,10 +54,10 @@ class ShadowReport(BaseModel):
 class Shadow:
     """A policy that is compared with the one that is served."""
 
-    def __init__(self, policy: Policy, served: Served, margin: float) -> None:
+    def __init__(self, policy: Policy, service_state: ServiceState, margin: float) -> None:
         self.policy = policy
-        self._served = served
-        self._metrics: Metrics = served.metrics
+        self._service_state = service_state
+        self._metrics: Metrics = service_state.metrics
         self._margin = margin
         self._queue: deque[Inference] = deque()
         self._given = self._taken = 0  # states: each number is written by one thread
@@ -67,21 +67,19 @@ class Shadow:
 
     def start(self) -> None:
         """Compare from now on."""
-        self._served.watchers = [*self._served.watchers, self.watch]
+        self._service_state.observers.observe_inferences(self.watch)
         self._thread.start()
 
     def end(self) -> None:
         """Compare no more."""
-        self._served.watchers = [
-            watcher for watcher in self._served.watchers if watcher != self.watch
-        ]
+        self._service_state.observers.forget_inferences(self.watch)
         self._ended.set()
 
     def watch(self, inference: Inference, _: str) -> None:
         """Take an inference into the queue, or drop it."""
         states = len(inference.states)
         if self._given - self._taken + states > QUEUED_MAX:
-            self._metrics.happened("upright_shadow_states", "dropped", states)
+            self._metrics.inc("upright_shadow_states", "dropped", states)
             return
         self._given += states
         self._queue.append(inference)
@@ -98,7 +96,7 @@ class Shadow:
         return ShadowReport(
             model=bundle.manifest.name,
             digest=bundle.digest,
-            live=self._served.policy.bundle.digest,
+            live=self._service_state.policy.bundle.digest,
             compared=agreed + disagreed + widely,
             agreed=agreed,
             disagreed=disagreed + widely,
@@ -132,7 +130,7 @@ class Shadow:
                 for inference in block:  # one bad state must not cost the others their comparison
                     self._work_off([inference])
                 return
-            self._metrics.happened("upright_shadow_states", "failed", len(block[0].states))
+            self._metrics.inc("upright_shadow_states", "failed", len(block[0].states))
             if not self._complained:
                 self._complained = True
                 known = isinstance(error, PolicyError)
@@ -155,7 +153,7 @@ class Shadow:
             ("disagreed", len(different) - widely),
             ("disagreed_widely", widely),
         ):
-            self._metrics.happened("upright_shadow_states", outcome, times)
+            self._metrics.inc("upright_shadow_states", outcome, times)
 
     def _time(self, inference: Inference) -> None:
         """Answer one state by itself, as the service does it: what the blocks take says little about that."""
@@ -163,9 +161,9 @@ class Shadow:
             thread_time()
         )  # not the time on the wall: this thread waits for the one that answers
         self.policy.decide_one(inference.states[0])
-        self._metrics.happened("upright_shadow_seconds", "shadow", thread_time() - started)
-        self._metrics.happened("upright_shadow_seconds", "live", inference.seconds)
-        self._metrics.happened("upright_shadow_timed", "states")
+        self._metrics.inc("upright_shadow_seconds", "shadow", thread_time() - started)
+        self._metrics.inc("upright_shadow_seconds", "live", inference.seconds)
+        self._metrics.inc("upright_shadow_timed", "states")
 
 
 def _gap(q_values: list[float]) -> float:

@@ -14,37 +14,36 @@ from pydantic_core import to_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import act as answers
-from service.auth import keys
 from service.api import problems
 from service.api.act import Answer
-from service.observability.metrics import GONE, door_of
-from service.server.write_batcher import Outbox, Write
-from service.inference.policy import Policy
 from service.api.problems import ProblemError
+from service.endpoints import OPEN_INFERENCE_PREFIX, endpoint_of
+from service.inference.policy import Inference, Policy
+from service.observability.metrics import GONE
+from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
-from service.state import Inference, Request, Served
-from service.settings import Settings
 from service.rest.stream import Stream
 from service.server.read_scheduler import Turns
-
-EXEMPT = (
-    "/health/live",
-    "/health/ready",
-    "/metrics",
-    "/v2/health/live",
-    "/v2/health/ready",
-)  # answered however busy the service is
+from service.server.write_batcher import Outbox
+from service.settings import Settings
+from service.state import ServiceState
+from service.types import Write
 
 
 class Lanes:
     """The service's ASGI application, which is the general lane; and what the protocols answer by when they do not need ASGI."""
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, served: Served, ids: RequestIds, stream: Stream
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        service_state: ServiceState,
+        ids: RequestIds,
+        stream: Stream,
     ) -> None:
-        under_way = UnderWay(settings.max_requests)
-        self.general = GeneralLane(app, served, ids, under_way)
-        self.fast = FastLane(settings, served, ids, under_way)
+        under_way = UnderWay(settings.max_concurrent_requests)
+        self.general = GeneralLane(app, service_state, ids, under_way)
+        self.fast = FastLane(settings, service_state, ids, under_way)
         self.stream = stream
         self.outbox = Outbox()
         self.turns = Turns()
@@ -77,17 +76,17 @@ class FastLane:
     """Answers whole requests with whole answers, at once."""
 
     def __init__(
-        self, settings: Settings, served: Served, ids: RequestIds, under_way: UnderWay
+        self, settings: Settings, service_state: ServiceState, ids: RequestIds, under_way: UnderWay
     ) -> None:
-        self._served = served
+        self._service_state = service_state
         self._ids = ids
         self.under_way = under_way
         self._doors: dict[bytes, Callable[[Policy, bytes, str | None], Answer]] = {
             b"/act": answers.act,
             b"/act/batch": partial(answers.act_batch, max_batch=settings.max_batch),
         }
-        self._keys = served.keys
-        self._scopes = {door: keys.scope_of(door.decode()) for door in self._doors}
+        self._keys = service_state.keys
+        self._scopes = {door: endpoint_of(door.decode()).scope for door in self._doors}
         # Where pages of other origins may call, every answer says that it could differ, and what differs is the general lane's.
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
         self.limits = {
@@ -108,7 +107,7 @@ class FastLane:
 
         `started` is when the request's first byte had come, by `perf_counter`. `first` are header lines that come first.
         """
-        served = self._served
+        service_state = self._service_state
         if self._keys is not None and not self._keys.allows(
             head.get(b"authorization"), self._scopes[door]
         ):
@@ -118,7 +117,7 @@ class FastLane:
         if_match = head.get(b"if-match")
         try:
             content, own, inference = self._doors[door](
-                served.policy, body, None if if_match is None else if_match.decode("latin-1")
+                service_state.policy, body, None if if_match is None else if_match.decode("latin-1")
             )
         except Exception:  # whatever it is, the general lane meets it too, and tells and logs it
             return False
@@ -139,17 +138,19 @@ class FastLane:
         request_id: bytes,
         inference: Inference,
     ) -> None:
-        served, seconds = self._served, perf_counter() - started
-        served.metrics.answered(door, 200, seconds)
-        if served.every:
-            served.ended(
-                Request(door, "POST", door, 200, seconds, request_id, head.items(), inference)
+        service_state, seconds = self._service_state, perf_counter() - started
+        service_state.metrics.observe_request(door, 200, seconds)
+        if service_state.observers.wants_all_requests:
+            service_state.observers.on_request(
+                FinishedRequest(
+                    door, "POST", door, 200, seconds, request_id, head.items(), inference
+                )
             )
-        served.answered(inference, request_id)
+        service_state.observers.on_inference(inference, request_id)
 
     def gone(self, door: bytes, head: dict[bytes, bytes], started: float) -> None:
         """Count a request whose client went away before its body had come."""
-        self._served.metrics.answered(door.decode(), GONE, perf_counter() - started)
+        self._service_state.metrics.observe_request(door.decode(), GONE, perf_counter() - started)
         self.unread(GONE, "POST", door, head.items(), started)
 
     def unread(
@@ -161,14 +162,14 @@ class FastLane:
         started: float,
     ) -> None:
         """Tell of a request that was never read whole, if all are told of."""
-        if self._served.every:
+        if self._service_state.observers.wants_all_requests:
             path = url.partition(b"?")[0].decode("latin-1")
             request_id = self._ids.of(
                 next((value for name, value in headers if name == b"x-request-id"), None)
             )
-            self._served.ended(
-                Request(
-                    door_of(path),
+            self._service_state.observers.on_request(
+                FinishedRequest(
+                    endpoint_of(path).label,
                     method,
                     path,
                     status,
@@ -180,19 +181,21 @@ class FastLane:
 
     def slow(self, part: str) -> None:
         """Count a request that was given up because its `part`, head or body, did not come in time."""
-        self._served.metrics.happened("upright_slow_requests", part)
+        self._service_state.metrics.inc("upright_slow_requests", part)
 
     def refused(self, why: str) -> None:
         """Count a request that was refused before it had a door."""
-        self._served.metrics.happened("upright_refused_requests", why)
+        self._service_state.metrics.inc("upright_refused_requests", why)
 
 
 class GeneralLane:
     """Pure ASGI middleware around the FastAPI application: limits, counts and names its requests, and answers when it fails."""
 
-    def __init__(self, app: ASGIApp, served: Served, ids: RequestIds, under_way: UnderWay) -> None:
+    def __init__(
+        self, app: ASGIApp, service_state: ServiceState, ids: RequestIds, under_way: UnderWay
+    ) -> None:
         self._app = app
-        self._served = served
+        self._service_state = service_state
         self._ids = ids
         self._under_way = under_way
 
@@ -216,7 +219,7 @@ class GeneralLane:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             await send(message)
 
-        limited = scope["path"] not in EXEMPT
+        limited = not endpoint_of(scope["path"]).always_answered
         if limited and not self._under_way.enter():
             await _refuse(problems.too_busy(), scope["path"], send_with_id)
             self._ended(scope, status, started, request_id, None, None)
@@ -255,12 +258,12 @@ class GeneralLane:
         failure: Exception | None,
         inference: Inference | None,
     ) -> None:
-        door, seconds = door_of(scope["path"]), perf_counter() - started
-        self._served.metrics.answered(door, status, seconds)
-        if self._served.every or failure is not None:
+        door, seconds = endpoint_of(scope["path"]).label, perf_counter() - started
+        self._service_state.metrics.observe_request(door, status, seconds)
+        if self._service_state.observers.wants_all_requests or failure is not None:
             headers = scope["headers"]
-            self._served.ended(
-                Request(
+            self._service_state.observers.on_request(
+                FinishedRequest(
                     door,
                     scope["method"],
                     scope["path"],
@@ -273,12 +276,12 @@ class GeneralLane:
                 )
             )
         if inference is not None:
-            self._served.answered(inference, request_id)
+            self._service_state.observers.on_inference(inference, request_id)
 
 
 async def _refuse(problem: ProblemError, path: str, send: Send) -> None:
     body, kind = problem.body, problems.MEDIA_TYPE
-    if door_of(path) == "/v2":
+    if endpoint_of(path).label == OPEN_INFERENCE_PREFIX:
         body, kind = to_json({"error": str(problem)}), "application/json"
     headers = [
         *problem.headers,

@@ -17,12 +17,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from service.api import problems
+from service.api.problems import ProblemError
 from service.server import sockets
 from service.server.fast_path import Lanes
-from service.server.write_batcher import After
-from service.api.problems import ProblemError
-from service.settings import Settings
 from service.server.read_scheduler import ALONE, SLICE, Heap
+from service.settings import Settings
+from service.types import OnWritten
 
 Stage = Literal["request", "head", "body", "answer", "end"]  # what a connection waits for
 
@@ -261,7 +261,7 @@ class Protocol(HttpToolsProtocol):
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _write(self, answer: bytes, after: After) -> None:
+    def _write(self, answer: bytes, after: OnWritten) -> None:
         self._outbox.put(self.loop, self.transport, answer, after)
 
     def pause_writing(self) -> None:

@@ -14,26 +14,35 @@ from types import FrameType
 
 import uvicorn
 
+from service.inference.policy import Policy
 from service.observability import logging as logs
 from service.rest.app import create_app
-from service.server.memory import Memory
-from service.server.http_protocol import Protocol
-from service.state import Served
-from service.settings import Settings
-from service.server.websocket_protocol import StreamProtocol
+from service.rollout.bundle_store import Shelf
 from service.rollout.warm_up import warm_up
+from service.server.http_protocol import Protocol
+from service.server.memory import Memory
+from service.server.websocket_protocol import StreamProtocol
+from service.settings import Settings
+from service.state import ServiceState
 
 LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
 SWEEPS = 10  # ticks of the server, of a tenth of a second, between two looks at what every connection waits for
 
 
-def serve(settings: Settings, served: Served, listeners: list[socket.socket]) -> bool:
+def serve(
+    settings: Settings,
+    service_state: ServiceState,
+    listeners: list[socket.socket],
+    *,
+    shadow: Policy | None = None,
+    store: Shelf | None = None,
+) -> bool:
     """Serve until told to stop; returns whether it could begin."""
     # Each connection takes a file, and the usual soft limit of 1,024 is a small service's.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config = uvicorn.Config(
-        create_app(settings, served),
+        create_app(settings, service_state, shadow=shadow, bundle_store=store),
         loop="uvloop",
         http=Protocol,
         ws=StreamProtocol,
@@ -45,10 +54,10 @@ def serve(settings: Settings, served: Served, listeners: list[socket.socket]) ->
         server_header=False,
         timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=settings.shutdown,
-        ssl_context_factory=served.tls,
+        ssl_context_factory=service_state.tls,
     )
-    server = Server(config, settings, served)
-    warm_up(served.policy)
+    server = Server(config, settings, service_state)
+    warm_up(service_state.policy)
     server.run(sockets=listeners)
     return server.started
 
@@ -56,10 +65,12 @@ def serve(settings: Settings, served: Served, listeners: list[socket.socket]) ->
 class Server(uvicorn.Server):
     """uvicorn's server, which drains before it stops, and gives up connections that do not move."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings, served: Served) -> None:
+    def __init__(
+        self, config: uvicorn.Config, settings: Settings, service_state: ServiceState
+    ) -> None:
         super().__init__(config)
         self._settings = settings
-        self._served = served
+        self._service_state = service_state
         self._stop_at: float | None = None
         self._memory = Memory()
 
@@ -70,7 +81,7 @@ class Server(uvicorn.Server):
             return
         drain = self._settings.drain if sig == signal.SIGTERM else 0.0
         self._stop_at = monotonic() + drain
-        self._served.draining = True
+        self._service_state.start_draining()
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is due, a tenth of a second after the last time; returns whether to stop."""

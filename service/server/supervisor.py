@@ -18,17 +18,16 @@ from pathlib import Path
 from types import FrameType
 
 from models.bundle import Bundle
-from service.inference import admission
-from service.auth import keys
-from service.observability import logging as logs
-from service.server import server
-from service.auth import tls
+from service.auth import keys, tls
 from service.auth.keys import KeysError
-from service.observability.metrics import Metrics
-from service.state import Served
-from service.settings import Settings
-from service.rollout.bundle_store import Shelf, Shelved
 from service.auth.tls import TlsError
+from service.inference import admission
+from service.observability import logging as logs
+from service.observability.metrics import Metrics
+from service.rollout.bundle_store import Shelf, Shelved
+from service.server import server
+from service.settings import Settings
+from service.state import ServiceState
 
 CANNOT_START = 3  # exit status of a process that could not begin to serve
 AGAIN_SECONDS = 1.0  # between two attempts to replace a process
@@ -124,8 +123,8 @@ def _serve(settings: Settings, listeners: list[socket.socket], counts: Path, she
         sys.exit(CANNOT_START)
     manifest = policy.bundle.manifest
     counting = Metrics(manifest.actions, [value.name for value in manifest.state], counts)
-    served = Served(policy, counting, shadow, shelf, known, certificate)
-    if not server.serve(settings, served, listeners):
+    service_state = ServiceState(policy, metrics=counting, keys=known, tls=certificate)
+    if not server.serve(settings, service_state, listeners, shadow=shadow, store=shelf):
         sys.exit(CANNOT_START)
 
 

@@ -14,11 +14,11 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from service.rest.stream import PATH, Channel
 from service.server import sockets
 from service.server.fast_path import Lanes
-from service.server.write_batcher import After
-from service.rest.stream import PATH, Channel
 from service.server.read_scheduler import ALONE, Heap
+from service.types import OnWritten
 
 SLOW_READER_SECONDS = (
     5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
@@ -146,7 +146,7 @@ class StreamProtocol(WebSocketsSansIOProtocol):
         self.frames = []
         self._channel.answer(message, self._write)
 
-    def _write(self, answer: bytes, after: After) -> None:
+    def _write(self, answer: bytes, after: OnWritten) -> None:
         size = len(answer)
         if size < 126:
             head = b"%c%c" % (TEXT, size)

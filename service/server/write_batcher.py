@@ -6,26 +6,22 @@ logging and recording come after all of them, and hold up none.
 """
 
 import asyncio
-from collections.abc import Callable
 
-After = Callable[
-    [], None
-]  # what is done once an answer was handed to its transport; must not raise
-Write = Callable[[bytes, After], None]
+from service.types import OnWritten
 
 
 class Outbox:
     """The answers of one round of an event loop."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[asyncio.Transport, bytes, After]] = []
+        self._waiting: list[tuple[asyncio.Transport, bytes, OnWritten]] = []
 
     def put(
         self,
         loop: asyncio.AbstractEventLoop,
         transport: asyncio.Transport,
         answer: bytes,
-        after: After,
+        after: OnWritten,
     ) -> None:
         """Take an answer. Those of one transport leave in their order."""
         if not self._waiting:

@@ -9,14 +9,12 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -27,7 +25,6 @@ from upright_client import (
     Counters,
     Decision,
     LastAction,
-    Model,
     NoAnswerError,
     PolicyClient,
 )
@@ -35,77 +32,12 @@ from upright_client.core import place
 from upright_client.wire import HttpWire, StreamWire, WireError
 
 from models.bundle import Bundle
-from tests.conftest import ROOT, Start, clean_environment
+from tests.support.clients import PATIENT, SHORT, STATE, InLoop, Make
 from tests.support.faulty_proxy import Fault, FaultyProxy
+from tests.support.project import ROOT
+from tests.support.service import Start, free_port, service, wait_for
 
-STATE = (0.0, 0.0, 0.05, 0.0)
 LEFT = (0.0, 0.0, -0.05, 0.0)
-PATIENT = 2.0  # seconds: a deadline that a loaded machine meets
-SHORT = 0.1  # seconds: a deadline that is meant to pass
-T = TypeVar("T")
-
-
-class Client(Protocol):
-    def act(self, state: Any) -> Decision: ...
-    def act_batch(
-        self, states: Sequence[Any], *, deadline: float | None = None
-    ) -> list[Decision]: ...
-    def model(self) -> Model: ...
-    def ready(self) -> bool: ...
-    def counters(self) -> Counters: ...
-    def close(self) -> None: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: Any) -> None: ...
-
-
-class InLoop:
-    """An `AsyncPolicyClient` in an event loop of its own, called as if it were the other one."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-        self._thread.start()
-        try:
-            self._client = AsyncPolicyClient(*arguments, **options)
-        except BaseException:
-            self._end()
-            raise
-
-    def act(self, state: Any) -> Decision:
-        return self._run(self._client.act(state))
-
-    def act_batch(self, states: Sequence[Any], *, deadline: float | None = None) -> list[Decision]:
-        return self._run(self._client.act_batch(states, deadline=deadline))
-
-    def model(self) -> Model:
-        return self._run(self._client.model())
-
-    def ready(self) -> bool:
-        return self._run(self._client.ready())
-
-    def counters(self) -> Counters:
-        return self._client.counters()
-
-    def close(self) -> None:
-        self._run(self._client.close())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-        self._end()
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
-
-    def _end(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5)
-        self._loop.close()
-
-
-Make = Callable[..., Client]
 
 
 @pytest.fixture(params=["threads", "asyncio"])
@@ -136,45 +68,6 @@ def port(socket_path: Path) -> Iterator[int]:
 def proxy(port: int) -> Iterator[FaultyProxy]:
     with FaultyProxy(port) as proxy:
         yield proxy
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        found: int = listener.getsockname()[1]
-        return found
-
-
-@contextmanager
-def service(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=clean_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        try:
-            wait_for(lambda: reachable(port))
-            yield process
-        finally:
-            process.kill()
-
-
-def reachable(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
-    except OSError:
-        return False
-    return True
-
-
-def wait_for(claim: Callable[[], bool], seconds: float = 30.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if claim():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came true")
 
 
 def test_a_decision_holds_the_answer_and_who_gave_it(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hypothesis import settings as hypothesis_settings
 
-from tests.conftest import ROOT, Start
+from tests.support.project import ROOT
+from tests.support.service import Start
 
 LONG = 10_000  # examples of the profile "long"
 PROGRAM = "from schemathesis.cli import schemathesis; schemathesis()"

@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests.conftest import ROOT, clean_environment
-from tests.client.test_client import free_port, reachable, wait_for
+from tests.support.project import ROOT
 from tests.support.raw_http import ask, request
+from tests.support.service import clean_environment, free_port, reachable, wait_for
 
 ACT = request("POST", "/act", [], [b'{"state":[0,0,0.05,0]}'])
 READY = request("GET", "/health/ready", [], [])

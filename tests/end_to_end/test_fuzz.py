@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 
 
 def test_twenty_thousand_mutated_bodies_and_some_mutated_connections_find_nothing() -> None:

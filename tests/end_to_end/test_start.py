@@ -10,7 +10,8 @@ import httpx2
 import pytest
 
 from models.bundle import Bundle
-from tests.conftest import COMMITTED, ROOT, Start, clean_environment
+from tests.support.project import COMMITTED, ROOT
+from tests.support.service import Start, clean_environment, refused
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -18,14 +19,6 @@ for absent in ("torch", "gymnasium", "onnx", "training"):
     sys.modules[absent] = None  # importing it now raises ImportError
 runpy.run_module("service", run_name="__main__", alter_sys=True)
 """
-
-
-def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
-    result = subprocess.run(
-        [sys.executable, "-m", "service", "--port", "0", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment() | (environment or {}),
-    )  # fmt: skip
-    return result.returncode, result.stderr
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torchscript"])

@@ -15,8 +15,8 @@ import pytest
 
 from models.bundle import Bundle
 from service.inference.policy import load
-from tests.conftest import ROOT, Start, clean_environment
-from tests.client.test_client import free_port, service, wait_for
+from tests.support.project import ROOT
+from tests.support.service import Start, clean_environment, free_port, service, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -287,9 +287,9 @@ def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
     ]
     subprocess.run(command, cwd=ROOT, check=True)
     for name in ("inference_pb2.py", "inference_pb2.pyi"):
-        assert (tmp_path / "service" / name).read_text() == (ROOT / "service" / name).read_text(), (
-            "run `make proto`"
-        )
+        assert (tmp_path / "service" / "grpc" / name).read_text() == (
+            ROOT / "service" / "grpc" / name
+        ).read_text(), "run `make proto`"
 
 
 def test_the_service_ends_in_time_with_a_grpc_client_connected(start: Start) -> None:

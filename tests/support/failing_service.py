@@ -6,12 +6,11 @@ import sys
 import numpy as np
 
 from models import bundle
-from service.observability import logging as logs
-from service.server import server
-from service.server import sockets
 from service.inference.policy import Float32Array, Policy
-from service.state import Served
+from service.observability import logging as logs
+from service.server import server, sockets
 from service.settings import Settings
+from service.state import ServiceState
 
 
 class BrokenBackend:
@@ -33,7 +32,7 @@ def main() -> None:
     with sockets.listening(settings) as listeners:
         logging.config.dictConfig(logs.configuration(settings.log_format))
         sockets.announce(listeners)
-        server.serve(settings, Served(policy), listeners)
+        server.serve(settings, ServiceState(policy), listeners)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import uvicorn
 
 from service.rest.app import create_app
 from service.server.http_protocol import Protocol
-from service.state import Served
 from service.server.server import Server
-from service.settings import Settings
 from service.server.websocket_protocol import StreamProtocol
+from service.settings import Settings
+from service.state import ServiceState
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -39,22 +39,32 @@ class Lanes:
 
     fast: int
     general: int
-    served: Served
+    service_state: ServiceState
 
 
 @contextmanager
-def lanes(settings: Settings, served: Served) -> Iterator[Lanes]:
+def lanes(settings: Settings, service_state: ServiceState) -> Iterator[Lanes]:
     """Serve both lanes until the end of the block."""
-    with serving(settings, served) as fast, serving(settings, served, "httptools") as general:
-        yield Lanes(fast, general, served)
+    # A state each: what one application logs is not the other's.
+    other = ServiceState(
+        service_state.policy,
+        metrics=service_state.metrics,
+        keys=service_state.keys,
+        tls=service_state.tls,
+    )
+    with (
+        serving(settings, service_state) as fast,
+        serving(settings, other, "httptools") as general,
+    ):
+        yield Lanes(fast, general, service_state)
 
 
 @contextmanager
 def serving(
-    settings: Settings, served: Served, protocol: str | type[Protocol] = Protocol
+    settings: Settings, service_state: ServiceState, protocol: str | type[Protocol] = Protocol
 ) -> Iterator[int]:
     """Serve by a thread until the end of the block; gives the port."""
-    app = create_app(settings, served)
+    app = create_app(settings, service_state)
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -63,7 +73,7 @@ def serving(
         log_config=None,
         server_header=False,
     )
-    server = Server(config, settings, served)
+    server = Server(config, settings, service_state)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, args=([listener],))
     port: int = listener.getsockname()[1]
@@ -139,3 +149,26 @@ def _steady(name: bytes, value: bytes) -> bytes:
         case b"x-request-id":
             return re.sub(rb"^[0-9a-f]{32}$", b"", value)
     return value
+
+
+STATE = b'{"state":[0,0,0.05,0]}'
+UPGRADE = [
+    (b"upgrade", b"websocket"),
+    (b"connection", b"upgrade"),
+    (b"sec-websocket-version", b"13"),
+]
+
+ACT = request("POST", "/act", [], [STATE])[0]
+
+
+MODEL = request("GET", "/model", [], [])[0]
+
+
+HANDSHAKE = request(
+    "GET", "/act/stream", [*UPGRADE, (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")], []
+)[0].replace(b"content-length: 0\r\n", b"")
+
+
+def frame(content: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
+    """Return a frame as a client sends it, masked with zeros."""
+    return bytes((final << 7 | opcode, 0x80 | len(content))) + bytes(4) + content

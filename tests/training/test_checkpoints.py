@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from training.checkpoint import CheckpointError, Checkpoints, Identity, numbered, read
 from training.recipe import BaselineRecipe, PopulationRecipe, recipe
 from training.run import Run

@@ -12,7 +12,8 @@ import torch
 
 from models import bundle
 from models.bundle import MANIFEST
-from tests.conftest import COMMITTED, ROOT, Start
+from tests.support.project import COMMITTED, ROOT
+from tests.support.service import Start
 from training import formats, seeds
 from training.__main__ import main
 from training.checkpoint import Checkpoints, Identity

@@ -25,18 +25,19 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service.auth import key_file
-from service.auth import keys
+from service import endpoints
+from service.auth import key_file, keys
+from service.auth.keys import Keys, KeysError
 from service.commands import key as new_key
-from service.rest.app import create_app
-from service.auth.keys import Keys, KeysError, Scope
+from service.endpoints import SCOPES, Scope
 from service.inference.policy import load
-from service.state import Served
-from tests.conftest import ROOT, Start, clean_environment, settings
-from tests.client.test_client import PATIENT, STATE, InLoop, Make, free_port, wait_for
-from tests.service.observability.test_metrics import samples
-from tests.end_to_end.test_start import refused
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.clients import PATIENT, STATE, InLoop, Make
+from tests.support.metrics import samples
+from tests.support.project import ROOT
 from tests.support.raw_http import Lanes, ask, lanes, request
+from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -48,7 +49,7 @@ with warnings.catch_warnings():
     from tritonclient.utils import InferenceServerException
 
 BODY = b'{"state":[0,0,0.05,0]}'
-DOORS: list[tuple[str, str, Scope]] = [
+ENDPOINTS: list[tuple[str, str, Scope]] = [
     ("POST", "/act", "act"),
     ("POST", "/act/batch", "act"),
     ("GET", "/model", "act"),
@@ -75,7 +76,7 @@ OPEN = [
     "/docs",
     "/openapi.json",
 ]
-MADE: dict[str, str] = {scope: f"upright_the-key-for-{scope}" for scope in keys.SCOPES} | {
+MADE: dict[str, str] = {scope: f"upright_the-key-for-{scope}" for scope in SCOPES} | {
     "both": "upright_the-key-for-two"
 }
 
@@ -105,7 +106,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
-    app = create_app(settings(keys=file), Served(load(committed, "onnx"), keys=Keys(file)))
+    app = create_app(settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file)))
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
@@ -113,11 +114,11 @@ def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
     file = written(tmp_path_factory.mktemp("keys") / "keys.toml")
-    with lanes(settings(keys=file), Served(load(committed, "onnx"), keys=Keys(file))) as both:
+    with lanes(settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file))) as both:
         yield both
 
 
-@pytest.mark.parametrize(("method", "path", "scope"), DOORS)
+@pytest.mark.parametrize(("method", "path", "scope"), ENDPOINTS)
 def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(
     guarded: TestClient, method: str, path: str, scope: Scope
 ) -> None:
@@ -129,7 +130,7 @@ def test_a_door_opens_to_a_key_of_its_scope_and_to_no_other(
     refusals = {
         401: [{}, bearer("upright_guessed"), bearer(""), {"Authorization": f"Basic {MADE[scope]}"}]
     }
-    refusals[403] = [bearer(MADE[other]) for other in keys.SCOPES if other != scope]
+    refusals[403] = [bearer(MADE[other]) for other in SCOPES if other != scope]
     for status, presented in refusals.items():
         for headers in presented:
             answer = ask(headers)
@@ -161,20 +162,26 @@ def test_a_key_may_open_several_kinds_of_doors(guarded: TestClient) -> None:
     assert guarded.get("/metrics", headers=bearer(MADE["both"])).status_code == 200
 
 
-def test_every_method_of_grpc_is_in_the_table_but_for_those_that_change_the_service() -> None:
-    methods = re.findall(r"rpc (\w+)\(", (ROOT / "service" / "grpc" / "inference.proto").read_text())
+def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an_administrators() -> (
+    None
+):
+    methods = re.findall(
+        r"rpc (\w+)\(", (ROOT / "service" / "grpc" / "inference.proto").read_text()
+    )
     assert "ModelInfer" in methods
     for method in methods:
-        assert (f"/inference.GRPCInferenceService/{method}" in keys.DOORS) is (
-            method not in ("RepositoryModelLoad", "RepositoryModelUnload")
-        )
+        endpoint = endpoints.ENDPOINTS[f"/inference.GRPCInferenceService/{method}"]
+        changes = method in ("RepositoryModelLoad", "RepositoryModelUnload")
+        assert (endpoint.scope == "admin") is changes
 
 
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_general_one(
     committed: Bundle, file: Path, path: str
 ) -> None:
-    lane = create_app(settings(keys=file), Served(load(committed, "onnx"), keys=Keys(file))).fast
+    lane = create_app(
+        settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file))
+    ).fast
     body = BODY if path == "/act" else b'{"states":[[0,0,0.05,0]]}'
     written: list[bytes] = []
 
@@ -252,7 +259,7 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
         stream.send_text(BODY.decode())
         assert stream.receive_json()["action"] == 1
         file.write_text(entry("other", "upright_other", "act"))
-        guarded.app.general._served.keys.reload()  # type: ignore[attr-defined] # ours
+        guarded.app.general._service_state.keys.reload()  # type: ignore[attr-defined] # ours
         stream.send_text(BODY.decode())
         assert stream.receive()["code"] == 1008
 
@@ -337,7 +344,7 @@ def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     known = Keys(file)
-    assert [known.refusal(f"Bearer {key}".encode(), scope) for scope in keys.SCOPES] == [
+    assert [known.refusal(f"Bearer {key}".encode(), scope) for scope in SCOPES] == [
         None,
         "scope",
         None,
@@ -435,7 +442,7 @@ def test_grpc_asks_for_the_same_keys(running: Running) -> None:
         ):
             for presented in (None, "upright_guessed", ""):
                 assert code(channel, f"{service}/{method}", presented) == unauthenticated
-            for other in set(keys.SCOPES) - {scope}:
+            for other in set(SCOPES) - {scope}:
                 assert code(channel, f"{service}/{method}", MADE[other]) == denied
             assert code(channel, f"{service}/{method}", MADE[scope]) not in (
                 unauthenticated,
@@ -552,7 +559,7 @@ def test_no_key_is_ever_logged(running: Running, file: Path) -> None:
     presented = [*MADE.values(), "upright_guessed"]
     with grpc.insecure_channel(running.grpc) as channel:
         for key in presented:
-            for method, path, _ in DOORS:
+            for method, path, _ in ENDPOINTS:
                 httpx2.request(
                     method, f"{running.address}{path}", headers=bearer(key), content=BODY
                 )

@@ -22,9 +22,9 @@ from upright_client import PolicyClient
 from websockets.sync.client import connect
 
 from service.auth.tls import Tls, TlsError
-from tests.conftest import ROOT, Start, clean_environment, settings
-from tests.client.test_client import PATIENT, SHORT, STATE, InLoop, Make, free_port, wait_for
-from tests.end_to_end.test_start import refused
+from tests.support.clients import PATIENT, SHORT, STATE, InLoop, Make
+from tests.support.project import ROOT
+from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(

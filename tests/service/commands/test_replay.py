@@ -14,8 +14,9 @@ from pyarrow import parquet
 from models.bundle import Bundle
 from service.inference.policy import BackendName
 from service.records.store import STATE, read
-from tests.conftest import ROOT, Start, clean_environment
-from tests.service.records.test_store import ask
+from tests.support.project import ROOT
+from tests.support.records import ask
+from tests.support.service import Start, clean_environment
 
 WITHOUT_PYARROW = """
 import runpy, sys

@@ -12,8 +12,8 @@ from models import bundle
 from models.bundle import Bundle
 from service.inference import admission
 from service.inference.policy import BackendName, Float32Array
-from tests.conftest import COMMITTED
-from tests.end_to_end.test_start import refused
+from tests.support.project import COMMITTED
+from tests.support.service import refused
 
 
 def test_the_committed_bundle_is_admitted_on_both_backends_at_its_own_score(

@@ -10,28 +10,18 @@ from models.bundle import Bundle, GoldenState
 from service.inference.policy import (
     BackendName,
     BackendUnavailableError,
-    Float32Array,
     Policy,
     QValuesNotFiniteError,
     SelfTestError,
     load,
 )
-from tests.conftest import COMMITTED
+from tests.support.backends import FixedBackend
+from tests.support.project import COMMITTED
 
 COMMITTED_BUNDLE = bundle.read(COMMITTED)
 ONNX, TORCHSCRIPT = load(COMMITTED_BUNDLE, "onnx"), load(COMMITTED_BUNDLE, "torchscript")
 
 plausible = st.tuples(*[st.floats(-bound, bound, width=32) for bound in (4.5, 10.0, 0.5, 10.0)])
-
-
-class FixedBackend:
-    """Answers every state with the same Q-values: what the real backends do not do on demand."""
-
-    def __init__(self, *q_values: float) -> None:
-        self._q_values = np.array([q_values], np.float32)
-
-    def q_values(self, states: Float32Array) -> Float32Array:
-        return np.repeat(self._q_values, len(states), axis=0)
 
 
 @settings(max_examples=300, deadline=None)

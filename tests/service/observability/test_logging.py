@@ -12,10 +12,8 @@ import pytest
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from tests.conftest import Start
-from tests.client.test_client import free_port
-from tests.service.observability.test_metrics import ask_by_grpc
-from tests.end_to_end.test_start import refused
+from tests.support.metrics import ask_by_grpc
+from tests.support.service import Start, free_port, refused
 
 STATE = [
     0.01171875,
@@ -60,7 +58,7 @@ def test_a_failure_is_one_line_with_its_ids_its_digest_and_its_traceback(
         TRACE,
         committed.digest,
     )
-    assert (line["door"], line["method"], line["status"]) == ("/act", "POST", 500)
+    assert (line["endpoint"], line["method"], line["status"]) == ("/act", "POST", 500)
     assert line["exception"].startswith("Traceback")
     assert "MemoryError: no memory" in line["exception"]
     assert not DIGITS.search(log.read_text())
@@ -112,7 +110,7 @@ def test_each_request_is_a_line_when_asked_for_without_its_state(
         >= {
             "event": "request",
             "level": "info",
-            "door": "/act",
+            "endpoint": "/act",
             "method": "POST",
             "status": 200,
             "action": 1,
@@ -129,14 +127,14 @@ def test_each_request_is_a_line_when_asked_for_without_its_state(
     )
     assert 0 < act["seconds"] < 10
     assert (refusal["status"], "action" in refusal, "trace_id" in refusal) == (422, False, False)
-    assert (batch["door"], batch["states"], "action" in batch) == ("/act/batch", 3, False)
-    assert (message["door"], message["status"], message["request_id"], message["action"]) == (
+    assert (batch["endpoint"], batch["states"], "action" in batch) == ("/act/batch", 3, False)
+    assert (message["endpoint"], message["status"], message["request_id"], message["action"]) == (
         "/act/stream",
         200,
         "mine",
         1,
     )
-    assert (call["door"], call["method"], call["status"], call["request_id"]) == (
+    assert (call["endpoint"], call["method"], call["status"], call["request_id"]) == (
         "grpc",
         "ModelInfer",
         200,
@@ -171,8 +169,8 @@ def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
             connection.sendall(head.replace(b"?x", b"") + b"content-length: 22\r\n\r\n{")
             time.sleep(0.1)
     no_http, slow, large, gone = requests(log)
-    assert (no_http["status"], no_http["door"], no_http["method"]) == (400, "other", "_OTHER")
-    assert (slow["status"], slow["door"], slow["method"], slow["request_id"]) == (
+    assert (no_http["status"], no_http["endpoint"], no_http["method"]) == (400, "other", "_OTHER")
+    assert (slow["status"], slow["endpoint"], slow["method"], slow["request_id"]) == (
         408,
         "/act",
         "POST",
@@ -180,7 +178,7 @@ def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
     )
     assert slow["seconds"] > 1
     assert (large["status"], large["request_id"]) == (431, "mine")
-    assert (gone["status"], gone["door"], gone["request_id"]) == (499, "/act", "mine")
+    assert (gone["status"], gone["endpoint"], gone["request_id"]) == (499, "/act", "mine")
 
 
 def test_states_are_logged_when_they_are_asked_for(start: Start, log: Path) -> None:
@@ -202,7 +200,7 @@ def test_people_read_plain_lines(start: Start, log: Path) -> None:
     text = log.read_text()
     assert re.search(r"^\S+ \[info +\] Listening on http://127\.0\.0\.1:\d+$", text, re.MULTILINE)
     assert re.search(
-        r"^\S+ \[info +\] request door=/health/live method=GET status=200 ", text, re.MULTILINE
+        r"^\S+ \[info +\] request endpoint=/health/live method=GET status=200 ", text, re.MULTILINE
     )
     assert re.search(r"^\S+ \[error +\] request mine failed: no memory ", text, re.MULTILINE)
     assert "\nMemoryError: no memory\n" in text
@@ -221,4 +219,4 @@ def test_a_refusal_to_start_is_json_too(tmp_path: Path) -> None:
 def test_several_processes_log_in_the_one_form(start: Start, log: Path) -> None:
     with start("--log-format", "json", "--workers", "2", "--log-requests", "true") as address:
         assert httpx2.get(f"{address}/health/ready").status_code == 200
-    assert [line["door"] for line in requests(log)] == ["/health/ready"]
+    assert [line["endpoint"] for line in requests(log)] == ["/health/ready"]

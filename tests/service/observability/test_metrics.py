@@ -2,13 +2,10 @@
 
 import platform
 import time
-import warnings
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import httpx2
-import numpy as np
 import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -16,46 +13,21 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.rest.app import create_app
-from service.observability.metrics import EXPOSITION_TYPE, INFERENCE_BOUNDS, REQUEST_BOUNDS, Metrics, door_of
+from service.endpoints import endpoint_of
 from service.inference.policy import load
-from service.state import Served
-from tests.conftest import Start, settings
-from tests.client.test_client import free_port, reachable, wait_for
+from service.observability.metrics import (
+    EXPOSITION_TYPE,
+    INFERENCE_BOUNDS,
+    REQUEST_BOUNDS,
+    Metrics,
+)
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.metrics import ask_by_grpc, samples
+from tests.support.service import Start, free_port, settings
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 BEGUN = time.time()
-
-
-def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return every sample by its name and its label values."""
-    return {
-        (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-def ask_by_grpc(
-    port: int,
-    state: Sequence[float] = STATE,
-    *,
-    model: str = "cartpole-dqn",
-    datatype: str = "FP32",
-    headers: dict[str, str] | None = None,
-) -> None:
-    """Ask for an action. Raises `InferenceServerException`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # what other people's modules warn of when they are imported is no claim of ours
-        import tritonclient.grpc
-
-    wait_for(lambda: reachable(port))
-    given = tritonclient.grpc.InferInput("state", [1, 4], datatype)
-    given.set_data_from_numpy(np.array([state], np.float32 if datatype == "FP32" else np.float64))
-    with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
-        client.infer(model, [given], request_id="by-grpc", headers=headers)
 
 
 def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None:
@@ -120,7 +92,7 @@ def test_state_values_outside_the_training_range_are_counted_by_name(
 
 def test_a_state_value_that_another_bundle_names_is_counted_too() -> None:
     metrics = Metrics(["left", "right"], ["x"])
-    metrics.inferred(1e-5, [0], [["x", "newcomer"]])
+    metrics.observe_inference(1e-5, [0], [["x", "newcomer"]])
     found = samples(metrics.exposition({}).decode())
     assert (
         found["upright_out_of_range_total", ("x",)],
@@ -135,10 +107,10 @@ def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
 
 
 def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
-    served = Served(load(committed, "onnx"))
-    with TestClient(create_app(settings(), served)) as client:
+    service_state = ServiceState(load(committed, "onnx"))
+    with TestClient(create_app(settings(), service_state)) as client:
         ready = [samples(client.get("/metrics").text)["upright_ready", ()]]
-        served.draining = True
+        service_state.start_draining()
         ready.append(samples(client.get("/metrics").text)["upright_ready", ()])
     assert ready == [1, 0]
 
@@ -179,7 +151,7 @@ def test_buckets_begin_at_microseconds_and_rise(bounds: tuple[float, ...]) -> No
 def test_a_duration_is_counted_in_every_bucket_that_holds_it() -> None:
     metrics = Metrics(["left", "right"], ["x"])
     for seconds in (1e-6, 10e-6, 11e-6, 2.0):
-        metrics.answered("/act", 200, seconds)
+        metrics.observe_request("/act", 200, seconds)
     text = metrics.exposition({}).decode()
     counts = {
         sample.labels["le"]: sample.value
@@ -192,8 +164,8 @@ def test_a_duration_is_counted_in_every_bucket_that_holds_it() -> None:
 
 def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_series() -> None:
     metrics = Metrics(["left", "right"], ["x"])
-    metrics.answered(door_of("/' OR 1=1"), 418, 0.1)
-    metrics.answered(door_of("/v2/models/m/infer"), 200, 0.1)
+    metrics.observe_request(endpoint_of("/' OR 1=1").label, 418, 0.1)
+    metrics.observe_request(endpoint_of("/v2/models/m/infer").label, 200, 0.1)
     found = samples(metrics.exposition({}).decode())
     assert found["upright_requests_total", ("other", "other")] == 1
     assert found["upright_requests_total", ("/v2", "200")] == 1
@@ -209,8 +181,8 @@ def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_
         Metrics(["left", "right"], ["x"], file),
         Metrics(["left", "right"], ["x"], file),
     )
-    first.answered("/act", 200, 1e-5)
-    successor.answered("/act", 200, 1e-5)
+    first.observe_request("/act", 200, 1e-5)
+    successor.observe_request("/act", 200, 1e-5)
     for metrics in (first, successor):
         assert (
             samples(metrics.exposition({}).decode())["upright_requests_total", ("/act", "200")] == 2

@@ -15,9 +15,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from tests.conftest import ROOT, Start, clean_environment
-from tests.client.test_client import free_port, wait_for
-from tests.service.observability.test_metrics import STATE, ask_by_grpc
+from tests.service.observability.test_metrics import STATE
+from tests.support.metrics import ask_by_grpc
+from tests.support.project import ROOT
+from tests.support.service import Start, clean_environment, free_port, wait_for
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"

@@ -20,15 +20,23 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import Policy, load
-from service.records.store import Limits, RecordError, Values, Writer, read
 from service.records.recorder import WAITING
-from service.state import Served
-from tests.conftest import COMMITTED, ROOT, Start, clean_environment, settings
-from tests.client.test_client import free_port, service, wait_for
-from tests.service.observability.test_metrics import samples
-from tests.end_to_end.test_start import refused
+from service.records.store import Limits, RecordError, Values, Writer, read
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.metrics import samples
+from tests.support.project import COMMITTED, ROOT
+from tests.support.records import ask
+from tests.support.service import (
+    Start,
+    clean_environment,
+    free_port,
+    refused,
+    service,
+    settings,
+    wait_for,
+)
 
 STATE = [0.01, -0.02, 0.05, 0.3]
 NEVER = Limits(size=10**9, age=1e9, keep=10)
@@ -50,13 +58,6 @@ def outcomes(address: str) -> tuple[float, float]:
 
 def settled(address: str, decisions: int) -> bool:
     return sum(outcomes(address)) == decisions
-
-
-def ask(address: str, seqs: range) -> list[dict[str, Any]]:
-    with httpx2.Client() as client:
-        answers = [client.post(f"{address}/act", json={"state": STATE, "seq": seq}) for seq in seqs]
-    assert {answer.status_code for answer in answers} <= {200}
-    return [answer.json() for answer in answers]
 
 
 @pytest.fixture(scope="module")
@@ -157,10 +158,10 @@ def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places
     tmp_path: Path, policy: Policy, exported: Bundle
 ) -> None:
     file, policies, digests = tmp_path / "decisions.sqlite", (policy, load(exported, "onnx")), []
-    served = Served(policy)
-    with TestClient(create_app(settings(record=file), served)) as client:
+    service_state = ServiceState(policy)
+    with TestClient(create_app(settings(record=file), service_state)) as client:
         for number in range(300):
-            served.policy = policies[number // 3 % 2]
+            service_state.replace_policy(policies[number // 3 % 2])
             digests.append(
                 client.post("/act", json={"state": STATE, "seq": number}).json()["digest"]
             )

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import Policy, load
-from service.state import Served
-from tests.conftest import settings
-from tests.service.inference.test_policy import FixedBackend
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.backends import FixedBackend
+from tests.support.service import settings
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 JSON = st.recursive(
@@ -175,7 +175,9 @@ def test_a_batch_answers_in_columns_what_act_answers_one_by_one(client: TestClie
 def test_a_bad_batch_is_refused_with_what_and_where(
     committed: Bundle, body: object, status: int, named: str
 ) -> None:
-    with TestClient(create_app(settings(max_batch=5), Served(load(committed, "onnx")))) as client:
+    with TestClient(
+        create_app(settings(max_batch=5), ServiceState(load(committed, "onnx")))
+    ) as client:
         answer = client.post("/act/batch", json=body)
     assert answer.status_code == status
     assert answer.json()["errors"][0]["pointer"] == named
@@ -247,7 +249,7 @@ def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
     committed: Bundle, door: str
 ) -> None:
     with TestClient(
-        create_app(settings(), Served(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
+        create_app(settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
     ) as client:
         answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
     assert answer.status_code == 500
@@ -259,7 +261,7 @@ def test_a_failing_backend_is_a_problem_that_carries_the_request_id(committed: B
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
-    app = create_app(settings(), Served(Policy(committed, Broken(), "onnx")))  # type: ignore[arg-type] # broken on purpose
+    app = create_app(settings(), ServiceState(Policy(committed, Broken(), "onnx")))  # type: ignore[arg-type] # broken on purpose
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post("/act", json={"state": STATE}, headers={"x-request-id": "r1"})
     assert answer.status_code == 500

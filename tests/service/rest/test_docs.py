@@ -10,13 +10,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from models import bundle
-from service.auth import keys
-from service.rest.app import create_app
+from service.endpoints import endpoint_of
 from service.inference.policy import load
-from service.state import Served
-from tests.conftest import COMMITTED, settings
-from tests.end_to_end.test_start import refused
+from service.rest.app import create_app
+from service.state import ServiceState
+from tests.support.project import COMMITTED
 from tests.support.raw_http import Headers, Lanes, ask, lanes, request
+from tests.support.service import refused, settings
 
 POLICY = load(bundle.read(COMMITTED), "onnx")
 BODY = b'{"state":[0,0,0.05,0]}'
@@ -27,7 +27,7 @@ STRANGER: Headers = [(b"origin", b"https://stranger.example")]
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(settings(), Served(POLICY))) as client:
+    with TestClient(create_app(settings(), ServiceState(POLICY))) as client:
         yield client
 
 
@@ -71,14 +71,14 @@ def test_the_description_says_what_each_door_asks_of_a_key(client: TestClient) -
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            scope = keys.scope_of(path)
+            scope = endpoint_of(path).scope
             assert operation.get("security") == (None if scope is None else [{}, {"key": [scope]}])
             assert ("401" in operation["responses"]) is (scope is not None)
 
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Lanes]:
-    with lanes(settings(cors_origin=[ORIGIN, ANOTHER], max_batch=2), Served(POLICY)) as both:
+    with lanes(settings(cors_origin=[ORIGIN, ANOTHER], max_batch=2), ServiceState(POLICY)) as both:
         yield both
 
 
@@ -110,7 +110,7 @@ def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: 
 
 
 def test_no_page_may_call_unless_it_is_named() -> None:
-    with lanes(settings(), Served(POLICY)) as both:
+    with lanes(settings(), ServiceState(POLICY)) as both:
         for sent in (
             request("POST", "/act", ALLOWED, [BODY]),
             request("OPTIONS", "/act", ALLOWED, []),

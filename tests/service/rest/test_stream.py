@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from models.bundle import Bundle
-from tests.conftest import ROOT, Start, clean_environment
-from tests.client.test_client import free_port, wait_for
+from tests.support.project import ROOT
+from tests.support.service import Start, clean_environment, free_port, wait_for
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 
@@ -135,14 +135,12 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
 
 
 def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path: Path) -> None:
-    # The real patience is seconds; this program's is short, and everything else is the service's own.
-    program = "import sys, service.stream as s; s.SLOW_READER_SECONDS = 0.3; from service.__main__ import main; sys.exit(main(sys.argv[1:]))"
     port = free_port()
     log = tmp_path / "service.log"
     with (
         log.open("wb") as output,
         subprocess.Popen(
-            [sys.executable, "-c", program, "--port", str(port)],
+            [sys.executable, "-m", "service", "--port", str(port), "--body-timeout", "1"],
             cwd=ROOT,
             env=clean_environment(),
             stdout=output,

@@ -20,13 +20,12 @@ from starlette.types import Message
 from benchmarks.operations import bundles, reload
 from models import bundle
 from models.bundle import Bundle
-from service.rest.app import create_app
 from service.inference.policy import load
+from service.rest.app import create_app
 from service.rollout.reloader import Reloader
-from service.state import Served
-from tests.conftest import Start, settings
-from tests.client.test_client import free_port, wait_for
-from tests.service.observability.test_metrics import samples
+from service.state import ServiceState
+from tests.support.metrics import samples
+from tests.support.service import Start, free_port, settings, wait_for
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -185,8 +184,8 @@ def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began
     folder: Path, write: Write
 ) -> None:
     first = write("1")
-    served = Served(load(bundle.read(folder), "onnx"))
-    app = create_app(settings(bundle=folder), served)
+    service_state = ServiceState(load(bundle.read(folder), "onnx"))
+    app = create_app(settings(bundle=folder), service_state)
 
     async def post(path: str, before: Callable[[], object], body: bytes) -> bytes:
         sent: list[Message] = []
@@ -225,13 +224,13 @@ def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began
         second = write("2")
         act = json.dumps(STATE).encode()
         late = await post("/act", lambda: post(LOAD, lambda: None, b"{}"), act)
-        assert served.policy.bundle.digest == second
+        assert service_state.policy.bundle.digest == second
         return late, await post("/act", lambda: None, act)
 
     late, after = asyncio.run(both())
     assert (json.loads(late)["digest"], json.loads(after)["digest"]) == (
         first,
-        served.policy.bundle.digest,
+        service_state.policy.bundle.digest,
     )
 
 
@@ -248,11 +247,11 @@ def test_loads_that_come_together_wait_for_each_other(
 
 def test_a_bundle_that_was_left_behind_is_given_up(folder: Path, write: Write) -> None:
     write("0")
-    served = Served(load(bundle.read(folder), "onnx"))
-    first = weakref.ref(served.policy)
+    service_state = ServiceState(load(bundle.read(folder), "onnx"))
+    first = weakref.ref(service_state.policy)
 
     async def leave() -> None:
-        reloader = Reloader(settings(bundle=folder), served)
+        reloader = Reloader(settings(bundle=folder), service_state)
         for version in ("1", "2", "3"):
             write(version)
             assert (await reloader.load()).outcome == "loaded"

@@ -11,15 +11,15 @@ from starlette.testclient import TestClient
 
 from benchmarks.operations import bundles
 from models.bundle import Bundle
-from service.rollout import shadow
+from service.inference.policy import Float32Array, Inference, Policy, load
 from service.rest.app import create_app
-from service.inference.policy import Float32Array, Policy, load
-from service.state import Inference, Served
+from service.rollout import shadow
 from service.rollout.shadow import Shadow
-from tests.conftest import COMMITTED, Start, settings
-from tests.client.test_client import wait_for
-from tests.service.observability.test_metrics import samples
-from tests.service.inference.test_policy import FixedBackend
+from service.state import ServiceState
+from tests.support.backends import FixedBackend
+from tests.support.metrics import samples
+from tests.support.project import COMMITTED
+from tests.support.service import Start, settings, wait_for
 
 STATE = [0.0, 0.0, 0.05, 0.0]  # Q-values 10.6 and 11.8
 OTHER = [0.0, 0.0, -0.05, 0.0]
@@ -43,13 +43,12 @@ def found(client: TestClient | httpx2.Client, states: int) -> dict[str, Any]:
     return report
 
 
-def app(served: Served, **changes: object) -> TestClient:
-    return TestClient(create_app(settings(**changes), served))
+def app(policy: Policy, shadow: Policy, **changes: object) -> TestClient:
+    return TestClient(create_app(settings(**changes), ServiceState(policy), shadow=shadow))
 
 
 def test_a_twin_agrees_on_every_state_of_every_door(committed: Bundle) -> None:
-    served = Served(load(committed, "onnx"), shadow=load(committed, "onnx"))
-    with app(served) as client:
+    with app(load(committed, "onnx"), load(committed, "onnx")) as client:
         for _ in range(100):
             assert client.post("/act", json={"state": STATE}).status_code == 200
         client.post("/act/batch", json={"states": [STATE, OTHER] * 200})
@@ -75,7 +74,7 @@ def test_disagreement_is_counted_and_where_the_answer_was_clear_as_wide(
     states = [STATE, STATE, OTHER]
     gaps = [abs(row[0] - row[1]) for row in policy.decide(np.array(states, np.float32)).q_values]
     assert sum(gap >= margin for gap in gaps) == widely
-    with app(Served(policy, shadow=load(contrary, "onnx")), shadow_margin=margin) as client:
+    with app(policy, load(contrary, "onnx"), shadow_margin=margin) as client:
         answers = [client.post("/act", json={"state": state}).json() for state in states]
         assert [answer["action"] for answer in answers] == [1, 1, 0]
         assert {answer["digest"] for answer in answers} == {committed.digest}
@@ -94,7 +93,7 @@ def test_a_shadow_that_fails_harms_nobody(
     failing._backend = FixedBackend(
         np.nan, np.nan
     )  # the seam of a failure that cannot happen on demand
-    with app(Served(load(committed, "onnx"), shadow=failing)) as client:
+    with app(load(committed, "onnx"), failing) as client:
         for _ in range(20):
             assert client.post("/act", json={"state": STATE}).json()["action"] == 1
         client.post("/act/batch", json={"states": [STATE] * 5})
@@ -121,7 +120,7 @@ def test_one_state_without_an_answer_costs_the_others_nothing(committed: Bundle)
 
     moody = load(committed, "onnx")
     moody._backend = Moody(moody)
-    with app(Served(load(committed, "onnx"), shadow=moody)) as client:
+    with app(load(committed, "onnx"), moody) as client:
         for state in (STATE, OTHER, STATE, STATE):
             client.post("/act", json={"state": state})
         report = found(client, 4)
@@ -129,10 +128,12 @@ def test_one_state_without_an_answer_costs_the_others_nothing(committed: Bundle)
 
 
 def test_a_full_queue_drops_and_counts(committed: Bundle) -> None:
-    served = Served(load(committed, "onnx"))
-    idle = Shadow(load(committed, "onnx"), served, 1.0)  # never started: nothing is worked off
+    service_state = ServiceState(load(committed, "onnx"))
+    idle = Shadow(
+        load(committed, "onnx"), service_state, 1.0
+    )  # never started: nothing is worked off
     inference = Inference(
-        served.policy,
+        service_state.policy,
         [(0.0, 0.0, 0.05, 0.0)] * 1_000,
         [[10.6, 11.8]] * 1_000,
         [1] * 1_000,

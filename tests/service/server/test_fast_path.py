@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 
 from models import bundle
 from service.api import act as answers
-from service.inference.policy import Policy, load
 from service.api.schemas import ActResponse, BatchResponse
-from service.state import Served
-from tests.conftest import COMMITTED, Start, settings
-from tests.service.observability.test_metrics import samples
-from tests.service.inference.test_policy import FixedBackend
+from service.inference.policy import Policy, load
+from service.state import ServiceState
+from tests.support.backends import FixedBackend
+from tests.support.metrics import samples
+from tests.support.project import COMMITTED
 from tests.support.raw_http import Headers, Lanes, ask, lanes, leave, request
+from tests.support.service import Start, settings
 
 BUNDLE = bundle.read(COMMITTED)
 POLICY = load(BUNDLE, "onnx")
@@ -32,7 +33,9 @@ STATE = b'{"state":[0,0,0.05,0]}'
 
 @pytest.fixture(scope="module")
 def both() -> Iterator[Lanes]:
-    with lanes(settings(max_body=200, max_batch_body=2_000, max_batch=5), Served(POLICY)) as both:
+    with lanes(
+        settings(max_body=200, max_batch_body=2_000, max_batch=5), ServiceState(POLICY)
+    ) as both:
         yield both
 
 
@@ -140,7 +143,7 @@ def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(
 
 @pytest.mark.parametrize("backend", [FixedBackend(np.nan, 1), FixedBackend(3, np.inf)])
 def test_the_lanes_fail_alike_when_the_policy_does(backend: FixedBackend) -> None:
-    with lanes(settings(), Served(Policy(BUNDLE, backend, "onnx"))) as both:
+    with lanes(settings(), ServiceState(Policy(BUNDLE, backend, "onnx"))) as both:
         for state in (b"[0,0,0,0]", b"[99,0,0,0]"):
             for path, body in (
                 ("/act", b'{"state":%s}' % state),
@@ -161,7 +164,7 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
-    with lanes(settings(), Served(Policy(BUNDLE, Broken(), "onnx"))) as both:  # type: ignore[arg-type] # broken on purpose
+    with lanes(settings(), ServiceState(Policy(BUNDLE, Broken(), "onnx"))) as both:  # type: ignore[arg-type] # broken on purpose
         sent = request("POST", "/act", [(b"x-request-id", b"r1")], [STATE])
         fast, general = ask(both.fast, sent), ask(both.general, sent)
     assert fast == general
@@ -175,7 +178,7 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
 def test_a_client_that_leaves_before_its_body_has_come_gets_nothing_and_is_counted(
     path: str,
 ) -> None:
-    with lanes(settings(), Served(POLICY)) as both:
+    with lanes(settings(), ServiceState(POLICY)) as both:
         for port in (both.fast, both.general):
             leave(port, request("POST", path, [], [STATE])[0][:-3])
         for _ in range(200):  # until the server has noticed
@@ -209,7 +212,7 @@ def test_an_offer_to_speak_http_2_is_declined_and_the_request_answered(both: Lan
 
 def test_a_client_that_reads_late_gets_all_its_answers_whole(both: Lanes) -> None:
     rows = b",".join([b"[0,0,0.05,0]"] * 10_000)
-    with lanes(settings(), Served(POLICY)) as both:
+    with lanes(settings(), ServiceState(POLICY)) as both:
         sent = b"".join(request("POST", "/act/batch", [], [b'{"states":[%s]}' % rows]))
         found = ask(
             both.fast, [sent] * 3 + [b"".join(request("GET", "/health/live", [], []))], answers=4

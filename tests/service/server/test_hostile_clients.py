@@ -13,22 +13,20 @@ import pytest
 from models.bundle import Bundle
 from service.inference.policy import load
 from service.server.http_protocol import HEAD_BYTES, HEAD_LINES
-from service.state import Served
-from tests.conftest import Start, settings
-from tests.service.observability.test_metrics import samples
-from tests.support.raw_http import ask, request, serving
+from service.state import ServiceState
+from tests.support.metrics import samples
+from tests.support.raw_http import (
+    ACT,
+    HANDSHAKE,
+    MODEL,
+    STATE,
+    ask,
+    frame,
+    request,
+    serving,
+)
+from tests.support.service import Start, settings
 
-STATE = b'{"state":[0,0,0.05,0]}'
-ACT = request("POST", "/act", [], [STATE])[0]
-MODEL = request("GET", "/model", [], [])[0]
-UPGRADE = [
-    (b"upgrade", b"websocket"),
-    (b"connection", b"upgrade"),
-    (b"sec-websocket-version", b"13"),
-]
-HANDSHAKE = request(
-    "GET", "/act/stream", [*UPGRADE, (b"sec-websocket-key", b"AAAAAAAAAAAAAAAAAAAAAA==")], []
-)[0].replace(b"content-length: 0\r\n", b"")
 CHUNKED = (
     b"POST /act%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n16\r\n"
     + STATE
@@ -38,7 +36,9 @@ CHUNKED = (
 
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
-    with serving(settings(head_timeout=1, body_timeout=1), Served(load(committed, "onnx"))) as port:
+    with serving(
+        settings(head_timeout=1, body_timeout=1), ServiceState(load(committed, "onnx"))
+    ) as port:
         yield port
 
 
@@ -55,11 +55,6 @@ def said(port: int, *pieces: bytes, half_closes: bool = False) -> bytes:
 
 def statuses(answered: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+)", answered)]
-
-
-def frame(content: bytes, opcode: int = 1, *, final: bool = True) -> bytes:
-    """Return a frame as a client sends it, masked with zeros."""
-    return bytes((final << 7 | opcode, 0x80 | len(content))) + bytes(4) + content
 
 
 def test_what_is_no_http_is_refused_after_the_answers_to_what_came_before(port: int) -> None:

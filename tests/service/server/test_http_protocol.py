@@ -9,10 +9,10 @@ import pytest
 
 from models.bundle import Bundle
 from service.inference.policy import load
-from service.state import Served
-from tests.conftest import settings
-from tests.service.observability.test_metrics import samples
+from service.state import ServiceState
+from tests.support.metrics import samples
 from tests.support.raw_http import ask, request, serving
+from tests.support.service import settings
 
 ACT = request("POST", "/act", [], [b'{"state":[0,0,0.05,0]}'])[0]
 METRICS = request("GET", "/metrics", [], [])
@@ -21,7 +21,8 @@ METRICS = request("GET", "/metrics", [], [])
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
     with serving(
-        settings(head_timeout=1, body_timeout=1, keep_alive=2), Served(load(committed, "onnx"))
+        settings(head_timeout=1, body_timeout=1, keep_alive=2),
+        ServiceState(load(committed, "onnx")),
     ) as port:
         yield port
 
@@ -85,7 +86,9 @@ def test_a_slow_request_after_a_good_one_is_given_up_too(port: int) -> None:
 def test_when_as_many_as_may_be_are_under_way_the_next_gets_503_but_health_and_metrics_are_answered(
     committed: Bundle,
 ) -> None:
-    with serving(settings(max_requests=3), Served(load(committed, "onnx"))) as port:
+    with serving(
+        settings(max_concurrent_requests=3), ServiceState(load(committed, "onnx"))
+    ) as port:
         _fill(port)
 
 

@@ -10,15 +10,13 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from models.bundle import Bundle
-from service.server.memory import AFTERWARDS, CROWD, Memory
 from service.inference.policy import load
 from service.server.http_protocol import Protocol
-from service.state import Served
+from service.server.memory import AFTERWARDS, CROWD, Memory
 from service.server.websocket_protocol import StreamProtocol
-from tests.conftest import settings
-from tests.service.server.test_hostile_clients import ACT, HANDSHAKE, MODEL, STATE, frame
-from tests.client.test_client import wait_for
-from tests.support.raw_http import serving
+from service.state import ServiceState
+from tests.support.raw_http import ACT, HANDSHAKE, MODEL, STATE, frame, serving
+from tests.support.service import settings, wait_for
 
 KINDS = (Protocol, StreamProtocol, RequestResponseCycle)
 H2C = ACT.replace(
@@ -65,7 +63,7 @@ def test_a_connection_that_has_gone_leaves_nothing_to_the_garbage_collector(
     def left() -> list[object]:
         return [thing for thing in gc.get_objects() if type(thing) in KINDS]
 
-    with serving(settings(), Served(load(committed, "onnx"))) as port, without_collector():
+    with serving(settings(), ServiceState(load(committed, "onnx"))) as port, without_collector():
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", port), 10) as connection:
                 connection.sendall(sent)

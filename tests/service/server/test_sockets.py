@@ -8,9 +8,7 @@ import httpx2
 import pytest
 
 from service.server import sockets
-from tests.conftest import Start, settings
-from tests.client.test_client import free_port, service, wait_for
-from tests.end_to_end.test_start import refused
+from tests.support.service import Start, free_port, refused, service, settings, wait_for
 
 
 def ask(path: Path) -> int:

@@ -11,9 +11,8 @@ import pytest
 
 from benchmarks.operations import bundles
 from models.bundle import Bundle
-from tests.conftest import Start
-from tests.service.observability.test_metrics import samples
-from tests.end_to_end.test_start import refused
+from tests.support.metrics import samples
+from tests.support.service import Start, refused
 
 STATE = {"state": [0, 0, 0.05, 0]}
 

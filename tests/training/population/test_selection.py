@@ -10,7 +10,7 @@ import torch
 
 from models import bundle
 from models.bundle import Bundle
-from tests.conftest import ROOT
+from tests.support.project import ROOT
 from training.recipe import recipe
 from training.run import Progress
 from training.school import score

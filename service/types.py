@@ -1,0 +1,8 @@
+"""Types that several packages of the service share."""
+
+from collections.abc import Callable
+
+RawHeader = tuple[bytes, bytes]  # name in small letters, value
+
+OnWritten = Callable[[], None]  # is called once an answer has been handed to the kernel
+Write = Callable[[bytes, OnWritten], None]  # takes an answer's bytes and what follows them

@@ -1,0 +1,70 @@
+"""The real service as a process: how tests start it, wait for it and read its refusals."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from service.settings import Settings
+from tests.support.project import ROOT
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        found: int = listener.getsockname()[1]
+        return found
+
+
+@contextmanager
+def service(port: int, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=clean_environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            wait_for(lambda: reachable(port))
+            yield process
+        finally:
+            process.kill()
+
+
+def reachable(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(claim: Callable[[], bool], seconds: float = 30.0) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if claim():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it never came true")
+
+
+Start = Callable[..., AbstractContextManager[str]]
+
+
+def settings(**changes: object) -> Settings:
+    return Settings.model_validate(changes)
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
+
+
+def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "service", "--port", "0", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment() | (environment or {}),
+    )  # fmt: skip
+    return result.returncode, result.stderr
