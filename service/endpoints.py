@@ -44,7 +44,7 @@ def _grpc(path: str, scope: Scope | None) -> Endpoint:
     return Endpoint(path, scope, GRPC_LABEL)
 
 
-# Health is open because probes carry no key, the documentation because it shows what the project's repository shows.
+# Health is open because probes carry no key, the page and the documentation because they show what the project's repository shows.
 _TABLE = (
     _rest("/act", "act"),
     _rest("/act/batch", "act"),
@@ -53,10 +53,11 @@ _TABLE = (
     _rest("/model/rollback", "admin"),
     _rest("/shadow", "admin"),
     _rest("/shadow/promote", "admin"),
+    _rest("/shadow/act", "admin"),
     _rest("/health/live", None, always_answered=True),
     _rest("/health/ready", None, always_answered=True),
     _rest("/metrics", "metrics", always_answered=True),
-    _rest("/", "admin"),
+    _rest("/", None),
     _rest("/openapi.json", None),
     _docs("/docs"),
     _docs("/docs/swagger-ui-bundle.js"),
@@ -85,6 +86,8 @@ ENDPOINTS = {endpoint.path: endpoint for endpoint in _TABLE}
 LABELS = tuple(dict.fromkeys([*(endpoint.label for endpoint in _TABLE), OTHER_LABEL]))
 
 _MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(?P<rest>|/config|/infer|/ready)")
+_PAGE_FILE = re.compile(r"/page/[^/]+")
+_BUNDLE_FILE = re.compile(r"/model/files/[^/]+/[^/]+")
 
 
 def endpoint_of(path: str) -> Endpoint:
@@ -94,5 +97,9 @@ def endpoint_of(path: str) -> Endpoint:
         return endpoint
     if match := _MODEL.fullmatch(path):
         return Endpoint(path, None if match["rest"] == "/ready" else "act", OPEN_INFERENCE_PREFIX)
+    if _PAGE_FILE.fullmatch(path):
+        return Endpoint(path, None, "/")
+    if _BUNDLE_FILE.fullmatch(path):
+        return Endpoint(path, "act", "/model")
     below_v2 = path.startswith(f"{OPEN_INFERENCE_PREFIX}/")
     return Endpoint(path, "admin", OPEN_INFERENCE_PREFIX if below_v2 else OTHER_LABEL)

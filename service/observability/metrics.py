@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 GONE = 499  # nothing was answered: the client went away first (nginx's number for it)
-STATUSES = (200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
+STATUSES = (200, 304, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429, GONE, 500, 501, 503, 504)
 EXPOSITION_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 REQUEST_BOUNDS = tuple(
     us / 1e6

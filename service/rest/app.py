@@ -33,9 +33,11 @@ from service.observability.request_log import RequestLog
 from service.rest import admin as operations
 from service.rest import docs as pages
 from service.rest import request_body as bodies
+from service.rest import shadow_act
 from service.rest.auth_middleware import Guard
 from service.rest.docs import Described
 from service.rest.open_inference import HEADER_LENGTH, OpenInference
+from service.rest.page import Page
 from service.rest.request_body import ClientGoneError
 from service.rest.stream import PATH, Stream
 from service.rollout.bundle_store import Shelf
@@ -150,6 +152,8 @@ def create_app(
     app.router.routes.append(WebSocketRoute(PATH, channels))
     app.router.routes.extend(OpenInference(settings, service_state, reloader).routes())
     app.router.routes.extend(pages.routes(app))
+    app.router.routes.extend(Page(settings, service_state, reloader).routes())
+    app.router.routes.extend(shadow_act.routes(settings, reloader))
     guarded: ASGIApp = (
         app if service_state.keys is None else Guard(app, service_state.keys, service_state.metrics)
     )

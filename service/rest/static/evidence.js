@@ -164,7 +164,7 @@ function setHead(table, column, text) {
 function rateCell(rate, episodes) {
   const [low, high] = wilson(rate * episodes, episodes);
   const title = `95 % interval ${(100 * low).toFixed(1)} to ${(100 * high).toFixed(1)} %`;
-  return make("td", { class: "number", title }, `${(100 * rate).toFixed(rate === 1 ? 0 : 2).replace(/0$/, rate === 1 ? "0" : "")} %`);
+  return make("td", { class: "number", title }, `${Number((100 * rate).toFixed(2))} %`);
 }
 
 /** Both intervals as a drawing, with their numbers as its text. @param {ScenarioResult} result @param {number} from  where its axis begins */
@@ -198,7 +198,7 @@ async function figureOf(path, name) {
   const response = await service.fetch(path);
   if (!response.ok) return null;
   const source = URL.createObjectURL(await response.blob());
-  const image = make("img", { src: source, alt: `${name}, from the bundle`, loading: "lazy", decoding: "async" });
+  const image = make("img", { src: source, alt: `${name}, from the bundle`, decoding: "async" });
   return make("figure", {}, image, make("figcaption", {}, name));
 }
 

@@ -28,6 +28,7 @@ import { service } from "./service.js";
 const SHOWN_SECONDS = 10;
 const GRID = 41; // states in either direction of the surface
 const TEXT_PERIOD = 100; // ms between two figures, so that they can be read
+const WIDE_GAP = 3; // in Q, that fills its bar
 const AXES = ["position, m", "velocity, m/s", "angle, rad", "angular velocity, rad/s"];
 /** Ranges where the manifest is not known. @type {[number, number][]} */
 const DEFAULT_RANGES = [[-2.4, 2.4], [-3, 3], [-0.21, 0.21], [-3, 3]];
@@ -122,6 +123,9 @@ export class Why {
       setText(element(`q-${name}`), fixed(answer.qValues[index], 3));
       bar.closest("p")?.classList.toggle("chosen", answer.action === index);
     });
+    const share = Math.max(-1, Math.min(1, (right - left) / WIDE_GAP));
+    element("gap-bar").className = share > 0 ? "right" : "left";
+    element("gap-bar").style.transform = `scaleX(${share.toFixed(4)})`;
     setText(element("action"), answer.action === 1 ? "right" : "left");
     setText(element("gap"), fixed(Math.abs(right - left), 3));
   }

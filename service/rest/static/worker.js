@@ -20,7 +20,7 @@ import { Simulation } from "./simulation.js";
  */
 
 const HOLD_STEPS = 5; // that the last action goes on where answers are missing; then nobody controls
-const FIRST_ANSWER_WAIT = 1000; // ms that a run waits for its first answer
+const FIRST_ANSWER_WAIT = 3000; // ms that a run waits for its first answer, while the service may still give one
 const LYING_TIME = 1800; // ms that a fallen pole lies before the next run
 const LONGEST_CATCH_UP = 250; // ms: what is later than this is not made up for
 const PROBE_INTERVAL = 500; // ms between two questions while nobody controls a fallen pole
@@ -68,7 +68,8 @@ class Lane {
 
   /** Whether a run that has not begun should wait for the policy's first answer. */
   isWaiting() {
-    if (this.simulation.steps > 0 || this.answer !== null || drive) return false;
+    const status = this.client.status;
+    if (this.simulation.steps > 0 || this.answer !== null || drive || status === "none" || status === "key") return false;
     return performance.now() - begunAt < FIRST_ANSWER_WAIT;
   }
 
@@ -190,6 +191,7 @@ let driven = null;
 let begunAt = 0; // when the present run began
 let dueAt = 0; // when the next step is due
 let ticks = 0;
+let tickedAt = 0; // when the last step was made
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let timer;
 
@@ -207,6 +209,7 @@ function beginRun(next) {
 
 function tick() {
   ticks += 1;
+  tickedAt = performance.now();
   const [first] = lanes;
   if (comparison !== null && first.answer !== null && !first.simulation.fallen) {
     comparison.ask(first.observed, first.answer);
@@ -349,5 +352,5 @@ function clients() {
   return comparison === null ? all : [...all, comparison.client];
 }
 
-setInterval(() => postMessage({ kind: "clock", ticks, time: performance.now() }), 500);
+setInterval(() => postMessage({ kind: "clock", ticks, time: tickedAt }), 500);
 onmessage = (event) => handlers[event.data.kind](event.data);
