@@ -36,7 +36,8 @@ if (matchMedia(NARROW).matches) {
   for (const panel of document.querySelectorAll("details.panel:not(#why)")) /** @type {HTMLDetailsElement} */ (panel).open = false;
 }
 
-const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+// With the page's own query: what a worker may call is said by its own answer's policy, and a second service is named there.
+const worker = new Worker(new URL(`worker.js${location.search}`, import.meta.url), { type: "module" });
 /** @param {string} kind @param {Record<string, unknown>} [fields] */
 const tell = (kind, fields = {}) => worker.postMessage({ kind, ...fields });
 
@@ -103,9 +104,10 @@ const hear = {
     if (message.fallen && message.lane === 1) compare.hear("fallen", `Fell after ${message.steps.toLocaleString("en")} steps.`);
   },
   lying(message) {
-    move(carts[message.lane], message.state);
-    carts[message.lane].action = null;
-    carts[message.lane].controlled = false;
+    const shown = carts[message.lane];
+    move(shown, message.state);
+    if (!shown.fallen && message.lane === 0) hearFall(message.state, shown.steps); // dropped from where nothing helps
+    Object.assign(shown, { action: null, controlled: false, fallen: true });
   },
   decision(message) {
     if (message.lane === 0) decision = message;
