@@ -138,11 +138,15 @@ class Page:
             raise _not_found("The bundle that is served has another digest, or no such file")
         suffix = Path(name).suffix
         if suffix not in EXTRA_FILE_SUFFIXES:
-            raise _not_found(f"Only files of these kinds are shown: {', '.join(EXTRA_FILE_SUFFIXES)}")
+            raise _not_found(
+                f"Only files of these kinds are shown: {', '.join(EXTRA_FILE_SUFFIXES)}"
+            )
 
         # Several processes keep the bundle without these files in a folder that they share.
         folders = dict.fromkeys((served.folder, self._settings.bundle))
-        content = next(filter(None, (_read_beside(folder, served, name) for folder in folders)), None)
+        content = next(
+            filter(None, (_read_beside(folder, served, name) for folder in folders)), None
+        )
         if content is None:
             raise _not_found(f"The bundle's folder holds another bundle now, or no {name}")
         shared = "private" if self._service_state.keys is not None else "public"

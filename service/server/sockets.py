@@ -63,8 +63,11 @@ def check_free(host: str, port: int) -> None:
 
 def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
+    log = logging.getLogger("uvicorn.error")
     for listener in listeners:
-        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener, tls=tls))
+        log.info("Listening on %s", address(listener, tls=tls))
+        if listener.family != socket.AF_UNIX:
+            log.info("See it balance at %s/", address(listener, tls=tls))
 
 
 def _tcp(host: str, port: int) -> socket.socket:

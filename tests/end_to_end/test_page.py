@@ -96,7 +96,9 @@ def until(page: Page, claim: str) -> None:
     """Wait until a JavaScript expression is true. The page's own policy forbids what `wait_for_function` does."""
     ends = time.monotonic() + PATIENCE
     while not page.evaluate(claim):
-        assert time.monotonic() < ends, f"never true: {claim}; the page says: {page.inner_text('#play')}"
+        assert time.monotonic() < ends, (
+            f"never true: {claim}; the page says: {page.inner_text('#play')}"
+        )
         page.wait_for_timeout(30)
 
 
@@ -144,7 +146,9 @@ def test_a_thousand_steps_in_real_time_without_a_fall_and_at_50_hertz(
     assert page.is_hidden("#banner")
     assert 1000 / gaps[len(gaps) // 2] >= 50
     assert rate == pytest.approx(50, rel=0.01)
-    assert float(page.inner_text("#control-rate").removesuffix(" Hz")) == pytest.approx(50, rel=0.01)
+    assert float(page.inner_text("#control-rate").removesuffix(" Hz")) == pytest.approx(
+        50, rel=0.01
+    )
 
 
 def test_a_late_frame_delays_no_step(open_page: Callable[..., Page], address: str) -> None:
@@ -197,14 +201,18 @@ def test_a_click_beside_the_cart_pushes_it_away_and_a_drag_by_its_length(
 def test_a_finger_pushes_too_and_the_page_does_not_scroll_sideways(
     open_page: Callable[..., Page], address: str
 ) -> None:
-    page = open_page(address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    page = open_page(
+        address, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True
+    )
     until_steps(page, 30)
     box = page.locator("#stage").bounding_box()
     assert box is not None
     page.touchscreen.tap(box["x"] + 20, box["y"] + box["height"] - 50)
     until_steps(page, 60)
     velocities = [float(row["cart_velocity"]) for row in saved_run(page)]
-    assert max(after - before for before, after in zip(velocities, velocities[1:], strict=False)) > 0.7
+    assert (
+        max(after - before for before, after in zip(velocities, velocities[1:], strict=False)) > 0.7
+    )
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -216,7 +224,9 @@ def test_the_pole_can_be_taken_by_its_tip_and_let_go(
     page.click("#pause")
     box = page.locator("#stage").bounding_box()
     assert box is not None
-    scale = min(box["width"] / 5.3, (box["height"] - 96) / 1.25)  # pixels a metre, as scene.js has it
+    scale = min(
+        box["width"] / 5.3, (box["height"] - 96) / 1.25
+    )  # pixels a metre, as scene.js has it
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] - 34 - 1.25 * scale
     page.mouse.move(x, y)
     page.mouse.down()
@@ -272,7 +282,10 @@ def test_the_shown_reasons_are_the_answers(open_page: Callable[..., Page], addre
     assert page.inner_text("#action") == answer["action_name"]
     assert page.inner_text("#q-left") == f"{answer['q_values'][0]:.3f}"
     assert page.inner_text("#q-right") == f"{answer['q_values'][1]:.3f}"
-    until(page, "/1,681 states in one batch/.test(document.getElementById('surface-text').textContent)")
+    until(
+        page,
+        "/1,681 states in one batch/.test(document.getElementById('surface-text').textContent)",
+    )
 
 
 def test_a_value_that_training_never_saw_is_lit(
@@ -351,7 +364,10 @@ def test_a_setting_that_breaks_the_policy_shows_the_fall(
     open_page: Callable[..., Page], address: str
 ) -> None:
     page = open_page(f"{address}/#delay=8")
-    until(page, "/(fell|left the track) after \\d+ steps/.test(document.getElementById('banner').textContent)")
+    until(
+        page,
+        "/(fell|left the track) after \\d+ steps/.test(document.getElementById('banner').textContent)",
+    )
     until(page, "/(fell|left)/.test(document.getElementById('live').textContent)")
     until(page, "document.getElementById('banner').hidden")
 
@@ -367,7 +383,7 @@ def test_the_keyboard_alone_does_it_all(open_page: Callable[..., Page], address:
     page.keyboard.press("ArrowRight")
     until(page, "/Pushed by 1.0 .* right/.test(document.getElementById('live').textContent)")
     page.keyboard.press("Space")
-    assert page.inner_text("#banner") == "Paused"
+    until(page, "document.getElementById('banner').textContent === 'Paused'")
     page.wait_for_timeout(100)
     before = steps(page)
     page.keyboard.press(".")
@@ -378,7 +394,7 @@ def test_the_keyboard_alone_does_it_all(open_page: Callable[..., Page], address:
     page.keyboard.press("r")
     until(page, f"Number(document.getElementById('steps').textContent) < {before}")
     page.keyboard.press("d")
-    assert page.inner_text("#banner") == "You drive: hold ← or →."
+    until(page, "document.getElementById('banner').textContent === 'You drive: hold ← or →.'")
     page.keyboard.down("ArrowRight")
     until(page, "/ after \\d+ steps/.test(document.getElementById('banner').textContent)")
     page.keyboard.up("ArrowRight")
@@ -406,7 +422,9 @@ def test_every_control_is_reached_by_the_tab_key(
     reached = set()
     for _ in range(len(wanted) + 40):
         page.keyboard.press("Tab")
-        reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
+        reached.add(
+            page.evaluate("document.activeElement.id || document.activeElement.textContent")
+        )
     assert wanted <= reached
 
 
@@ -428,7 +446,9 @@ def test_a_hidden_tab_asks_nothing(open_page: Callable[..., Page], address: str)
 
 
 def answered(address: str) -> float:
-    counts = re.findall(r"^upright_actions_total\{.*\} (\S+)", httpx2.get(f"{address}/metrics").text, re.M)
+    counts = re.findall(
+        r"^upright_actions_total\{.*\} (\S+)", httpx2.get(f"{address}/metrics").text, re.M
+    )
     return sum(map(float, counts))
 
 
@@ -479,7 +499,11 @@ def service_with_keys(folder: Path) -> Iterator[tuple[str, str]]:
     file, port = folder / "keys.toml", free_port()
     command = [sys.executable, "-m", "service", "key", "--keys", str(file), "--scope", "act"]
     made = subprocess.run(
-        [*command, "--scope", "metrics", "page"], cwd=ROOT, capture_output=True, text=True, check=True
+        [*command, "--scope", "metrics", "page"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     with service(port, "--keys", str(file)):
         yield f"http://127.0.0.1:{port}", made.stdout.strip()
@@ -535,7 +559,10 @@ def test_motion_is_reduced_where_that_is_asked_for(
 ) -> None:
     page = open_page(address, reduced_motion="reduce")
     until_steps(page, 20)
-    assert page.evaluate("getComputedStyle(document.querySelector('.bar i')).transitionDuration") == "0s"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.bar i')).transitionDuration")
+        == "0s"
+    )
 
 
 def test_the_first_paint_needs_no_script(browser: Browser, address: str) -> None:

@@ -127,7 +127,11 @@ def test_the_presets_draw_from_the_evaluations_ranges() -> None:
 
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
     for shown, evaluated in zip(scenarios, SCORECARD, strict=True):
-        for name, field in (("force", "force"), ("halfLength", "half_length"), ("poleMass", "pole_mass")):
+        for name, field in (
+            ("force", "force"),
+            ("halfLength", "half_length"),
+            ("poleMass", "pole_mass"),
+        ):
             ranges = [list(each) for each in getattr(evaluated, field)]
             default = {"force": 10.0, "halfLength": 0.5, "poleMass": 0.1}[name]
             assert shown.get(name, [[default, default]]) == ranges
@@ -156,7 +160,12 @@ def test_a_link_restores_every_setting_and_a_scenario_draws_the_same_again() -> 
 
 @pytest.mark.parametrize(
     "fragment",
-    ["#noise=abc&force=Infinity&delay=", "#preset=nothing&seed=x", "#start=1,2,3&push=NaN", "#<script>"],
+    [
+        "#noise=abc&force=Infinity&delay=",
+        "#preset=nothing&seed=x",
+        "#start=1,2,3&push=NaN",
+        "#<script>",
+    ],
 )
 def test_a_link_that_holds_nonsense_is_the_default(fragment: str) -> None:
     code = (
@@ -201,7 +210,8 @@ def test_a_run_under_delay_and_pushes_is_the_evaluations() -> None:
     return [first, log];
     """
     setting = run(
-        "return { ...(await import(input.module)).DEFAULT_SETTING, delay: 3, push: 1 };", "scenarios.js"
+        "return { ...(await import(input.module)).DEFAULT_SETTING, delay: 3, push: 1 };",
+        "scenarios.js",
     )
     first, log = run(code, "simulation.js", setting=setting)
     assert [applied for applied, _ in log[:3]] == first[2::-1]

@@ -58,6 +58,7 @@ const compare = new Compare((address, key) => tell("compare", { address, key }))
 let status = "connecting";
 let reason = "";
 let digest = ""; // of the policy that answered last
+let isReading = false; // what the service says of it
 let paused = false;
 let speed = 1;
 let driving = false;
@@ -163,11 +164,8 @@ function hearFirst(message) {
   runSeconds += controls.setting.stepTime / 1000;
   why.add({ time: runSeconds, x: message.state[0], theta: message.state[2], action: message.applied });
   speedPanel.steps += 1;
-  if (answer === null) speedPanel.misses += 1;
-  if (answer !== null && answer.digest !== digest) {
-    digest = answer.digest;
-    void readModel();
-  }
+  if (answer === null && controller !== "nobody") speedPanel.misses += 1;
+  if (answer !== null && answer.digest !== digest && !isReading) void readModel();
   if (rows.length < LONGEST_RUN) {
     const numbers = answer === null ? ["", "", ""] : [...answer.qValues, answer.roundTrip.toFixed(3)];
     rows.push([steps, seq, (runSeconds - controls.setting.stepTime / 1000).toFixed(3), ...asked, message.action ?? "", controller, ...numbers].join(","));
@@ -255,6 +253,7 @@ function writeBanner() {
 // What the service says of its policy, and the key that it may ask for.
 
 async function readModel() {
+  isReading = true;
   try {
     const response = await service.fetch("model", { cache: "no-store" });
     const answer = await response.json();
@@ -272,6 +271,8 @@ async function readModel() {
     return true;
   } catch {
     return false; // the loop says that the service does not answer
+  } finally {
+    isReading = false;
   }
 }
 

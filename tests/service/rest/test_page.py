@@ -119,7 +119,8 @@ def test_a_file_that_is_known_is_not_sent_again(page: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["index.html", "..%2fpage.py", "page.py", "main.js%00", ".hidden", "MAIN.JS", "absent.js"]
+    "name",
+    ["index.html", "..%2fpage.py", "page.py", "main.js%00", ".hidden", "MAIN.JS", "absent.js"],
 )
 def test_no_other_file_is_served(page: TestClient, name: str) -> None:
     assert page.get(f"/page/{name}").status_code == 404
@@ -143,7 +144,8 @@ def test_a_second_service_in_the_address_may_be_called(
 
 
 @pytest.mark.parametrize(
-    "second", ["*", "http://a; script-src *", "http://a/b", "http://a b", "//a", "http://a\r\nX: y", ""]
+    "second",
+    ["*", "http://a; script-src *", "http://a/b", "http://a b", "//a", "http://a\r\nX: y", ""],
 )
 def test_what_is_no_address_of_a_service_is_refused(page: TestClient, second: str) -> None:
     answer = page.get("/", params={"compare": second}, headers=HTML)
@@ -244,7 +246,9 @@ def test_the_shadow_answers_a_state_and_counts_no_inference(
         assert client.post("/shadow/act", json={"state": [0]}).status_code == 422
         actions = re.compile(r"^upright_actions_total.*", re.MULTILINE)
         assert actions.findall(client.get("/metrics").text) == actions.findall(before)
-        assert {"/shadow", "/shadow/act"} <= {each["path"] for each in client.get("/").json()["endpoints"]}
+        assert {"/shadow", "/shadow/act"} <= {
+            each["path"] for each in client.get("/").json()["endpoints"]
+        }
 
 
 def test_without_a_shadow_nothing_answers_for_it(page: TestClient) -> None:
@@ -259,7 +263,12 @@ def test_a_start_reads_nothing_of_the_page() -> None:
         "assert page._read_static.cache_info().currsize == 0; print('unread')"
     )
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     assert result.stdout == "unread\n"
 
