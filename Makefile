@@ -31,7 +31,7 @@ test: setup ## run the tests
 	$(BIN)/pytest -n 2
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
-	$(BIN)/python -m training train --recipe $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
+	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
 
 check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)
@@ -60,13 +60,13 @@ bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
 
 proto: setup ## make the gRPC messages from service/grpc/inference.proto
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. service/grpc/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. service/grpc/inference.proto
 
 openapi: setup ## write docs/openapi.json from the application
-	$(BIN)/python -m tests.openapi
+	$(BIN)/python -m tests.support.openapi
 
 settings: setup ## write the tables of settings in docs/operations.md
-	$(BIN)/python -m tests.settings_page
+	$(BIN)/python -m tests.support.settings_page
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)

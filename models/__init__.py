@@ -1,1 +1,1 @@
-"""The contract between training and service: what a bundle is, and the bundles that ship with the project."""
+"""What training writes and the service reads: the schema of a bundle, and the committed bundles."""

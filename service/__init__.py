@@ -1,6 +1,6 @@
-"""The desk: loads a bundle and answers posted states. Knows nothing of training, and starts where torch is not installed."""
+"""The service: loads a bundle and answers posted states. It starts where torch is not installed."""
 
 import os
 
-# From its import on onnxruntime would keep an id of the machine in the home folder, and send reports over the network.
+# Once imported, onnxruntime would keep an id of the machine in the home folder and send reports.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,106 +1,60 @@
-"""The command line of the service: reads the settings, loads the bundle, listens."""
+"""`python -m service`: reads what was typed and runs that command."""
 
-import logging.config
-import signal
+import gc
+import os
 import sys
-from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Sequence
 
-from pydantic import ValidationError
-
-from service.auth import keys, tls
-from service.auth.keys import KeysError
-from service.auth.tls import TlsError
-from service.inference import admission
-from service.observability import logging as logs
-from service.server import server, sockets
-from service.server import supervisor as workers
-from service.settings import Settings
-from service.state import ServiceState
-
-COMMANDS = {  # what can be done in place of serving: each a module whose `main` takes the rest of the arguments
-    "key": "service.commands.key",
-    "replay": "service.commands.replay",
-    "export": "service.commands.export",
-}
+from service.commands import command_line
+from service.commands.command_line import ExportOptions, KeyOptions, ReplayOptions, UsageError
+from service.commands.environment import remove_service_links
+from service.observability.logging import print_error, print_warning
+from service.settings import LogFormat, Settings
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop. Returns 1 when the bundle cannot be served, 2 when a setting is wrong."""
-    given = sys.argv[1:] if arguments is None else arguments
-    if given and given[0] in COMMANDS:
-        return int(import_module(COMMANDS[given[0]]).main(given[1:]))
-    if any(argument.startswith("--tls-key-password") for argument in given):
-        logs.complain(
-            "--tls-key-password would show the password to every user of the machine; set UPRIGHT_TLS_KEY_PASSWORD"
-        )
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code; 2 where what was typed or set is wrong."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    form = _requested_format(words)
+    for name in remove_service_links():
+        print_warning(f"{name} is left out: an orchestrator set it for a service's name", form)
+    try:
+        command = command_line.parse(words)
+    except UsageError as error:
+        print_error(str(error), form)
         return 2
-    try:
-        settings = Settings(_cli_parse_args=given)
-    except ValidationError as error:
-        for detail in error.errors(include_url=False):
-            name = ".".join(str(part) for part in detail["loc"])
-            if not name:  # several settings that do not fit together: the message names them
-                logs.complain(detail["msg"])
-                continue
-            logs.complain(
-                f"--{name.replace('_', '-')} or UPRIGHT_{name.upper()}: {detail['msg']}, not {detail['input']!r}"
-            )
-        return 2
-    complain = partial(logs.complain, form=settings.log_format)
-    signal.pthread_sigmask(
-        signal.SIG_BLOCK, {signal.SIGHUP}
-    )  # one that comes before there is anything to reload waits until there is
-    try:
-        policy, shadow = admission.at_start(settings)
-        service_state = ServiceState(policy, keys=keys.keys_of(settings), tls=tls.tls_of(settings))
-    except (*admission.REFUSALS, KeysError, TlsError) as error:
-        complain(str(error))
-        return 1
-    if settings.grpc_port is not None and find_spec("grpc") is None:
-        complain(
-            "--grpc-port needs grpc, which is not installed: in a checkout, .venv/bin/pip install '.[grpc]'"
-        )
-        return 1
-    if settings.tracing and not _can_trace():
-        complain(
-            "--tracing needs OpenTelemetry, which is not installed: in a checkout, .venv/bin/pip install '.[tracing]'"
-        )
-        return 1
-    try:
-        with sockets.listening(settings) as listeners:
-            if settings.grpc_port is not None:
-                sockets.check_free(settings.host, settings.grpc_port)
-            if settings.record is not None:
-                from service.records import (
-                    store as record,  # needs SQLite, which takes time to import
-                )
 
-                try:
-                    record.check(settings.record, policy.bundle.manifest)
-                except record.RecordError as error:
-                    complain(f"--record {error}")
-                    return 1
-            logging.config.dictConfig(logs.configuration(settings.log_format))
-            sockets.announce(listeners, tls=service_state.tls is not None)
-            keys.announce(settings)
-            if settings.workers > 1:
-                return workers.serve(settings, policy.bundle, listeners)
-            return (
-                0 if server.serve(settings, service_state, listeners, shadow=shadow) else 1
-            )  # it has logged why
-    except sockets.SocketError as error:
-        complain(str(error))
-        return 1
+    # A command imports what it needs once it is known which one it is.
+    match command:
+        case KeyOptions():
+            from service.commands import key
+
+            return key.run(command)
+        case ReplayOptions():
+            from service.commands import replay
+
+            return replay.run(command)
+        case ExportOptions():
+            from service.commands import export
+
+            return export.run(command)
+        case Settings():
+            # The imports make many objects and no garbage: looking for some takes 3 % of the start.
+            gc.disable()
+            from service.commands import serve
+
+            return serve.run(command)
 
 
-def _can_trace() -> bool:
-    try:
-        import_module("service.observability.tracing")
-    except ModuleNotFoundError:
-        return False
-    return True
+def _requested_format(words: Sequence[str]) -> LogFormat:
+    """Return the form of errors, before the settings are known to be right."""
+    text = " ".join(words).replace("=", " ")
+    variable = next(
+        (os.environ[name] for name in os.environ if name.upper() == "UPRIGHT_LOG_FORMAT"), ""
+    )
+    if "--log-format" in text:
+        return "json" if "--log-format json" in text else "people"
+    return "json" if variable == "json" else "people"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Every endpoint once: its path, the scope that a key needs for it, its label in the metrics, and whether it is refused under load.
+"""Every path that the service answers, once.
 
-gRPC's methods have paths too. A path that is not in the table needs the scope `admin`, so an endpoint that somebody adds and
-forgets here is closed to everybody but an administrator.
+Keys, routes, metrics and the OpenAPI document read this table, so they cannot disagree about a
+path. gRPC's methods are paths too. A path that is not in the table is not found; it needs the scope
+`admin` all the same, so that a key of any other scope learns nothing by it.
 """
 
 import re
@@ -21,10 +22,10 @@ INFERENCE_SERVICE = "/inference.GRPCInferenceService"
 class Endpoint:
     """What the service must know of an endpoint before it answers."""
 
-    path: str
-    scope: Scope | None  # None: answered without a key
+    path: str  # may have parameters in braces; each stands for a part without a slash
+    scope: Scope | None  # that a key needs; None: answered without a key
     label: str  # of the metrics and the log
-    always_answered: bool = False  # even while as many requests are in flight as may be
+    always_answered: bool = False  # also at the limit of concurrent requests
 
 
 def _rest(path: str, scope: Scope | None, *, always_answered: bool = False) -> Endpoint:
@@ -44,8 +45,9 @@ def _grpc(path: str, scope: Scope | None) -> Endpoint:
     return Endpoint(path, scope, GRPC_LABEL)
 
 
-# Health is open because probes carry no key, the page and the documentation because they show what the project's repository shows.
-_TABLE = (
+# Health is open, since probes carry no key; so are the page and the documentation, which hold
+# nothing secret.
+ENDPOINTS = (
     _rest("/act", "act"),
     _rest("/act/batch", "act"),
     _rest("/act/stream", "act"),
@@ -58,6 +60,8 @@ _TABLE = (
     _rest("/health/ready", None, always_answered=True),
     _rest("/metrics", "metrics", always_answered=True),
     _rest("/", None),
+    Endpoint("/page/{name}", None, "/"),
+    Endpoint("/model/files/{digest}/{name}", "act", "/model"),
     _rest("/openapi.json", None),
     _docs("/docs"),
     _docs("/docs/swagger-ui-bundle.js"),
@@ -66,7 +70,17 @@ _TABLE = (
     _v2("", "act"),
     _v2("/health/live", None, always_answered=True),
     _v2("/health/ready", None, always_answered=True),
+    _v2("/models/{name}", "act"),
+    _v2("/models/{name}/config", "act"),
+    _v2("/models/{name}/infer", "act"),
+    _v2("/models/{name}/ready", None),
+    _v2("/models/{name}/versions/{version}", "act"),
+    _v2("/models/{name}/versions/{version}/config", "act"),
+    _v2("/models/{name}/versions/{version}/infer", "act"),
+    _v2("/models/{name}/versions/{version}/ready", None),
     _v2("/repository/index", "act"),
+    _v2("/repository/models/{name}/load", "admin"),
+    _v2("/repository/models/{name}/unload", "admin"),
     _grpc(f"{INFERENCE_SERVICE}/ServerLive", None),
     _grpc(f"{INFERENCE_SERVICE}/ServerReady", None),
     _grpc(f"{INFERENCE_SERVICE}/ModelReady", None),
@@ -82,24 +96,40 @@ _TABLE = (
     _grpc("/grpc.health.v1.Health/Watch", None),
     _grpc("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", None),
 )
-ENDPOINTS = {endpoint.path: endpoint for endpoint in _TABLE}
-LABELS = tuple(dict.fromkeys([*(endpoint.label for endpoint in _TABLE), OTHER_LABEL]))
+LABELS = tuple(dict.fromkeys([*(endpoint.label for endpoint in ENDPOINTS), OTHER_LABEL]))
 
-_MODEL = re.compile(r"/v2/models/[^/]+(?:/versions/[^/]+)?(?P<rest>|/config|/infer|/ready)")
-_PAGE_FILE = re.compile(r"/page/[^/]+")
-_BUNDLE_FILE = re.compile(r"/model/files/[^/]+/[^/]+")
+_PARAMETER = re.compile(r"\{\w+\}")
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile("[^/]+".join(map(re.escape, _PARAMETER.split(path))))
+
+
+_BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+_BY_PATTERN = [
+    (_pattern(endpoint.path), endpoint)
+    for endpoint in ENDPOINTS
+    if _PARAMETER.search(endpoint.path)
+]
+
+
+def find_endpoint(path: str) -> Endpoint | None:
+    """Return the endpoint at a request's path, or None where there is none.
+
+    The path is compared as it is: with one slash more, or a line end behind it, it is another path.
+    """
+    endpoint = _BY_PATH.get(path)
+    if endpoint is not None:
+        return endpoint
+
+    return next((endpoint for pattern, endpoint in _BY_PATTERN if pattern.fullmatch(path)), None)
 
 
 def endpoint_of(path: str) -> Endpoint:
-    """Return the endpoint at a request's path."""
-    endpoint = ENDPOINTS.get(path)
+    """Return the endpoint at a request's path; where there is none, one that only `admin` opens."""
+    endpoint = find_endpoint(path)
     if endpoint is not None:
         return endpoint
-    if match := _MODEL.fullmatch(path):
-        return Endpoint(path, None if match["rest"] == "/ready" else "act", OPEN_INFERENCE_PREFIX)
-    if _PAGE_FILE.fullmatch(path):
-        return Endpoint(path, None, "/")
-    if _BUNDLE_FILE.fullmatch(path):
-        return Endpoint(path, "act", "/model")
-    below_v2 = path.startswith(f"{OPEN_INFERENCE_PREFIX}/")
-    return Endpoint(path, "admin", OPEN_INFERENCE_PREFIX if below_v2 else OTHER_LABEL)
+
+    is_open_inference = path.startswith(f"{OPEN_INFERENCE_PREFIX}/")
+    return Endpoint(path, "admin", OPEN_INFERENCE_PREFIX if is_open_inference else OTHER_LABEL)

@@ -1,182 +1,329 @@
-"""Settings: flags and environment variables in, one frozen object out. Read once, at the entry."""
+"""How the service runs: one frozen object, read once, at the entry.
 
+A setting comes from a flag, else from the environment, else from a file, else from its default.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    CliSuppress,
+    CliToggleFlag,
+    EnvSettingsSource,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
-Origin = Annotated[
-    str, StringConstraints(pattern=r"^https?://[^\s/*?#@]+$")
-]  # as a browser sends it: no path, and never all
+ENVIRONMENT_PREFIX = "UPRIGHT_"
 
 LogFormat = Literal["people", "json"]
 
+# The first setting of each group; the help and docs/operations.md show the settings by these.
+GROUP_STARTS = {
+    "host": "Listening",
+    "bundle": "Bundle",
+    "max_body": "Limits",
+    "drain": "Running",
+    "record": "Recording",
+    "keys": "Keys, TLS and browsers",
+    "log_format": "Observing",
+}
+
+
+class ConfigFileError(Exception):
+    """Raised when the file that `--config` names cannot be read as TOML."""
+
+
+@dataclass(frozen=True)
+class Metavar:
+    """What the help shows in the place of a setting's value."""
+
+    name: str
+
+
+def _check_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a NUL character")
+    return path
+
+
+def _split_at_commas(value: object) -> object:
+    """Return the parts of a text with commas between them, which variables and flags are."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return value
+
+
+Port = Annotated[int, Field(ge=0, le=65_535), Metavar("PORT")]
+Count = Annotated[int, Field(le=2**31 - 1), Metavar("N")]
+Bytes = Annotated[int, Field(gt=0, le=2**40), Metavar("BYTES")]
+# A hundred years: more than any wait, and less than what the system's timers overflow at.
+Seconds = Annotated[int, Field(le=3_155_760_000), Metavar("SECONDS")]
+FractionalSeconds = Annotated[
+    float, Field(le=3_155_760_000, allow_inf_nan=False), Metavar("SECONDS")
+]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False), Metavar("NUMBER")]
+Folder = Annotated[Path, AfterValidator(_check_path), Metavar("FOLDER")]
+File = Annotated[Path, AfterValidator(_check_path), Metavar("FILE")]
+# As a browser sends it: no path, and never all.
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/*?#@]+$")]
+Origins = Annotated[
+    list[Origin], NoDecode, BeforeValidator(_split_at_commas), Metavar("ORIGIN[,ORIGIN…]")
+]
+
 
 class Settings(BaseSettings):
-    """How the service runs. Each setting is a flag, and `UPRIGHT_<NAME>` in the environment; the flag wins."""
+    """Serve a bundle."""
 
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="UPRIGHT_",
-        cli_prog_name="python -m service",
-        cli_kebab_case=True,
-        cli_hide_none_type=True,
-        cli_show_env_vars=True,
+        env_prefix=ENVIRONMENT_PREFIX,
         env_ignore_empty=True,  # an empty line in a file of variables asks for nothing
     )
 
-    host: str = Field(
+    # Listening
+    host: Annotated[str, Metavar("ADDRESS")] = Field(
         "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all"
     )
-    port: int = Field(
-        8000, ge=0, le=65_535, description="TCP port to listen on; 0 for any that is free"
+    port: Port = Field(8000, description="TCP port to listen on; 0 for any that is free")
+    uds: File | None = Field(None, description="Unix socket to listen on as well")
+    uds_mode: Annotated[str, Metavar("MODE")] = Field(
+        "660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal"
     )
-    bundle: Path = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
+    uds_only: CliToggleFlag[bool] = Field(
+        False, description="listen on the Unix socket in place of TCP"
+    )
+    grpc_port: Port | None = Field(
+        None, description="TCP port to answer gRPC on; needs the extra grpc"
+    )
+
+    # Bundle
+    bundle: Folder = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
     backend: Literal["onnx", "torchscript"] = Field(
         "onnx", description="what runs the policy; torchscript needs torch"
     )
-    min_score: float = Field(
+    min_score: Annotated[Number, Metavar("STEPS")] = Field(
         0,
-        ge=0,
-        description="mean score, in steps, that the manifest's evaluation must reach for a bundle to be served",
+        description="mean score, in steps, that the manifest's evaluation must reach for a bundle"
+        " to be served",
     )
-    watch: float | None = Field(
+    watch: FractionalSeconds | None = Field(
         None,
         ge=0.1,
         description="seconds between two looks whether another bundle lies in the folder",
     )
-    shadow: Path | None = Field(
+    shadow: Folder | None = Field(
         None,
         description="folder of a second bundle that answers the same states unseen, to be compared",
     )
-    shadow_margin: float = Field(
-        1,
-        ge=0,
-        description="gap between the live Q-values from which on a disagreement counts as wide",
+    shadow_margin: Number = Field(
+        1, description="gap between the live Q-values from which on a disagreement counts as wide"
     )
-    max_body: int = Field(16_384, gt=0, description="bytes that the body of /act may have")
-    max_batch: int = Field(10_000, gt=0, description="states that one /act/batch may hold")
-    max_batch_body: int = Field(
-        2_097_152, gt=0, description="bytes that the body of /act/batch may have"
+
+    # Limits
+    max_body: Bytes = Field(16_384, description="bytes that the body of /act may have")
+    max_batch: Count = Field(10_000, gt=0, description="states that one /act/batch may hold")
+    max_batch_body: Bytes = Field(
+        2_097_152, description="bytes that the body of /act/batch may have"
     )
-    uds: Path | None = Field(None, description="Unix socket to listen on as well")
-    uds_mode: str = Field(
-        "660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal"
-    )
-    uds_only: bool = Field(False, description="true: listen on the Unix socket in place of TCP")
-    grpc_port: int | None = Field(
-        None, ge=0, le=65_535, description="TCP port of the gRPC door; needs the extra grpc"
-    )
-    keep_alive: int = Field(
+    keep_alive: Seconds = Field(
         75,
         gt=0,
         description="seconds that an idle connection stays open; longer than a load balancer's own",
     )
-    head_timeout: int = Field(
+    head_timeout: Seconds = Field(
         10,
         gt=0,
-        description="seconds in which the head of a request must come, from its first byte",
+        description="seconds in which the headers of a request must come, from its first byte",
     )
-    body_timeout: int = Field(
+    body_timeout: Seconds = Field(
         30,
         gt=0,
-        description="seconds in which a request must come whole, and a client take some of what waits for it",
+        description="seconds in which a request must come whole, and a client take some of what"
+        " waits for it",
     )
-    max_concurrent_requests: int = Field(
+    max_concurrent_requests: Count = Field(
         512,
         gt=0,
-        description="requests under way at the same time; more get 503 and Retry-After, but for health and metrics",
+        description="requests under way at the same time; more get 503 and Retry-After, but for"
+        " health and metrics",
     )
-    stream_rate: int = Field(
+    stream_rate: Count = Field(
         0,
         ge=0,
-        description="messages that a stream may send in a second, more are refused; 0 for any number",
+        description="messages that a stream may send in a second, more are refused; 0 for any"
+        " number",
     )
-    drain: float = Field(
+
+    # Running
+    drain: FractionalSeconds = Field(
         5,
         ge=0,
-        description="seconds that the service goes on answering after SIGTERM, not ready any more, before it stops to listen",
+        description="seconds that the service goes on answering after SIGTERM, not ready any more,"
+        " before it stops to listen",
     )
-    shutdown: int = Field(
-        10, ge=0, description="seconds that requests under way get when the service is told to stop"
+    shutdown: Seconds = Field(
+        10,
+        ge=0,
+        description="seconds that requests under way get when the service is told to stop",
     )
-    record: Path | None = Field(None, description="SQLite file that every decision is recorded in")
-    record_size: int = Field(
-        268_435_456,
-        gt=0,
-        description="bytes from which on a record's file is set aside for a new one",
-    )
-    record_age: int = Field(
-        86_400, gt=0, description="seconds after which a record's file is set aside for a new one"
-    )
-    record_keep: int = Field(
-        10, ge=0, description="files set aside that are kept, for each process"
-    )
-    workers: int = Field(
+    workers: Annotated[int, Metavar("N")] = Field(
         1,
         ge=1,
         le=64,
         description="processes that share the port, to use more cores; their metrics add up",
     )
+    config: File | None = Field(
+        None,
+        description="TOML file of settings, named as the flags are; flags and the environment win",
+    )
 
-    keys: Path | None = Field(
+    # Recording
+    record: File | None = Field(None, description="SQLite file that every decision is recorded in")
+    record_size: Bytes = Field(
+        268_435_456,
+        description="bytes, with the journal, from which on a record's file is set aside for a new"
+        " one",
+    )
+    record_age: Seconds = Field(
+        86_400, gt=0, description="seconds after which a record's file is set aside for a new one"
+    )
+    record_keep: Count = Field(
+        10, ge=0, description="files set aside that are kept, for each process"
+    )
+
+    # Keys, TLS and browsers
+    keys: File | None = Field(
         None, description="file of keys; without one, whoever reaches the service is answered"
     )
-    cors_origin: list[Origin] = Field(
+    cors_origin: Origins = Field(
         [], description="origin whose pages may call the service; may be given more than once"
     )
-    tls_cert: Path | None = Field(
+    tls_cert: File | None = Field(
         None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only"
     )
-    tls_key: Path | None = Field(
+    tls_key: File | None = Field(
         None,
-        description="private key of the certificate, in PEM; its password, if it has one, in UPRIGHT_TLS_KEY_PASSWORD",
+        description="private key of the certificate, in PEM; its password, if it has one, in"
+        " UPRIGHT_TLS_KEY_PASSWORD",
     )
     tls_key_password: CliSuppress[SecretStr | None] = Field(
-        None, description="password of the private key, from the environment only"
+        None, description="password of the private key, never a flag"
     )
-    tls_client_ca: Path | None = Field(
+    tls_client_ca: File | None = Field(
         None, description="authority in PEM: only clients with a certificate of it are answered"
     )
+
+    # Observing
     log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")
-    log_requests: bool = Field(
-        False, description="true: log a line for each request, not only for those that failed"
+    log_requests: CliToggleFlag[bool] = Field(
+        False, description="log a line for each request, not only for those that failed"
     )
-    log_states: bool = Field(False, description="true: those lines hold the states too")
-    tracing: bool = Field(
-        False, description="true: an OpenTelemetry span for each request; needs the extra tracing"
+    log_states: CliToggleFlag[bool] = Field(False, description="those lines hold the states too")
+    tracing: CliToggleFlag[bool] = Field(
+        False, description="an OpenTelemetry span for each request; needs the extra tracing"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings passes it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return where settings come from, the strongest source first."""
+        assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101 - as BaseSettings makes it
+        from_environment = env_settings.env_vars.get(variable("config").lower())
+        path = init_settings().get("config") or from_environment
+        if not path:
+            return init_settings, env_settings
+
+        config_file = InitSettingsSource(settings_cls, read_config_file(Path(path)))
+        return init_settings, env_settings, config_file
+
     @model_validator(mode="after")
-    def _listens_somewhere(self) -> Self:
+    def _check_listening(self) -> Self:
         if self.uds_only and self.uds is None:
-            raise ValueError("uds_only needs a path in uds, or the service would listen nowhere")
+            raise ValueError("--uds-only needs --uds FILE, or the service would listen nowhere")
         if self.grpc_port is not None and self.workers > 1:
-            raise ValueError("grpc_port needs workers to be 1: the gRPC port is one process's own")
+            raise ValueError("--grpc-port needs --workers 1: one process alone can have the port")
         if self.log_states and not self.log_requests:
-            raise ValueError(
-                "log_states needs log_requests: its lines are what would hold the states"
-            )
+            raise ValueError("--log-states needs --log-requests, whose lines would hold the states")
         return self
 
     @model_validator(mode="after")
-    def _tls_fits_together(self) -> Self:
+    def _check_tls(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError(
-                "tls_cert and tls_key go together: a certificate is no use without its key"
+                "--tls-cert and --tls-key go together: a certificate is no use without its key"
             )
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError(
-                "tls_client_ca needs tls_cert and tls_key: only over TLS does a client show a certificate"
+                "--tls-client-ca needs --tls-cert and --tls-key: only over TLS does a client show"
+                " a certificate"
             )
         if self.tls_cert is not None and self.uds is not None:
             raise ValueError(
-                "uds and tls_cert do not go together: TLS is on all that a service listens on; let a second one have the socket"
+                "--uds and --tls-cert do not go together: TLS is on all that a service listens on;"
+                " start a second service for the socket"
             )
         if self.tls_key_password is not None and self.grpc_port is not None:
             raise ValueError(
-                "grpc_port needs a tls_key that is not encrypted: gRPC takes no password"
+                "--grpc-port needs a --tls-key that is not encrypted: gRPC takes no password"
             )
         return self
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Return the settings in a TOML file, by their names in `Settings`.
+
+    The file may name a setting as its flag (`log-format`) or as its field (`log_format`). Raises
+    `ConfigFileError`.
+    """
+    import tomllib  # only those who have such a file wait for it
+
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigFileError(f"--config {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or a path that cannot be
+        raise ConfigFileError(f"--config {path}: cannot be read as TOML ({error})") from error
+
+    if "config" in content:
+        raise ConfigFileError(f"--config {path}: a file of settings cannot name another one")
+    return {name.replace("-", "_"): value for name, value in content.items()}
+
+
+def flag(name: str) -> str:
+    """Return a setting's flag."""
+    return f"--{name.replace('_', '-')}"
+
+
+def variable(name: str) -> str:
+    """Return a setting's environment variable."""
+    return f"{ENVIRONMENT_PREFIX}{name.upper()}"
+
+
+def grouped(fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, str, FieldInfo]]:
+    """Give each setting of `Settings` after the title of its group."""
+    title = ""
+    for name, field in fields.items():
+        title = GROUP_STARTS.get(name, title)
+        yield title, name, field

@@ -3,6 +3,8 @@
 Every endpoint reads the policy here, once a request: a request finishes on the policy that it began with, whatever replaces it.
 """
 
+from collections.abc import Callable
+
 from service.auth.keys import Keys
 from service.auth.tls import Tls
 from service.inference.policy import Policy
@@ -23,6 +25,7 @@ class ServiceState:
     ) -> None:
         self.policy = policy
         self.draining = False  # told to stop: still answers, but asks not to be sent more
+        self._draining_callbacks: list[Callable[[], None]] = []
         self.keys = keys  # None: whoever reaches the service is answered
         self.tls = tls
         manifest = policy.bundle.manifest
@@ -38,6 +41,12 @@ class ServiceState:
     def start_draining(self) -> None:
         """Say by readiness that no more requests should be sent."""
         self.draining = True
+        for callback in self._draining_callbacks:
+            callback()
+
+    def on_draining(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when draining starts, by a signal handler: it must not wait."""
+        self._draining_callbacks.append(callback)
 
     def renew_secrets(self) -> None:
         """Read the keys and the certificate again, where there are any.

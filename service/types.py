@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+Body = bytes | bytearray  # of a request; a bytearray where it came in many pieces
 RawHeader = tuple[bytes, bytes]  # name in small letters, value
 
 OnWritten = Callable[[], None]  # is called once an answer has been handed to the kernel

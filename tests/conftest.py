@@ -14,15 +14,16 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.inference.policy import BackendName, load
-from service.rest.app import create_app
+from service.inference.backends import BackendName
+from service.inference.loading import load
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
-from training.export import export
-from training.recipe import recipe
-from training.run import Run
+from training.export.exporter import export
+from training.recipes import recipe
 from training.train import train
+from training.trainer import Run
 
 hypothesis.settings.register_profile(
     "long", max_examples=10_000
@@ -52,7 +53,7 @@ def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle
         created=CREATED,
         force=True,
         episodes=20,
-        exam_runs=4,
+        scenario_episodes=4,
     )
 
 
@@ -66,7 +67,7 @@ def backend(request: pytest.FixtureRequest) -> BackendName:
 def client(committed: Bundle, backend: BackendName) -> Iterator[TestClient]:
     """The real app, by both backends, over a transport."""
     with TestClient(
-        create_app(settings(), ServiceState(load(committed, backend))),
+        create_application(settings(), ServiceState(load(committed, backend))),
         raise_server_exceptions=False,
     ) as client:
         yield client

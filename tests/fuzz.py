@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.settings import Settings
 from service.state import ServiceState
-from tests.support.raw_http import lanes
+from tests.support.raw_http import both_paths
 
 COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"
 GROUP = 32  # bodies that are sent at once
@@ -418,8 +418,8 @@ def serve(told: Connection) -> None:
     settings = Settings.model_validate(
         {"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE}
     )
-    with lanes(settings, ServiceState(load(bundle.read(COMMITTED), "onnx"))) as both:
-        told.send((both.fast, both.general))
+    with both_paths(settings, ServiceState(load(bundle.read(COMMITTED), "onnx"))) as both:
+        told.send((both.fast, both.asgi))
         told.recv()
     told.send(log.errors)
 

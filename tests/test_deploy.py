@@ -1,4 +1,4 @@
-"""What watches the service knows it: alerts that were seen to fire, and no name that the service does not expose."""
+"""Alerts fire where they should, and nothing asks for a name that the service does not expose."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The documents hold what the service does: each request in docs/api.md, and the committed OpenAPI document."""
+"""The documents say what the service does: the requests, the settings, the OpenAPI document."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
-from tests import openapi, settings_page
+from tests.support import openapi, settings_page
 from tests.support.programs import needed
 from tests.support.project import ROOT
 from tests.support.service import free_port, reachable, service, wait_for
@@ -102,16 +102,16 @@ def test_the_clients_first_program_is_decided_by_the_policy(
     assert capsys.readouterr().out.endswith("1 policy\n")
 
 
-def test_the_document_shows_every_door() -> None:
+def test_the_document_shows_every_endpoint() -> None:
     text = API.read_text()
-    for door in (
+    for endpoint in (
         *json.loads(openapi.document())["paths"],
         "/act/stream",
         "/v2/models",
         "/v2/repository",
         "gRPC",
     ):
-        assert door in text
+        assert endpoint in text
 
 
 def test_the_committed_openapi_document_is_the_applications() -> None:

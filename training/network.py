@@ -1,13 +1,12 @@
-"""The Q-network: states in, one Q-value per action out. Knows nothing of environments or learning."""
+"""The Q-network in torch, and the same network in NumPy for acting."""
 
 from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-Float32Array = NDArray[np.float32]
+from training.types import Float32Array
 
 
 class DQNetwork(nn.Module):
@@ -29,16 +28,20 @@ class DQNetwork(nn.Module):
         q_values: Tensor = self.layers(states)
         return q_values
 
+    def linear_layers(self) -> list[nn.Linear]:
+        """Return the layers that have weights, from the input to the output."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
-class Actor:
-    """The network as NumPy arrays, for acting on one state at a time without torch's overhead for each call.
 
-    On the CPU the arrays share the network's memory and follow every update. On another device they are copies,
-    and `refresh` brings them up to date.
+class NumpyPolicy:
+    """The network as NumPy arrays: acts on one state without torch's overhead for each call.
+
+    On the CPU the arrays share the network's memory and follow every update. On another device
+    they are copies, and `refresh` brings them up to date.
     """
 
     def __init__(self, network: DQNetwork) -> None:
-        self._linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+        self._linear = network.linear_layers()
         self._shared = self._linear[0].weight.device.type == "cpu"
         self._layers = self._arrays()
 
@@ -63,11 +66,14 @@ class Actor:
         ]
 
 
-def device(choice: str) -> torch.device:
-    """Return the device that `auto`, `cpu` or `cuda` means here. Raises `ValueError` where CUDA is asked for and absent."""
+def choose_device(choice: str) -> torch.device:
+    """Return the device that `auto`, `cpu` or `cuda` means on this machine.
+
+    Raises `ValueError` where CUDA is asked for and absent.
+    """
     available = torch.cuda.is_available()
     if choice == "cuda" and not available:
         raise ValueError(
-            "device: cuda was asked for, but torch finds no CUDA device here; use --device cpu or auto"
+            "--device cuda: torch finds no CUDA device on this machine; use --device cpu or auto"
         )
     return torch.device("cuda" if choice == "cuda" or (choice == "auto" and available) else "cpu")

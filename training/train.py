@@ -1,24 +1,27 @@
-"""Training from its start, or from a checkpoint, to its end: a recipe and a seed in, a run out."""
+"""Training from its start, or from a checkpoint, to its end."""
 
 import time
 from collections.abc import Callable
 
 import torch
 
-from training import seeds
-from training.baseline import BaselineTrainer
-from training.checkpoint import Checkpoints
-from training.recipe import AnyRecipe, BaselineRecipe
-from training.run import Report, Run, Trainer
-from training.school import PopulationTrainer
+from training.checkpoints import Checkpoints
+from training.dqn.trainer import DQNTrainer
+from training.population.trainer import PopulationTrainer
+from training.recipes import AnyRecipe, BaselineRecipe
+from training.seeding import TRAINING_SEEDS, check_seed
+from training.trainer import OnProgress, Run, Trainer
 
 
 def trainer_for(recipe: AnyRecipe, seed: int, device: torch.device) -> Trainer:
-    """Return the trainer of a recipe, at its start. Raises `ValueError` for a seed that belongs to the evaluations."""
-    seeds.check(seed, seeds.TRAINING, "training")
+    """Return the trainer of a recipe, at its start.
+
+    Raises `ValueError` for a seed that is reserved for validation or evaluation.
+    """
+    check_seed(seed, TRAINING_SEEDS, "training")
     torch.set_num_threads(1)  # for networks this small more threads are slower
     if isinstance(recipe, BaselineRecipe):
-        return BaselineTrainer(recipe, seed, device)
+        return DQNTrainer(recipe, seed, device)
     return PopulationTrainer(recipe, seed, device)
 
 
@@ -28,46 +31,51 @@ def train(
     device: torch.device,
     *,
     checkpoints: Checkpoints | None = None,
-    report: Report = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Run:
-    """Train by a recipe. On the CPU the same recipe and seed give the same weights, bit for bit, on the same machine.
+    """Train by a recipe.
 
-    With `checkpoints`, entered, it goes on from the newest one, if there is one, and keeps new ones on its way and at its end. Training
-    ends early, and keeps what it learned, once `interrupted` answers true. Raises `ValueError` for a seed of the evaluations, and
+    On the CPU the same recipe and seed give the same weights, bit for bit, on the same machine.
+
+    With `checkpoints`, which must have been entered, training goes on from the newest one, if there
+    is one, and writes new ones on its way and at its end. It ends early, and keeps what it learned,
+    once `interrupted` returns true.
+
+    Raises `ValueError` for a seed that is reserved for validation or evaluation, and
     `CheckpointError` for a checkpoint that is torn or of another run.
     """
     trainer = trainer_for(recipe, seed, device)
-    before = 0.0
-    if checkpoints is not None and (saved := checkpoints.newest()) is not None:
-        snapshot, before = saved
+    seconds_before = 0.0
+    if checkpoints is not None and (newest := checkpoints.newest()) is not None:
+        snapshot, seconds_before = newest
         trainer.restore(snapshot)
     started = clock()
 
-    def seconds() -> float:
-        return before + clock() - started
+    def elapsed() -> float:
+        return seconds_before + clock() - started
 
     while trainer.stopped is None and not interrupted():
-        report(trainer.advance(seconds))
+        on_progress(trainer.advance(elapsed))
         if checkpoints is not None:
-            checkpoints.offer(trainer, seconds())
+            checkpoints.write_if_due(trainer, elapsed())
+
     if checkpoints is not None and trainer.steps:
-        checkpoints.write(trainer, seconds())
-    return run_of(trainer, recipe, seed, device.type, seconds())
+        checkpoints.write(trainer, elapsed())
+    return run_of(trainer, recipe, seed, device.type, elapsed())
 
 
 def run_of(trainer: Trainer, recipe: AnyRecipe, seed: int, device: str, seconds: float) -> Run:
     """Return what a trainer has so far as a run; one that has not stopped was interrupted."""
-    stopped = trainer.stopped or "interrupted"
     return Run(
-        recipe,
-        seed,
-        device,
-        trainer.network,
-        trainer.history,
-        trainer.steps,
-        seconds,
-        stopped,
-        trainer.states_seen(),
+        recipe=recipe,
+        seed=seed,
+        device=device,
+        network=trainer.network,
+        history=trainer.history,
+        steps=trainer.steps,
+        seconds=seconds,
+        stopped=trainer.stopped or "interrupted",
+        state_summary=trainer.state_summary(),
     )

@@ -36,7 +36,7 @@ from benchmarks.calling.served import (
     write,
 )
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from tests.support.faulty_proxy import FaultyProxy
 
 

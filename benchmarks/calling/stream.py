@@ -18,8 +18,9 @@ WSPROTO = ROOT / "runs" / "wsproto"
 PIN = "wsproto==1.3.2"
 # The service with the other implementation in the place of its own; everything else is the same.
 OTHER = (
-    "import sys, service.__main__ as program, service.server as server; from uvicorn.protocols.websockets.wsproto_impl import WSProtocol;"
-    " server.StreamProtocol = WSProtocol; sys.exit(program.main(sys.argv[1:]))"
+    "import sys; from functools import partial; from service.__main__ import main; from service.server import server;"
+    " from uvicorn.protocols.websockets.wsproto_impl import WSProtocol;"
+    " server.WebSocketProtocol = lambda application, **rest: WSProtocol(**rest); sys.exit(main(sys.argv[1:]))"
 )
 
 

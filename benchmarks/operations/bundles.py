@@ -12,8 +12,9 @@ import onnxruntime
 from onnx import numpy_helper
 
 from models import bundle
-from models.bundle import MANIFEST, Bundle, GoldenState
-from service.inference.policy import Float32Array
+from models.bundle import Bundle
+from models.manifest import MANIFEST, GoldenState
+from service.inference.backends import Float32Array
 
 Fault = Literal["torn", "byte", "schema", "golden"]
 FAULTS: tuple[Fault, ...] = ("torn", "byte", "schema", "golden")
@@ -50,7 +51,7 @@ def relative(source: Bundle, folder: Path, change: Change, **manifest: object) -
     found = source.manifest.model_copy(
         update={
             "artifacts": {"onnx": bundle.describe("policy.onnx", content)},
-            "companions": (),
+            "extra_files": (),
             "golden_states": tuple(
                 GoldenState(state=tuple(state), q_values=tuple(row))
                 for state, row in zip(states.tolist(), q_values.tolist(), strict=True)

@@ -44,10 +44,10 @@ class Pair:
     variables: dict[str, str] = field(default_factory=dict)
 
 
-TRACING = (*PLAIN, "--tracing", "true")
+TRACING = (*PLAIN, "--tracing")
 PAIRS = {
     "metrics": Pair(without=("-m", "benchmarks.operations.uncounted")),
-    "log-requests": Pair(with_it=(*PLAIN, "--log-requests", "true", "--log-format", "json")),
+    "log-requests": Pair(with_it=(*PLAIN, "--log-requests", "--log-format", "json")),
     "tracing": Pair(with_it=TRACING),
     "tracing-1%": Pair(
         with_it=TRACING,

@@ -12,7 +12,7 @@ from time import perf_counter
 
 from benchmarks.calling.served import BUNDLE, percentile
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 
 STATES = 64
 PATIENCE_SECONDS = 5.0  # after which a request counts as failed

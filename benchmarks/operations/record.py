@@ -37,7 +37,8 @@ from benchmarks.calling.served import free_port, ready, write
 from benchmarks.environments import ROOT
 from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Load, Server
 from benchmarks.serving.peers import UPRIGHT
-from service.records import store as record
+from service.records.schema import INSERT_STATEMENTS
+from service.records.writer import Limits, Writer
 
 STATE = [0.01, -0.02, 0.05, 0.3]
 CONNECTIONS, LOADS = 16, 3
@@ -45,7 +46,7 @@ RATE, CLIENTS = (
     5_000,
     64,
 )  # requests a second, and over how many connections, in the part that ends with a kill
-AT_ONCE = record.AT_ONCE[0]
+AT_ONCE = INSERT_STATEMENTS[0][0]
 ROWS, NOW = AT_ONCE * 800, 1.8e9  # of the part that writes rows
 Connection = sqlite3.Connection | apsw.Connection
 SEQ = re.compile(rb'"seq":(\d+)}$')
@@ -235,10 +236,10 @@ def rows(scratch: Path) -> dict[str, float]:
         ]
 
     def by_one(connection: Connection, some: list[Any]) -> None:
-        connection.executemany(record.INSERT[-1][1], [(1, *row) for row in some])
+        connection.executemany(INSERT_STATEMENTS[-1][1], [(1, *row) for row in some])
 
     def by_many(connection: Connection, some: list[Any]) -> None:
-        connection.execute(record.INSERT[0][1], [1, *itertools.chain.from_iterable(some)])
+        connection.execute(INSERT_STATEMENTS[0][1], [1, *itertools.chain.from_iterable(some)])
 
     def as_blobs(connection: Connection, some: list[Any]) -> None:
         connection.executemany("INSERT INTO packed VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)", some)
@@ -260,7 +261,7 @@ def rows(scratch: Path) -> dict[str, float]:
     print("\n| way | library | µs a row |\n| --- | --- | --- |")
     for (way, make, insert), (library, connect) in itertools.product(ways, libraries):
         file = scratch / f"rows-{len(found)}.sqlite"
-        record.Writer(file, record.Limits(size=1, age=1, keep=1)).close()
+        Writer(file, Limits(size=1, age=1, keep=1)).close()
         with closing(connect(str(file))) as connection:
             for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", table):
                 connection.execute(statement)

@@ -35,7 +35,7 @@ from benchmarks.calling.served import (
 from benchmarks.operations import bundles
 from benchmarks.operations.loader import Seen
 from models import bundle
-from service.inference.policy import load
+from service.inference.loading import load
 
 RELOADS = 10_000
 SETTLED = 500  # reloads after which memory must not grow any more
@@ -161,7 +161,7 @@ def _prepare(scratch: Path) -> tuple[dict[str, str], Path]:
     for fault in bundles.FAULTS:
         bundles.spoiled(scratch / "B", scratch / fault, fault)
     values = committed.manifest.state
-    low, high = [value.seen_min for value in values], [value.seen_max for value in values]
+    low, high = [value.training_min for value in values], [value.training_max for value in values]
     states = np.random.default_rng(0).uniform(low, high, (STATES, len(values))).astype(np.float32)
     answers = {each.digest: load(each, "onnx").decide(states).q_values for each in good.values()}
     expectations = scratch / "expected.json"

@@ -24,7 +24,7 @@ import uvloop
 
 from benchmarks.calling.served import free_port, served
 from benchmarks.operations.load import Found, Load
-from service.server.memory import AFTERWARDS
+from service.server.memory import CHECKS_UNTIL_SECOND_TRIM
 
 ACT = b'POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{"state":[0,0,0.05,0]}'
 MODEL = b"GET /model HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -182,7 +182,7 @@ def main() -> None:
         rows["meanwhile"] = uvloop.run(asked(service.port, options.rate, options.seconds, watch))
         ends: dict[str, Ends] = ours.recv()
         holder.join()
-        time.sleep(AFTERWARDS + 5)  # the service looks once a second
+        time.sleep(CHECKS_UNTIL_SECOND_TRIM + 5)  # the service looks once a second
         rows["after"] = uvloop.run(asked(service.port, options.rate, 10, watch))
     print(
         f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n"

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from models import bundle
-from service.inference.policy import load
+from service.commands.command_line import parse_settings
+from service.inference.loading import load
 from service.observability.metrics import Metrics
 from service.server import server, sockets
-from service.settings import Settings
 from service.state import ServiceState
 
 
@@ -25,7 +25,7 @@ class Nothing(Metrics):
 
 def main() -> None:
     """Serve, as `python -m service` does."""
-    settings = Settings(_cli_parse_args=sys.argv[1:])
+    settings = parse_settings(sys.argv[1:])
     policy = load(bundle.read(settings.bundle), settings.backend)
     manifest = policy.bundle.manifest
     metrics = Nothing(manifest.actions, [value.name for value in manifest.state])

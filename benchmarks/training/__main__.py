@@ -1,10 +1,11 @@
-"""Training, measured against peers: success over seeds, wall time from process start, memory. One command, one JSON, one table.
+"""Training, measured against peers: success over seeds, wall time from process start, memory.
 
     python -m benchmarks.training                        everything (an hour on one core)
     python -m benchmarks.training --only default=20      some rows, each with its number of seeds
 
-Each training is a process of its own on one core. Ours runs to the written bundle: training, export, parity, 1,000 episodes and the exam.
-A peer runs to its final policy. Both are then judged on the same 1,000 held-out starts.
+Each training is a process of its own on one core. Ours runs to the written bundle: training,
+export, parity, 1,000 episodes and the robustness evaluation. A peer runs to its final policy. Both
+are then evaluated on the same 1,000 held-out starts.
 """
 
 import argparse
@@ -61,13 +62,14 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=1))
     print(
-        f"\nPython {platform.python_version()}, torch {version('torch')}, gymnasium {version('gymnasium')}, one core\n"
+        f"\nPython {platform.python_version()}, torch {version('torch')},"
+        f" gymnasium {version('gymnasium')}, one core\n"
     )
     _print_table(results)
 
 
 def _measure(name: str, seed: int) -> dict[str, Any]:
-    """Run one training as a process, and judge what it left."""
+    """Run one training as a process, and evaluate what it left."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary) / "policy"
         if name == "sb3":
@@ -92,7 +94,6 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
                 "-m",
                 "training",
                 "train",
-                "--recipe",
                 name,
                 "--seed",
                 str(seed),
@@ -111,31 +112,28 @@ def _measure(name: str, seed: int) -> dict[str, Any]:
         result = {"exit": process.returncode, "seconds": wall, "peak_mb": usage.ru_maxrss / 1024}
         if name in ("sb3", "cleanrl"):
             return {**result, **json.loads(last[0])}
-        return {
-            **result,
-            **(
-                _judge(out)
-                if process.returncode == 0
-                else {"mean": float("nan"), "share": 0.0, "steps": 0}
-            ),
-        }
+        if process.returncode != 0:
+            return {**result, "mean": float("nan"), "success_rate": 0.0, "steps": 0}
+        return {**result, **_evaluate(out)}
 
 
-def _judge(out: Path) -> dict[str, Any]:
+def _evaluate(out: Path) -> dict[str, Any]:
     from models import bundle
-    from training.evaluate import play
-    from training.formats import from_onnx
+    from training.evaluation.episodes import run_episodes
+    from training.evaluation.runtimes import from_onnx
 
     written = bundle.read(out)
-    lasted = play(from_onnx(written.artifacts["onnx"]), episodes=EPISODES, seed=HELD_OUT).steps
-    exam = {
-        column.name: (column.share, column.reference) for column in written.manifest.exam.columns
+    q_values = from_onnx(written.artifacts["onnx"])
+    steps = run_episodes(q_values, episodes=EPISODES, seed=HELD_OUT).steps
+    robustness = {
+        scenario.name: (scenario.success_rate, scenario.lqr_success_rate)
+        for scenario in written.manifest.robustness.scenarios
     }
     return {
-        "mean": float(lasted.mean()),
-        "share": float((lasted >= 500).mean()),
+        "mean": float(steps.mean()),
+        "success_rate": float((steps >= 500).mean()),
         "steps": written.manifest.provenance.steps,
-        "exam": exam,
+        "robustness": robustness,
     }
 
 
@@ -154,16 +152,21 @@ def _print_table(results: dict[str, list[dict[str, Any]]]) -> None:
         scores = np.array([0.0 if np.isnan(row["mean"]) else row["mean"] for row in rows])
         seconds = [row["seconds"] for row in rows]
         print(
-            f"| {TITLES[name]} | {len(rows)} | {sum(row['share'] == 1 for row in rows)} of {len(rows)} | {_iqm(scores)}"
+            f"| {TITLES[name]} | {len(rows)}"
+            f" | {sum(row['success_rate'] == 1 for row in rows)} of {len(rows)} | {_iqm(scores)}"
             f" | {statistics.median(seconds):.1f} [{min(seconds):.1f}, {max(seconds):.1f}]"
-            f" | {statistics.median(row['steps'] for row in rows):,.0f} | {max(row['peak_mb'] for row in rows):.0f} |"
+            f" | {statistics.median(row['steps'] for row in rows):,.0f}"
+            f" | {max(row['peak_mb'] for row in rows):.0f} |"
         )
     if "robust" in results:
-        _print_exam(results["robust"])
+        _print_robustness(results["robust"])
 
 
 def _iqm(scores: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
-    """Interquartile mean with a bootstrap interval, after Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice"."""
+    """Return the interquartile mean with a bootstrap interval.
+
+    After Agarwal et al. 2021, "Deep RL at the Edge of the Statistical Precipice".
+    """
     centre = scipy.stats.trim_mean(scores, 0.25)
     if np.ptp(scores) == 0:
         return f"{centre:.1f} [no spread]"
@@ -176,24 +179,24 @@ def _iqm(scores: "np.ndarray[Any, np.dtype[np.float64]]") -> str:
     return f"{centre:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _print_exam(rows: list[dict[str, Any]]) -> None:
-    columns = list(rows[0].get("exam", {}))
+def _print_robustness(rows: list[dict[str, Any]]) -> None:
+    scenarios = list(rows[0].get("robustness", {}))
     print(
-        "\n| `robust`, share of runs survived | "
-        + " | ".join(columns)
+        "\n| `robust`, success rate | "
+        + " | ".join(scenarios)
         + " |\n"
-        + "| --- " * (len(columns) + 1)
+        + "| --- " * (len(scenarios) + 1)
         + "|"
     )
     for row in rows:
         print(
             f"| seed {row['seed']} | "
-            + " | ".join(f"{row['exam'][column][0]:.4g}" for column in columns)
+            + " | ".join(f"{row['robustness'][scenario][0]:.4g}" for scenario in scenarios)
             + " |"
         )
     print(
-        "| regulator | "
-        + " | ".join(f"{rows[0]['exam'][column][1]:.4g}" for column in columns)
+        "| LQR | "
+        + " | ".join(f"{rows[0]['robustness'][scenario][1]:.4g}" for scenario in scenarios)
         + " |"
     )
 

@@ -1,8 +1,9 @@
-"""The peer: CleanRL's published DQN configuration for CartPole-v1, in a plain loop of our own, since CleanRL is no package to install.
+"""The peer: CleanRL's published DQN configuration for CartPole-v1.
 
-Its values: 500,000 steps; one environment; hidden layers of 120 and 84; learning rate 2.5e-4; memory 10,000; batch 128; an update every
-10 steps from step 10,000 on; target network replaced every 500 steps; γ 0.99; ε from 1 to 0.05 over the first half; squared error.
-Prints one JSON object.
+It is run in a plain loop of our own, since CleanRL is no package to install. Its values: 500,000
+steps; one environment; hidden layers of 120 and 84; learning rate 2.5e-4; buffer size 10,000; batch
+size 128; an update every 10 steps from step 10,000 on; target network replaced every 500 steps;
+γ 0.99; ε from 1 to 0.05 over the first half; squared error. Prints one JSON object.
 """
 
 import argparse
@@ -15,15 +16,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from training.evaluate import play
-from training.replay import ReplayMemory
+from training.dqn.replay_buffer import ReplayBuffer
+from training.evaluation.episodes import run_episodes
+from training.types import Float32Array
 
 STEPS = 500_000
-LEARNING_STARTS, LEARN_EVERY, TARGET_EVERY = 10_000, 10, 500
+LEARNING_STARTS, TRAIN_FREQUENCY, TARGET_FREQUENCY = 10_000, 10, 500
 
 
 def main() -> None:
-    """Train and judge one seed."""
+    """Train and evaluate one seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("episodes", type=int)
@@ -35,21 +37,17 @@ def main() -> None:
     network = train(options.seed)
     seconds = time.perf_counter() - started
 
-    def q_values(
-        states: "np.ndarray[tuple[int, ...], np.dtype[np.float32]]",
-    ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+    def q_values(states: Float32Array) -> Float32Array:
         with torch.no_grad():
-            result: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = network(
-                torch.from_numpy(states)
-            ).numpy()
+            result: Float32Array = network(torch.from_numpy(states)).numpy()
         return result
 
-    lasted = play(q_values, episodes=options.episodes, seed=options.held_out).steps
+    lasted = run_episodes(q_values, episodes=options.episodes, seed=options.held_out).steps
     result = {
         "training_seconds": seconds,
         "steps": STEPS,
         "mean": float(lasted.mean()),
-        "share": float((lasted >= 500).mean()),
+        "success_rate": float((lasted >= 500).mean()),
     }
     sys.stdout.write(json.dumps(result) + "\n")
 
@@ -63,7 +61,7 @@ def train(seed: int) -> nn.Module:
     )
     target.load_state_dict(network.state_dict())
     optimiser = torch.optim.Adam(network.parameters(), lr=2.5e-4)
-    memory = ReplayMemory(10_000)
+    buffer = ReplayBuffer(10_000)
     environment = gym.make("CartPole-v1", disable_env_checker=True)
     state, _ = environment.reset(seed=seed)
     for step in range(STEPS):
@@ -74,10 +72,10 @@ def train(seed: int) -> nn.Module:
             with torch.no_grad():
                 action = int(network(torch.from_numpy(state)).argmax())
         next_state, reward, terminated, truncated, _ = environment.step(action)
-        memory.add(state, action, float(reward), next_state, terminal=terminated)
+        buffer.add(state, action, float(reward), next_state, terminal=terminated)
         state = environment.reset()[0] if terminated or truncated else next_state
-        if step > LEARNING_STARTS and step % LEARN_EVERY == 0:
-            batch = memory.sample(rng, 128)
+        if step > LEARNING_STARTS and step % TRAIN_FREQUENCY == 0:
+            batch = buffer.sample(rng, 128)
             with torch.no_grad():
                 best = target(torch.from_numpy(batch.next_states)).max(dim=1).values
                 goal = torch.from_numpy(batch.rewards) + 0.99 * best * (
@@ -89,9 +87,10 @@ def train(seed: int) -> nn.Module:
                 .squeeze(1)
             )
             optimiser.zero_grad()
-            nn.functional.mse_loss(taken, goal).backward()  # type: ignore[no-untyped-call] # torch declares no types for it
+            loss = nn.functional.mse_loss(taken, goal)
+            loss.backward()  # type: ignore[no-untyped-call] # torch declares no types for it
             optimiser.step()
-        if step > LEARNING_STARTS and step % TARGET_EVERY == 0:
+        if step > LEARNING_STARTS and step % TARGET_FREQUENCY == 0:
             target.load_state_dict(network.state_dict())
     return network
 

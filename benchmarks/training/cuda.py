@@ -1,4 +1,6 @@
-"""The population on a GPU: updates times agents per second, as a CUDA graph and call by call, and one whole `default` training.
+"""The population on a GPU: updates × agents per second, as a CUDA graph and call by call.
+
+Then one whole `default` training.
 
     python -m benchmarks.training.cuda
 
@@ -13,9 +15,10 @@ from importlib.metadata import version
 import numpy as np
 import torch
 
-from training.network import device
-from training.population import Population, captured
-from training.recipe import PopulationRecipe
+from training.network import choose_device
+from training.population.learner import PopulationLearner, UpdateSettings
+from training.population.q_networks import StackedQNetworks
+from training.recipes import PopulationRecipe
 from training.train import train
 
 AGENTS = (1, 64, 1_024, 16_384)
@@ -24,7 +27,7 @@ SECONDS = 2.0
 
 def main() -> None:
     """Measure and print a table."""
-    where = device("auto")
+    where = choose_device("auto")
     name = (
         torch.cuda.get_device_name()
         if where.type == "cuda"
@@ -33,50 +36,45 @@ def main() -> None:
     print(f"CUDA device: {name}; torch {version('torch')}\n")
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-    print(
-        "| agents | way | updates per second | updates × agents per second |\n| --- | --- | --- | --- |"
-    )
+    print("| agents | mode | updates per second | updates × agents per second |")
+    print("| --- | --- | --- | --- |")
+    modes = ("cpu",) if where.type == "cpu" else ("cpu", "cuda, call by call", "cuda, one graph")
     for agents in AGENTS:
-        for way in (
-            ("cpu",) if where.type == "cpu" else ("cpu", "cuda, call by call", "cuda, one graph")
-        ):
-            population = _population(agents, way.split(",")[0])
-            rate = _rate(
-                captured(population) if way.endswith("graph") else population.learn, way != "cpu"
-            )
-            print(f"| {agents:,} | {way} | {rate:,.0f} | {rate * agents:,.0f} |", flush=True)
+        for mode in modes:
+            learner = _learner(agents, mode.split(",")[0])
+            update = learner.captured() if mode.endswith("graph") else learner.update
+            rate = _rate(update, mode != "cpu")
+            print(f"| {agents:,} | {mode} | {rate:,.0f} | {rate * agents:,.0f} |", flush=True)
+
     run = train(PopulationRecipe(), 0, where)
     print(
-        f"\nOne `default` training on {where.type}: {run.stopped} after {run.steps:,} steps, {run.seconds:.2f} s"
+        f"\nOne `default` training on {where.type}: {run.stopped} after {run.steps:,} steps,"
+        f" {run.seconds:.2f} s"
     )
 
 
-def _population(agents: int, where: str) -> Population:
-    recipe, rng = PopulationRecipe(), np.random.default_rng(0)
-    population = Population(
-        agents,
-        recipe.hidden,
-        recipe.batch,
-        rng,
-        learning_rate=1e-3,
-        polyak=recipe.polyak,
-        device=where,
-    )
-    batch = population.minibatch
+def _learner(agents: int, where: str) -> PopulationLearner:
+    """Return a learner whose minibatch is filled at random."""
+    recipe = PopulationRecipe()
+    networks = StackedQNetworks(agents, recipe.hidden, np.random.default_rng(0), device=where)
+    settings = UpdateSettings(recipe.batch_size, learning_rate=1e-3, tau=recipe.tau)
+    learner = PopulationLearner(networks, settings)
+
+    batch = learner.minibatch
     for tensor in (batch.states, batch.rewards):
         tensor.normal_()
     batch.actions.random_(0, 2)
-    batch.discounts.fill_(recipe.discount)
-    return population
+    batch.discounts.fill_(recipe.gamma)
+    return learner
 
 
-def _rate(learn: Callable[[], None], on_gpu: bool) -> float:
+def _rate(update: Callable[[], None], on_gpu: bool) -> float:
     """Return calls per second, over about two seconds after a warm-up."""
 
     def timed(count: int) -> float:
         started = time.perf_counter()
         for _ in range(count):
-            learn()
+            update()
         if on_gpu:
             torch.cuda.synchronize()
         return time.perf_counter() - started

@@ -1,4 +1,6 @@
-"""Twenty trainings, each killed at a random moment and resumed, against one that never stopped: the weights must be the same bytes.
+"""Twenty trainings, each killed at a random moment and resumed, against one that never stopped.
+
+The weights must be the same bytes.
 
 python -m benchmarks.training.kill
 """
@@ -14,13 +16,13 @@ from pathlib import Path
 
 import torch
 
-from training.checkpoint import Checkpoints, Identity, read
-from training.recipe import recipe
+from training.checkpoints import Checkpoints, Identity, read
+from training.recipes import recipe
 from training.train import train
 
 TRIALS = 20
-# The robust recipe, cut to a few seconds: with pushes, far starts, averaged weights and a validation exam along the way.
-CHANGES = {"steps": 12_000, "check_every": 250, "memory": 20_000}
+# The robust recipe, cut to a few seconds: pushes, far starts, averaged weights, model selection.
+CHANGES = {"steps": 12_000, "eval_frequency": 250, "buffer_size": 20_000}
 
 
 def main() -> None:
@@ -51,7 +53,8 @@ def main() -> None:
             subprocess.run(_command(folder), check=True)
             same += _same(whole, folder)
         print(
-            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed: {same} of {TRIALS} ended with identical weights"
+            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed:"
+            f" {same} of {TRIALS} ended with identical weights"
         )
 
 
@@ -66,7 +69,7 @@ def _train(folder: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    ours, theirs = read(one)[1], read(other)[1]
+    ours, theirs = read(one)[1].flatten(), read(other)[1].flatten()
     names = ours.arrays.keys() - {"history"}  # it holds seconds
     equal = (ours.arrays[name].tobytes() == theirs.arrays[name].tobytes() for name in names)
     return ours.values == theirs.values and all(equal)

@@ -1,6 +1,7 @@
-"""The peer: Stable-Baselines3's DQN in an environment of its own. Trains once, plays greedy episodes, prints one JSON object.
+"""The peer: Stable-Baselines3's DQN in an environment of its own.
 
-The configuration is RL Baselines3 Zoo's for CartPole-v1.
+Trains once, runs greedy episodes, prints one JSON object. The configuration is that of RL
+Baselines3 Zoo for CartPole-v1.
 """
 
 import argparse
@@ -28,7 +29,7 @@ HELD_OUT = 2**31 + 2**30 + 1  # a seed that no training here uses
 
 
 def main() -> None:
-    """Train and judge one seed."""
+    """Train and evaluate one seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("seed", type=int)
     options = parser.parse_args()
@@ -47,18 +48,18 @@ def main() -> None:
         "CartPole-v1", num_envs=EPISODES, vectorization_mode="vector_entry_point"
     )
     states, _ = environment.reset(seed=HELD_OUT)
-    lasted, playing = np.zeros(EPISODES), np.ones(EPISODES, np.bool_)
-    while playing.any():
+    lasted, running = np.zeros(EPISODES), np.ones(EPISODES, np.bool_)
+    while running.any():
         with torch.no_grad():
             actions = model.q_net(torch.from_numpy(states)).argmax(dim=1).numpy()
         states, _, terminated, truncated, _ = environment.step(actions)
-        lasted += playing
-        playing &= ~(terminated | truncated)
+        lasted += running
+        running &= ~(terminated | truncated)
     result = {
         "training_seconds": seconds,
         "steps": STEPS,
         "mean": float(lasted.mean()),
-        "share": float((lasted >= 500).mean()),
+        "success_rate": float((lasted >= 500).mean()),
     }
     sys.stdout.write(json.dumps(result) + "\n")
 

@@ -1,4 +1,4 @@
-"""The peer: the tutorial's loop, written down plainly as one would on a first reading. Facts as in docs/training.md."""
+"""The peer: the tutorial's loop, written down plainly; its facts are in docs/training.md."""
 
 import random
 import time
@@ -55,7 +55,7 @@ class Agent:
 
 
 def steps_per_second(seed: int, steps: int) -> float:
-    """Train from `seed` until `steps` environment steps are taken, and return their number per second."""
+    """Train from `seed` for `steps` environment steps; return their number per second."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     random.seed(seed)

@@ -1,6 +1,6 @@
-"""Tensors of the Open Inference Protocol: names, shapes and numbers in, checked states out. The same for REST and gRPC; knows neither.
+"""The Open Inference Protocol v2, for REST and gRPC: its one model, its tensors, its errors.
 
-OipError  the caller asked for something that there is not, or in a way that cannot be answered
+REST and gRPC differ in how a request is written. What it means, and what is wrong with it, is here.
 """
 
 from collections.abc import Sequence
@@ -10,34 +10,44 @@ from time import perf_counter
 
 import numpy as np
 
-from service.inference.policy import (
-    STATE_SIZE,
-    Float32Array,
-    Inference,
-    Policy,
-    QValuesNotFiniteError,
-)
+from service.errors import ServiceError
+from service.inference.backends import STATE_SIZE, Float32Array
+from service.inference.errors import QValuesNotFiniteError
+from service.inference.policy import Decisions, Inference, Policy
 
 SERVER = "upright"
-SERVER_VERSION = "1"  # of the doors, as in the OpenAPI document
+SERVER_VERSION = "1"  # of the API, as in the OpenAPI document
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration"]
 PLATFORM = "onnx_onnxv1"
 INPUT = "state"
 OUTPUTS = ("q_values", "action")
-FLOAT_SIZE, INTEGER_SIZE = 4, 8  # bytes of an FP32 and of an INT64
+FLOAT_SIZE = 4  # bytes of an FP32
+JSON_HEADROOM = 65_536  # bytes that a request may have beside its tensors
+NO_LOAD_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
+NO_UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
 
 
-class OpenInferenceError(Exception):
-    """Raised where a request cannot be answered; holds the HTTP status that fits and what the caller is told."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+class OpenInferenceError(ServiceError):
+    """Raised where a request of the Open Inference Protocol cannot be answered."""
 
 
 def bad_request(message: str) -> OpenInferenceError:
     """Return the error of a request that is not as it must be."""
     return OpenInferenceError(HTTPStatus.BAD_REQUEST, message)
+
+
+def internal_error() -> OpenInferenceError:
+    """Return the error of a failure that nobody foresaw; the service logs it with its traceback."""
+    message = "the service failed to answer; its log says why"
+    return OpenInferenceError(HTTPStatus.INTERNAL_SERVER_ERROR, message)
+
+
+def refused_load(digest: str, reason: str | None) -> OpenInferenceError:
+    """Return the error of a load that failed, though the request was good.
+
+    `digest` is that of the bundle that is still served; `reason` says what is wrong with the other.
+    """
+    return OpenInferenceError(HTTPStatus.CONFLICT, f"not loaded, {digest} is served on: {reason}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,10 @@ def metadata(policy: Policy) -> dict[str, object]:
 
 
 def config(policy: Policy, max_batch: int) -> dict[str, object]:
-    """Return the model as Triton's own configuration would describe it; shapes are without the batch."""
+    """Return the model as Triton's own configuration would describe it.
+
+    Shapes are without the batch.
+    """
     manifest = policy.bundle.manifest
     return {
         "name": manifest.name,
@@ -82,7 +95,10 @@ def config(policy: Policy, max_batch: int) -> dict[str, object]:
 
 
 def check_model(policy: Policy, name: str, version: str | None) -> None:
-    """Refuse a model or a version that is not served. Raises `OipError` with status 404."""
+    """Refuse a model or a version that is not served.
+
+    Raises `OpenInferenceError` with status 404.
+    """
     manifest = policy.bundle.manifest
     if name != manifest.name:
         raise OpenInferenceError(
@@ -91,12 +107,13 @@ def check_model(policy: Policy, name: str, version: str | None) -> None:
     if version and version != manifest.version:
         raise OpenInferenceError(
             HTTPStatus.NOT_FOUND,
-            f"there is no version {version[:100]!r} of {name!r}; version {manifest.version!r} is served",
+            f"there is no version {version[:100]!r} of {name!r}; "
+            f"version {manifest.version!r} is served",
         )
 
 
 def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_batch: int) -> int:
-    """Return the number of states of a request's one input tensor. Raises `OipError`."""
+    """Return the number of states of a request's one input tensor. Raises `OpenInferenceError`."""
     if list(names) != [INPUT]:
         raise bad_request(
             f"expected one input, {INPUT!r}, not {[name[:100] for name in names[:10]]}"
@@ -105,7 +122,8 @@ def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_b
         raise bad_request(f"input {INPUT!r}: datatype must be FP32, not {datatype[:100]!r}")
     if len(shape) != 2 or shape[1] != STATE_SIZE or shape[0] < 1:
         raise bad_request(
-            f"input {INPUT!r}: shape must be [n, {STATE_SIZE}] with n from 1, not {list(shape[:10])}"
+            f"input {INPUT!r}: shape must be [n, {STATE_SIZE}] with n from 1, "
+            f"not {list(shape[:10])}"
         )
     if shape[0] > max_batch:
         raise bad_request(
@@ -115,7 +133,7 @@ def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_b
 
 
 def states_of_raw(raw: bytes, count: int) -> Float32Array:
-    """Return the states, (count, 4), of little-endian FP32 bytes. Raises `OipError`."""
+    """Return the states, (count, 4), of little-endian FP32 bytes. Raises `OpenInferenceError`."""
     expected = count * STATE_SIZE * FLOAT_SIZE
     if len(raw) != expected:
         raise bad_request(
@@ -125,77 +143,38 @@ def states_of_raw(raw: bytes, count: int) -> Float32Array:
 
 
 def states_of_numbers(numbers: Sequence[object], count: int) -> Float32Array:
-    """Return the states, (count, 4), of numbers, either flat or in rows. Raises `OipError`."""
-    rows = [row for row in numbers if isinstance(row, list)]
-    if rows:
-        if (
-            len(rows) != len(numbers)
-            or len(rows) != count
-            or any(len(row) != STATE_SIZE for row in rows)
-        ):
-            raise bad_request(
-                f"input {INPUT!r}: data is nested, but not as {count} rows of {STATE_SIZE} numbers"
-            )
-        numbers = [number for row in rows for number in row]
-    if len(numbers) != count * STATE_SIZE:
+    """Return the states, (count, 4), of numbers, either flat or in rows.
+
+    Raises `OpenInferenceError`.
+    """
+    flat = _flatten(numbers, count)
+    if len(flat) != count * STATE_SIZE:
         raise bad_request(
-            f"input {INPUT!r}: shape [{count}, {STATE_SIZE}] has {count * STATE_SIZE} elements, found {len(numbers)}"
+            f"input {INPUT!r}: shape [{count}, {STATE_SIZE}] has {count * STATE_SIZE} elements, "
+            f"found {len(flat)}"
         )
-    values: list[float] = []
-    for place, number in enumerate(numbers):
-        if type(number) not in (float, int):
-            raise bad_request(
-                f"input {INPUT!r}: element {place} must be a number, not {str(number)[:60]!r}"
-            )
-        try:
-            values.append(float(number))  # type: ignore[arg-type] # its type was just looked at
-        except OverflowError as error:
-            raise bad_request(
-                f"input {INPUT!r}: element {place} is not finite as a 32-bit float"
-            ) from error
+
+    values = np.array([_number(value, index) for index, value in enumerate(flat)], np.float64)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
-        return _finite(np.array(values, np.float64).astype(np.float32).reshape(count, STATE_SIZE))
+        return _finite(values.astype(np.float32).reshape(count, STATE_SIZE))
 
 
 def infer(
-    policy: Policy, states: Float32Array, requested: Sequence[str]
+    policy: Policy, states: Float32Array, output_names: Sequence[str]
 ) -> tuple[list[Tensor], Inference]:
-    """Return the requested outputs, all if none is named, for `states`, (n, 4), and the inference behind them. Raises `OipError`."""
-    for number, name in enumerate(requested):
-        if name not in OUTPUTS:
-            raise bad_request(f"there is no output {name[:100]!r}; there are {', '.join(OUTPUTS)}")
-        if name in requested[:number]:
-            raise bad_request(f"output {name!r} is asked for twice")
+    """Return the outputs of these names, all if none is named, for `states`, (n, 4).
+
+    The inference behind them comes with them. Raises `OpenInferenceError`.
+    """
+    _check_outputs(output_names)
     started = perf_counter()
     try:
         decisions = policy.decide(states)
     except QValuesNotFiniteError as error:
-        if error.out_of_range:
-            raise bad_request(
-                f"state {error.row}: the policy has no finite Q-values this far outside its training range"
-            ) from error
-        raise OpenInferenceError(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            f"state {error.row}: the policy has no finite Q-values here",
-        ) from error
+        raise _not_finite(error) from error
     seconds = perf_counter() - started
-    q_values = np.array(decisions.q_values, "<f4")
-    tensors = {
-        "q_values": Tensor(
-            "q_values",
-            "FP32",
-            list(q_values.shape),
-            q_values.tobytes(),
-            [value for row in decisions.q_values for value in row],
-        ),
-        "action": Tensor(
-            "action",
-            "INT64",
-            [len(states)],
-            np.array(decisions.actions, "<i8").tobytes(),
-            decisions.actions,
-        ),
-    }
+
+    tensors = _tensors(decisions)
     inference = Inference(
         policy,
         states.tolist(),
@@ -204,13 +183,83 @@ def infer(
         decisions.out_of_range,
         seconds,
     )
-    return [tensors[name] for name in requested or OUTPUTS], inference
+    return [tensors[name] for name in output_names or OUTPUTS], inference
+
+
+def _flatten(numbers: Sequence[object], count: int) -> Sequence[object]:
+    """Return what stands in `count` rows of a state each, row by row; flat numbers as they are."""
+    rows = [row for row in numbers if isinstance(row, list)]
+    if not rows:
+        return numbers
+
+    is_regular = len(rows) == len(numbers) == count
+    if not is_regular or any(len(row) != STATE_SIZE for row in rows):
+        raise bad_request(
+            f"input {INPUT!r}: data is nested, but not as {count} rows of {STATE_SIZE} numbers"
+        )
+    return [number for row in rows for number in row]
+
+
+def _number(value: object, index: int) -> float:
+    """Return an element as a float. JSON's true and false are no numbers, though Python's are."""
+    if type(value) is not float and type(value) is not int:
+        raise bad_request(
+            f"input {INPUT!r}: element {index} must be a number, not {str(value)[:60]!r}"
+        )
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise bad_request(
+            f"input {INPUT!r}: element {index} is not finite as a 32-bit float"
+        ) from error
+
+
+def _check_outputs(names: Sequence[str]) -> None:
+    for index, name in enumerate(names):
+        if name not in OUTPUTS:
+            raise bad_request(f"there is no output {name[:100]!r}; there are {', '.join(OUTPUTS)}")
+        if name in names[:index]:
+            raise bad_request(f"output {name!r} is asked for twice")
+
+
+def _tensors(decisions: Decisions) -> dict[str, Tensor]:
+    """Return all outputs by their names."""
+    q_values = np.array(decisions.q_values, "<f4")
+    actions = np.array(decisions.actions, "<i8")
+    return {
+        "q_values": Tensor(
+            "q_values",
+            "FP32",
+            list(q_values.shape),
+            q_values.tobytes(),
+            [value for row in decisions.q_values for value in row],
+        ),
+        "action": Tensor(
+            "action", "INT64", list(actions.shape), actions.tobytes(), decisions.actions
+        ),
+    }
+
+
+def _not_finite(error: QValuesNotFiniteError) -> OpenInferenceError:
+    """Return the error of Q-values that are not finite.
+
+    For a state as training saw them, the fault is the service's own.
+    """
+    if error.out_of_range:
+        return bad_request(
+            f"state {error.row}: the policy has no finite Q-values "
+            "this far outside its training range"
+        )
+    return OpenInferenceError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        f"state {error.row}: the policy has no finite Q-values here",
+    )
 
 
 def _finite(states: Float32Array) -> Float32Array:
-    finite = np.isfinite(states)
-    if not finite.all():
+    is_finite = np.isfinite(states)
+    if not is_finite.all():
         raise bad_request(
-            f"input {INPUT!r}: element {int(finite.argmin())} is not finite as a 32-bit float"
+            f"input {INPUT!r}: element {int(is_finite.argmin())} is not finite as a 32-bit float"
         )
     return states

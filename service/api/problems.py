@@ -1,4 +1,7 @@
-"""Problems: what went wrong in, an RFC 9457 document out. The one place that turns a failure into words for a caller."""
+"""Problems (RFC 9457): what a caller is told when the service's own endpoints cannot answer.
+
+The types are part of the public API; docs/api.md lists them.
+"""
 
 import json
 from collections.abc import Sequence
@@ -9,31 +12,31 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from service.api.schemas import FieldError, Problem
-
-RawHeader = tuple[bytes, bytes]  # as ASGI has it: the name in small letters
+from service.errors import ServiceError
+from service.types import RawHeader
 
 MEDIA_TYPE = "application/problem+json"
-ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
-FOUND_CHARACTERS = 60
+MAX_ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
+MAX_CHARACTERS_SHOWN = 60  # of a value or a name that came with the request
+RETRY_AFTER: RawHeader = (b"retry-after", b"1")  # seconds
 
 
-class ProblemError(Exception):
-    """Raised where a request cannot be answered; holds what the caller is told."""
+class ProblemError(ServiceError):
+    """Raised when a request to one of the service's own endpoints cannot be answered."""
 
     def __init__(
         self,
         status: HTTPStatus,
-        kind: str,
+        name: str,
         detail: str,
         errors: list[FieldError] | None = None,
         headers: Sequence[RawHeader] = (),
-    ):
-        super().__init__(detail)
-        self.status = status
-        self.headers = headers
+    ) -> None:
+        """Describe the problem; `name` is the end of its type: words joined by dashes."""
+        super().__init__(status, detail, headers)
         self.problem = Problem(
-            type=f"urn:upright:problem:{kind}",
-            title=kind.replace("-", " "),
+            type=f"urn:upright:problem:{name}",
+            title=name.replace("-", " "),
             status=status,
             detail=detail,
             errors=errors or [],
@@ -46,7 +49,10 @@ class ProblemError(Exception):
 
 
 def invalid_body(error: ValidationError) -> ProblemError:
-    """Return the problem of a body that is no JSON (400) or not of the schema (422), naming each bad part and what was found there."""
+    """Return the problem of a body that is no JSON (400) or not of the schema (422).
+
+    Of a body that is not of the schema, each bad part is named with what came in its place.
+    """
     details = error.errors(include_url=False)
     if details[0]["type"] == "json_invalid":
         return ProblemError(
@@ -54,9 +60,10 @@ def invalid_body(error: ValidationError) -> ProblemError:
             "not-json",
             f"The body is not JSON: {details[0]['ctx']['error']}",
         )
+
     errors = [
         FieldError(pointer=_pointer(detail), detail=_explain(detail))
-        for detail in details[:ERRORS_SHOWN]
+        for detail in details[:MAX_ERRORS_SHOWN]
     ]
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     return ProblemError(
@@ -68,102 +75,91 @@ def invalid_body(error: ValidationError) -> ProblemError:
 
 
 def body_too_large(limit: int) -> ProblemError:
-    """Return the problem of a body above the door's limit, in bytes."""
-    return ProblemError(
-        HTTPStatus(413),
-        "body-too-large",
-        f"The body has more than the {limit} bytes that this door takes",
-    )
+    """Return the problem of a body above the endpoint's limit, in bytes."""
+    detail = f"The body has more than the {limit} bytes that this endpoint takes"
+    return ProblemError(HTTPStatus(413), "body-too-large", detail)
 
 
 def internal_error() -> ProblemError:
-    """Return the problem of an error that nobody foresaw; the server logs it with its traceback."""
+    """Return the problem of an unforeseen error; the service logs it with its traceback."""
     detail = "The service failed to answer; its log says why under this request's X-Request-ID"
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail)
 
 
 def too_busy() -> ProblemError:
-    """Return the problem of a request that comes while as many as may be are under way."""
+    """Return the problem of a request that comes at the limit of concurrent requests."""
     detail = "As many requests as this service takes at once are under way; try again in a second"
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[(b"retry-after", b"1")]
-    )
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[RETRY_AFTER])
 
 
-def not_ready(why: str) -> ProblemError:
+def not_ready(detail: str) -> ProblemError:
     """Return the problem of a service that answers, but asks not to be sent more."""
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", why, headers=[(b"retry-after", b"1")]
-    )
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "not-ready", detail, headers=[RETRY_AFTER])
 
 
 def ending() -> ProblemError:
     """Return the problem of a request that had not come whole when the service ended."""
     detail = "The service ended before this request had come; send it again"
-    return ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        "ending",
-        detail,
-        headers=[(b"retry-after", b"1"), (b"connection", b"close")],
-    )
+    headers = [RETRY_AFTER, (b"connection", b"close")]
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "ending", detail, headers=headers)
 
 
 def too_slow(part: str) -> ProblemError:
-    """Return the problem of a request whose `part`, head or body, did not come in time."""
-    return ProblemError(
-        HTTPStatus.REQUEST_TIMEOUT, "too-slow", f"The request's {part} did not come in time"
-    )
+    """Return the problem of a request whose `part`, headers or body, did not come in time."""
+    detail = f"The request's {part} did not come in time"
+    return ProblemError(HTTPStatus.REQUEST_TIMEOUT, "too-slow", detail)
 
 
 def too_fast(rate: int) -> ProblemError:
-    """Return the problem of a message that is one too many in its second."""
-    return ProblemError(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        "too-fast",
-        f"A stream may ask {rate} times a second; this message got no action",
-    )
+    """Return the problem of a message above a stream's rate, in messages a second."""
+    detail = f"A stream may ask {rate} times a second; this message got no action"
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, "too-fast", detail)
 
 
 def upgrade_required(path: str) -> ProblemError:
     """Return the problem of a request over plain HTTP where only a WebSocket is answered."""
-    detail = f"{path} is a WebSocket: connect to it by a library for WebSockets, or POST each state to /act"
+    detail = (
+        f"{path} is a WebSocket: connect to it by a library for WebSockets, "
+        "or POST each state to /act"
+    )
     headers = [(b"upgrade", b"websocket"), (b"connection", b"upgrade")]
     return ProblemError(HTTPStatus.UPGRADE_REQUIRED, "upgrade-required", detail, headers=headers)
 
 
-def head_too_large(size: int, lines: int) -> ProblemError:
-    """Return the problem of a request that has more than its body, or more header lines, than it may have."""
+def headers_too_large(size: int, lines: int) -> ProblemError:
+    """Return the problem of a request above the limits on bytes beside the body and on headers."""
     detail = f"A request may have {size} bytes beside its body, and {lines} header lines"
-    return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large", detail)
+    return ProblemError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", detail)
 
 
-def not_http(why: str) -> ProblemError:
+def not_http(detail: str) -> ProblemError:
     """Return the problem of bytes that are no HTTP."""
-    return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", why)
+    return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", detail)
 
 
 def _pointer(detail: ErrorDetails) -> str:
+    """Return the JSON pointer (RFC 6901) to what is wrong, as a URI fragment."""
     escaped = (
-        str(part)[:FOUND_CHARACTERS].replace("~", "~0").replace("/", "~1") for part in detail["loc"]
+        str(part)[:MAX_CHARACTERS_SHOWN].replace("~", "~0").replace("/", "~1")
+        for part in detail["loc"]
     )
     return "#" + "".join(f"/{quote(part, safe='~')}" for part in escaped)
 
 
 def _explain(detail: ErrorDetails) -> str:
-    found = json.dumps(detail["input"], ensure_ascii=False, default=repr)
-    found = found if len(found) <= FOUND_CHARACTERS else f"{found[:FOUND_CHARACTERS]}…"
+    value = json.dumps(detail["input"], ensure_ascii=False, default=repr)
+    if len(value) > MAX_CHARACTERS_SHOWN:
+        value = f"{value[:MAX_CHARACTERS_SHOWN]}…"
+
     match detail["type"]:
         case "missing":
-            return (
-                "a number is missing here"
-                if isinstance(detail["loc"][-1], int)
-                else "this field is missing"
-            )
+            is_number = isinstance(detail["loc"][-1], int)
+            return "a number is missing here" if is_number else "this field is missing"
         case "extra_forbidden":
             return "there is no field of this name"
         case "finite_number" | "greater_than" | "less_than":
-            return f"must be a number that is finite as a 32-bit float, not {found}"
+            return f"must be a number that is finite as a 32-bit float, not {value}"
         case "too_long":
-            return f"must hold {detail['ctx']['max_length']} numbers, not more: {found}"
+            return f"must hold {detail['ctx']['max_length']} numbers, not more: {value}"
         case _:
-            return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {found}"
+            return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {value}"

@@ -1,17 +1,18 @@
-"""Schemas: what a request may hold and what an answer holds. Knows nothing of HTTP or of the policy."""
+"""The schemas of requests and responses."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-# From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷, half a step above the largest one (IEEE 754).
+# From here on a number rounds to infinity as a 32-bit float (IEEE 754):
+# (2 - 2⁻²⁴) · 2¹²⁷, half a step above the largest one.
 FLOAT32_OVERFLOW = 3.4028235677973366e38
 
 StateNumber = Annotated[
     float, Field(gt=-FLOAT32_OVERFLOW, lt=FLOAT32_OVERFLOW, allow_inf_nan=False)
 ]
 State = tuple[StateNumber, StateNumber, StateNumber, StateNumber]
-Sequence = Annotated[int, Field(ge=0, le=2**63 - 1)]
+SequenceNumber = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class _Request(BaseModel):
@@ -22,10 +23,11 @@ class ActRequest(_Request):
     """One state to act on."""
 
     state: State = Field(
-        description="cart position (m), cart velocity (m/s), pole angle (rad), pole angular velocity (rad/s); finite as 32-bit floats",
+        description="cart position (m), cart velocity (m/s), pole angle (rad), "
+        "pole angular velocity (rad/s); finite as 32-bit floats",
         examples=[[0.0, 0.0, 0.05, 0.0]],
     )
-    seq: Sequence | None = Field(
+    seq: SequenceNumber | None = Field(
         None, description="echoed in the answer, so that a late answer is never taken for this one"
     )
 
@@ -33,13 +35,14 @@ class ActRequest(_Request):
 class BatchRequest(_Request):
     """Several states to act on, each by itself."""
 
-    # The first bad state ends the reading: a batch can be wrong in more places than there is memory to describe them.
+    # Reading ends at the first bad state: a batch can be wrong in more places than there is memory
+    # to describe them.
     states: Annotated[list[State], FailFast()] = Field(
         min_length=1,
         description="states as in /act",
         examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]],
     )
-    seq: Sequence | None = Field(None, description="echoed in the answer")
+    seq: SequenceNumber | None = Field(None, description="echoed in the answer")
 
 
 class ActResponse(BaseModel):
@@ -59,7 +62,10 @@ class ActResponse(BaseModel):
 
 
 class BatchResponse(BaseModel):
-    """Columns, one entry for each state in the request's order. Each row is what /act would have answered."""
+    """Columns, one entry for each state in the request's order.
+
+    Each row is what /act would have answered.
+    """
 
     actions: list[int]
     action_names: list[str]

@@ -1,108 +1,126 @@
-"""Keys: a request's `Authorization` header in, whether it opens a door out. Holds hashes only, and knows nothing of ASGI and of gRPC.
+"""Keys: whether a request's `Authorization` header allows what it asks for.
 
-A key is 256 random bits, so one round of SHA-256 keeps it as well as a slow hash would: there is nothing to guess.
+Only hashes of keys are kept in files. A key is 256 random bits, so one round of SHA-256 protects it
+as well as a slow hash would: there is nothing to guess.
 """
 
 import hmac
 import ipaddress
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from service.endpoints import Scope
 from service.settings import Settings
 
-log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
+log = logging.getLogger("uvicorn.error")  # the server's own log
 
 Refusal = Literal["missing", "unknown", "scope"]
-EVENT = "upright_keys"  # that refusals are counted as
+EVENT = "upright_keys"  # the metric that refusals are counted in
 
 
 class KeysError(Exception):
     """Raised when a file of keys cannot be used."""
 
 
+class KnownKey(NamedTuple):
+    """A key that the service accepts."""
+
+    digest: bytes  # SHA-256 of the key
+    scopes: frozenset[Scope]
+
+
+KeyReader = Callable[[], Sequence[KnownKey]]  # raises `KeysError`
+Comparison = Callable[[bytes, bytes], bool]
+
+
 class Keys:
-    """The keys that open doors."""
+    """The keys that the service accepts."""
 
     def __init__(
-        self, file: Path, same: Callable[[bytes, bytes], bool] = hmac.compare_digest
+        self, read: KeyReader, source: str, compare: Comparison = hmac.compare_digest
     ) -> None:
-        """Read the keys. `same` compares two hashes in a time that does not depend on them. Raises `KeysError`."""
-        self._file = file
-        self._same = same
-        self._known = _known(file)
-        self._opened: dict[
-            bytes, tuple[bytes, frozenset[Scope]]
-        ] = {}  # keys that have opened a door, by their hashes
+        """Read the keys. Raises `KeysError`.
+
+        `source` names in the log where they come from. `compare` compares two keys or hashes, in a
+        time that does not depend on them.
+        """
+        self._read = read
+        self._source = source
+        self._compare = compare
+        self._known = read()
+        # Keys that were accepted, by their hashes: one that comes again need not be hashed again.
+        self._accepted: dict[bytes, tuple[bytes, frozenset[Scope]]] = {}
 
     def refusal(self, header: bytes | None, scope: Scope | None) -> Refusal | None:
-        """Return why an `Authorization` header does not open a door of this scope; None where it does."""
+        """Return why an `Authorization` header is not enough for a scope; None where it is."""
         if scope is None:
             return None
         if header is None or header[:7].lower() != b"bearer ":
             return "missing"
-        scopes = self._scopes(header[7:].strip())
+
+        scopes = self._scopes_of(header[7:].strip())
         if scopes is None:
             return "unknown"
         return None if scope in scopes else "scope"
 
     def allows(self, header: bytes | None, scope: Scope | None) -> bool:
-        """Return whether an `Authorization` header opens a door of this scope."""
+        """Return whether an `Authorization` header is enough for a scope."""
         return self.refusal(header, scope) is None
 
-    def _scopes(self, presented: bytes) -> frozenset[Scope] | None:
-        """Return what a key opens. All are looked at, also after the right one: the time says nothing about which it was."""
-        found = None
-        for (
-            opened,
-            scopes,
-        ) in self._opened.values():  # a key that comes again need not be hashed again
-            if self._same(presented, opened):
-                found = scopes
-        if found is not None:
-            return found
-        digest = sha256(presented).digest()
-        for known, scopes in self._known:
-            if self._same(digest, known):
-                found = scopes
-        if found is not None:
-            self._opened[digest] = presented, found
-        return found
-
     def reload(self) -> None:
-        """Read the file again. Where that fails, the keys that were read before stay, and the log says why."""
+        """Read the keys again. Where that fails, the present ones stay, and the log says why."""
         try:
-            self._known, self._opened = _known(self._file), {}
+            self._known, self._accepted = self._read(), {}
         except KeysError as error:
             log.error("%s; the keys stay as they were", error)
         else:
-            log.info("Keys were read again from %s: %d", self._file, len(self._known))
+            log.info("Keys were read again from %s: %d", self._source, len(self._known))
 
+    def _scopes_of(self, key: bytes) -> frozenset[Scope] | None:
+        """Return the scopes of a key, or None where it is not known.
 
-def keys_of(settings: Settings) -> Keys | None:
-    """Return the keys that the settings name, or None where they name none. Raises `KeysError`."""
-    return None if settings.keys is None else Keys(settings.keys)
+        Every known key is compared, also after the right one: the time says nothing about which
+        one it was.
+        """
+        scopes = None
+        for accepted, accepted_scopes in self._accepted.values():
+            if self._compare(key, accepted):
+                scopes = accepted_scopes
+        if scopes is not None:
+            return scopes
+
+        digest = sha256(key).digest()
+        for known in self._known:
+            if self._compare(digest, known.digest):
+                scopes = known.scopes
+        if scopes is not None:
+            self._accepted[digest] = key, scopes
+        return scopes
 
 
 def announce(settings: Settings) -> None:
-    """Log whether keys are asked for, and a warning where they would be sent in clear. Logging must have been configured."""
+    """Log whether keys are asked for, and warn where they would travel in clear.
+
+    Logging must have been configured.
+    """
     if settings.keys is None:
         log.info("Keys are off: whoever reaches the service is answered")
         return
+
     log.info("Keys are on, from %s", settings.keys)
     on_network = not settings.uds_only or settings.grpc_port is not None
     if settings.tls_cert is None and on_network and not _is_loopback(settings.host):
         log.warning(
-            "Keys travel in clear to %s, and whoever sees them can use them: set --tls-cert and --tls-key",
+            "Keys travel in clear to %s, and whoever sees them can use them: "
+            "set --tls-cert and --tls-key",
             settings.host,
         )
 
 
 def describe(refusal: Refusal, path: str, scope: Scope) -> str:
-    """Return what the caller is told, in words."""
+    """Return what the caller of a path is told, in words."""
     hints: dict[Refusal, str] = {
         "missing": "send the header Authorization: Bearer KEY",
         "unknown": "the key that was sent is not known here",
@@ -120,14 +138,6 @@ def challenge(refusal: Refusal, scope: Scope) -> str:
             return 'Bearer realm="upright", error="invalid_token"'
         case "scope":
             return f'Bearer realm="upright", error="insufficient_scope", scope="{scope}"'
-
-
-def _known(file: Path) -> list[tuple[bytes, frozenset[Scope]]]:
-    from service.auth import (
-        key_file,  # what reads it takes some milliseconds, which a start without keys does not have to wait for
-    )
-
-    return [(bytes.fromhex(entry.sha256), entry.scopes) for entry in key_file.read(file)]
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,8 +1,8 @@
-"""Admission: a bundle's folder in, a policy that may be served out, or why not. Knows nothing of HTTP and of what is served at the moment.
+"""Admission: what a bundle must show before it is served.
 
-A bundle is admitted when every hash and its manifest's schema are right, the policy reproduces the golden states on the chosen backend,
-it answers sanely all over the range of its states, it was evaluated as well as is asked for, and it speaks of the same states and actions
-as the bundle that it is to replace. Starting, reloading, and the shadow pass the same admission.
+Every hash and the manifest's schema are right; the policy reproduces the golden states on the chosen backend, answers sanely
+all over the range of its states, and was evaluated as well as is asked for; and its states and actions are those of the
+bundle that it is to replace. Starting, reloading and the shadow pass the same admission.
 """
 
 from itertools import product
@@ -11,37 +11,34 @@ from pathlib import Path
 import numpy as np
 
 from models import bundle
-from models.bundle import FLOAT32_MAX, Bundle, BundleError, Manifest
-from service.inference.policy import (
-    BackendName,
-    Float32Array,
-    Policy,
-    PolicyError,
-    QValuesNotFiniteError,
-    load,
-)
+from models.bundle import Bundle, BundleError
+from models.manifest import FLOAT32_MAX, Manifest
+from service.inference.backends import BackendName, Float32Array
+from service.inference.errors import NotAdmittedError, PolicyError, QValuesNotFiniteError
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.settings import Settings
 
-PROBES = 256  # random states of each range that a policy must answer, beside the range's corners
-REFUSALS = (
-    BundleError,
-    PolicyError,
-)  # what admission raises, each with one line that names the bundle and the reason
-
-
-class NotAdmittedError(PolicyError):
-    """Raised when a bundle is whole and does as its manifest says, and may not be served all the same."""
+PROBE_STATES = 256  # random states of each range that a policy must answer, beside its corners
+# What admission raises, each with one line that names the bundle and the reason.
+REFUSALS = (BundleError, PolicyError)
 
 
 def admit(
     folder: Path, backend: BackendName, min_score: float, like: Manifest | None = None
 ) -> Policy:
-    """Read and examine a bundle that is to be served, in place of the one whose manifest is `like`. Raises one of `REFUSALS`."""
+    """Read and examine a bundle that is to be served in place of the one whose manifest is `like`.
+
+    Raises one of `REFUSALS`.
+    """
     return examine(bundle.read(folder), backend, min_score, like)
 
 
 def at_start(settings: Settings, folder: Path | None = None) -> tuple[Policy, Policy | None]:
-    """Return the policy to serve, from `folder` if not the settings', and its shadow, if there is to be one. Raises one of `REFUSALS`."""
+    """Return the policy to serve and its shadow, if there is to be one.
+
+    The bundle is read from `folder`, or from the settings' own. Raises one of `REFUSALS`.
+    """
     policy = admit(folder or settings.bundle, settings.backend, settings.min_score)
     if settings.shadow is None:
         return policy, None
@@ -88,7 +85,7 @@ def _check_words(
 def _check_sanity(policy: Policy) -> None:
     """Ask for finite answers all over what training saw and the environment's bounds, and for more than one action."""
     values = policy.bundle.manifest.state
-    seen = [(value.seen_min, value.seen_max) for value in values]
+    seen = [(value.training_min, value.training_max) for value in values]
     bounds = [
         (
             low if value.low is None else max(min(low, value.low), -FLOAT32_MAX),
@@ -113,5 +110,5 @@ def _check_sanity(policy: Policy) -> None:
 def _probes(ranges: list[tuple[float, float]]) -> Float32Array:
     """Return the corners of the ranges and random states inside, (n, 4): the same ones each time."""
     low, high = np.array(ranges, np.float64).T
-    inside = np.random.default_rng(0).uniform(low, high, (PROBES, len(ranges)))
+    inside = np.random.default_rng(0).uniform(low, high, (PROBE_STATES, len(ranges)))
     return np.concatenate([np.array(list(product(*ranges))), inside]).astype(np.float32)

@@ -1,6 +1,7 @@
-"""Logs: records of the standard library's `logging` in; lines for people, or JSON for programs, out. Knows nothing of what is logged.
+"""The form of the log's lines: for people, or JSON for programs.
 
-Whatever logs, the service, uvicorn or another library, comes out in the one form. A record's `extra` becomes fields of its line.
+Whatever logs, the service, uvicorn or another library, comes out in the one form. A record's
+`extra` becomes fields of its line.
 """
 
 import logging
@@ -16,7 +17,7 @@ from service.settings import LogFormat
 
 
 def configuration(form: LogFormat) -> dict[str, Any]:
-    """Return what `logging.config.dictConfig` takes: plain data, which worker processes can be given too."""
+    """Return what `logging.config.dictConfig` takes: plain data, for worker processes too."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -29,41 +30,87 @@ def configuration(form: LogFormat) -> dict[str, Any]:
 
 def formatter(form: LogFormat) -> logging.Formatter:
     """Return what makes lines of records."""
-    first: list[Processor] = [
+    before: list[Processor] = [
         add_log_level,
         ExtraAdder(),
-        _drop_coloured,
+        _drop_coloured_message,
+        _shorten_tracing_failure,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    last: list[Processor]
+
+    after: list[Processor]
     if form == "json":
-        first.append(add_logger_name)
-        last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        before.append(add_logger_name)
+        after = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
-        # Its usual tracebacks show the values of variables, and among them could be a state.
-        plain = structlog.dev.plain_traceback
-        last = [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                pad_event_to=0,
-                sort_keys=False,
-                exception_formatter=plain,
-            )
-        ]
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=0,
+            sort_keys=False,
+            # structlog's usual tracebacks show the values of variables, and a state could be one.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+        before.append(_escape_texts)
+        after = [console]
+
     return ProcessorFormatter(
-        foreign_pre_chain=first, processors=[ProcessorFormatter.remove_processors_meta, *last]
+        foreign_pre_chain=before, processors=[ProcessorFormatter.remove_processors_meta, *after]
     )
 
 
-def complain(text: str, form: LogFormat = "people") -> None:
-    """Say in one line why the service does not start."""
+def print_error(text: str, form: LogFormat = "people") -> None:
+    """Say in one line why a command does not do what it was asked for."""
+    _print_line(text, form, logging.CRITICAL)
+
+
+def print_warning(text: str, form: LogFormat = "people") -> None:
+    """Say in one line what somebody should know before the log begins."""
+    _print_line(text, form, logging.WARNING)
+
+
+def printable(text: str) -> str:
+    """Return a text from outside as one line that no terminal takes for a command."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escaped(each) for each in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def _print_line(text: str, form: LogFormat, level: int) -> None:
     if form == "json":
         logging.config.dictConfig(configuration(form))
-        logging.getLogger("upright").critical(text)
+        logging.getLogger("upright").log(level, printable(text))
     else:
-        sys.stderr.write(f"upright: {text}\n")
+        sys.stderr.write(f"upright: {printable(text)}\n")
 
 
-def _drop_coloured(_: object, __: str, event: EventDict) -> EventDict:
-    event.pop("color_message", None)  # uvicorn's message a second time, for terminals
+def _drop_coloured_message(_: object, __: str, event: EventDict) -> EventDict:
+    """Drop uvicorn's message for terminals, which repeats the event."""
+    event.pop("color_message", None)
+    return event
+
+
+def _escape_texts(_: object, __: str, event: EventDict) -> EventDict:
+    """Let no text from outside begin a line of its own, or reach the terminal as a command."""
+    for name, value in event.items():
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = printable(value)
+    return event
+
+
+def _shorten_tracing_failure(_: object, __: str, event: EventDict) -> EventDict:
+    """Name the exception of OpenTelemetry's exporter in place of its traceback.
+
+    A collector that cannot be reached is nothing that a traceback would explain.
+    """
+    record = event.get("_record")
+    if record is not None and record.name.startswith("opentelemetry"):
+        error = record.exc_info[1] if record.exc_info else None
+        record.exc_info = record.exc_text = None
+        event.pop("exc_info", None)
+        if error is not None:
+            event["error"] = printable(f"{type(error).__name__}: {error}")
     return event

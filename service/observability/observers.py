@@ -1,7 +1,7 @@
 """Who is told of what the service did: of every inference, and of requests that have ended.
 
-Whatever answers requests reports here, once the answer has been handed to the server. Observers run in the thread that answers,
-so they must return at once, and never raise.
+Whatever answers requests reports here, once the answer has been handed to the server. Observers run
+in the thread that answers, so they must return at once, and never raise.
 """
 
 from collections.abc import Callable, Collection

@@ -1,22 +1,20 @@
-"""The request log: a request that has ended in, a line out: for each one that failed, and for all others where that is asked for."""
+"""A line of the log for each request that failed, and for all others where that is asked for."""
 
 import logging
 import re
 from collections.abc import Callable
 
-from service.api.open_inference import OpenInferenceError
-from service.api.problems import ProblemError
+from service.errors import ServiceError
 from service.observability.observers import FinishedRequest
 
 log = logging.getLogger("upright.request")
 
-_TRACEPARENT = re.compile(
-    rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}"
-)  # W3C Trace Context
+# W3C Trace Context: version, trace, parent, flags.
+_TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class RequestLog:
-    """Writes the lines."""
+    """Writes the lines of finished requests."""
 
     def __init__(self, digest: Callable[[], str], *, every: bool, states: bool) -> None:
         self._digest = digest  # of the bundle served now, for requests that no policy answered
@@ -24,10 +22,11 @@ class RequestLog:
         self._states = states
 
     def __call__(self, request: FinishedRequest, trace_id: str | None = None) -> None:
-        """Log the request under its id and its trace's, which is its caller's if none is given."""
-        failed = request.failure is not None
-        if not (failed or self._every):
+        """Log the request with its trace's id, which is its caller's if none is given."""
+        has_failed = request.failure is not None
+        if not (has_failed or self._every):
             return
+
         inference = request.inference
         fields: dict[str, object] = {
             "endpoint": request.endpoint,
@@ -43,14 +42,15 @@ class RequestLog:
                 fields["action"] = inference.actions[0]
             fields["states"] = inference.states if self._states else len(inference.states)
         fields = {name: value for name, value in fields.items() if value is not None}
-        if failed:
+
+        if has_failed:
             error = request.failure
-            foreseen = isinstance(error, ProblemError | OpenInferenceError)
+            is_expected = isinstance(error, ServiceError)
             log.error(
                 "request %s failed: %s",
                 fields["request_id"],
                 error,
-                exc_info=None if foreseen else error,
+                exc_info=None if is_expected else error,
                 extra=fields,
             )
         else:
@@ -58,6 +58,6 @@ class RequestLog:
 
 
 def _trace_id(request: FinishedRequest) -> str | None:
-    given = next((value for name, value in request.headers if name == b"traceparent"), b"")
-    found = _TRACEPARENT.fullmatch(given)
-    return None if found is None else found[1].decode()
+    header = next((value for name, value in request.headers if name == b"traceparent"), b"")
+    match = _TRACEPARENT.fullmatch(header)
+    return None if match is None else match[1].decode()

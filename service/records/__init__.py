@@ -1,0 +1,1 @@
+"""The decision record: what was answered, written to SQLite files and read back."""

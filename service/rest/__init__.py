@@ -1,0 +1,1 @@
+"""The HTTP endpoints: routes, and the middleware around them."""

@@ -1,4 +1,4 @@
-"""Operations: the doors by which an operator changes what is served. What may be served is said by `admission`."""
+"""The endpoints by which an operator changes what is served."""
 
 from http import HTTPStatus
 from typing import Annotated, Literal
@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, Field
 
-from service.api import act as answers
-from service.api import problems
+from service.api.act import check_digest
 from service.api.problems import ProblemError
+from service.rest.docs import problem_responses
 from service.rollout.reloader import Reload, Reloader
 from service.rollout.shadow import ShadowReport
 from service.state import ServiceState
@@ -17,14 +17,12 @@ IfMatch = Annotated[
     str | None,
     Header(description='do it only if the bundle served has this digest, in quotes: "sha256:…"'),
 ]
-PROBLEM = {problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-REFUSALS: dict[int | str, dict[str, object]] = {
-    409: {
-        "description": "Another bundle cannot be served; the one served stays",
-        "content": PROBLEM,
-    },
-    412: {"description": "Another bundle is served", "content": PROBLEM},
-}
+REFUSALS = problem_responses(
+    {
+        409: "Another bundle cannot be served; the one served stays",
+        412: "Another bundle is served",
+    }
+)
 
 
 class ReloadResponse(BaseModel):
@@ -34,41 +32,45 @@ class ReloadResponse(BaseModel):
     digest: str = Field(description="identity of the bundle that is served now")
 
 
-def doors(service_state: ServiceState, reloader: Reloader) -> APIRouter:
-    """Return the operator's doors."""
-    router = APIRouter()
+def admin_router(service_state: ServiceState, reloader: Reloader) -> APIRouter:
+    """Return the routes."""
+    router = APIRouter(tags=["Operation"])
 
-    @router.post("/model/rollback", responses=REFUSALS)
+    @router.post("/model/rollback", responses=REFUSALS, summary="Return to the previous bundle")
     async def rollback(if_match: IfMatch = None) -> ReloadResponse:
-        """Return to the bundle that was served before the last change. It was kept, so nothing is read anew."""
-        answers.check_digest(service_state.policy, if_match)
-        return _told(await reloader.rollback(), "no-rollback")
+        """Return to the bundle that was served before the last change.
+
+        It was kept in memory, so nothing is read anew.
+        """
+        check_digest(service_state.policy, if_match)
+        return _reload_response(await reloader.rollback(), "no-rollback")
 
     @router.get(
-        "/shadow", responses={404: {"description": "There is no shadow", "content": PROBLEM}}
+        "/shadow",
+        responses=problem_responses({404: "There is no shadow"}),
+        summary="Compare the shadow with the bundle served",
     )
     async def shadow() -> ShadowReport:
-        """Tell how the shadow's answers compare with those that were given."""
+        """Report how the shadow's answers compare with those that were given."""
         if reloader.shadow is None:
-            raise ProblemError(
-                HTTPStatus.NOT_FOUND,
-                "no-shadow",
-                "No bundle is compared with the one served; --shadow names one",
-            )
+            detail = "No bundle is compared with the one served; --shadow names one"
+            raise ProblemError(HTTPStatus.NOT_FOUND, "no-shadow", detail)
         return reloader.shadow.report()
 
-    @router.post("/shadow/promote", responses=REFUSALS)
+    @router.post("/shadow/promote", responses=REFUSALS, summary="Serve the shadow")
     async def promote(if_match: IfMatch = None) -> ReloadResponse:
-        """Let the shadow answer from now on; the bundle that answered before is what a rollback returns to."""
-        answers.check_digest(service_state.policy, if_match)
-        return _told(await reloader.promote(), "not-promoted")
+        """Let the shadow answer from now on.
+
+        The bundle that answered before is the one that a rollback returns to.
+        """
+        check_digest(service_state.policy, if_match)
+        return _reload_response(await reloader.promote(), "not-promoted")
 
     return router
 
 
-def _told(reload: Reload, kind: str) -> ReloadResponse:
-    if reload.outcome == "refused":
-        raise ProblemError(
-            HTTPStatus.CONFLICT, kind, f"{reload.digest} is served on: {reload.reason}"
-        )
+def _reload_response(reload: Reload, problem_name: str) -> ReloadResponse:
+    if reload.outcome == "refused" or reload.outcome == "unavailable":
+        detail = f"{reload.digest} is served on: {reload.reason}"
+        raise ProblemError(HTTPStatus.CONFLICT, problem_name, detail)
     return ReloadResponse(outcome=reload.outcome, digest=reload.digest)

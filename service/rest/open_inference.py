@@ -1,228 +1,280 @@
-"""The Open Inference Protocol v2 over REST: requests below /v2 in, answers out. What a tensor must be is in `tensors`."""
+"""The Open Inference Protocol v2 over REST: the routes below /v2.
+
+This module reads and writes the protocol's JSON and its binary extension. What a tensor must be is
+in `service.api.open_inference`.
+"""
 
 import json
+import re
 import zlib
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Annotated
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from fastapi import APIRouter
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import Receive, Scope, Send
 
-from service.api import act as answers
-from service.api import open_inference as tensors
+from service.api import open_inference
+from service.api.act import check_digest, etag
 from service.api.open_inference import OpenInferenceError, Tensor, bad_request
-from service.api.problems import ProblemError
-from service.inference.policy import Float32Array, Policy
-from service.rest import request_body as bodies
-from service.rollout.reloader import Reload, Reloader
+from service.api.open_inference_schemas import (
+    Empty,
+    InferRequest,
+    InferResponse,
+    InputTensor,
+    LoadRequest,
+    ModelConfig,
+    ModelIndexEntry,
+    ModelMetadata,
+    ModelReady,
+    Parameters,
+    RepositoryRequest,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
+from service.endpoints import OPEN_INFERENCE_PREFIX
+from service.inference.backends import Float32Array
+from service.inference.policy import Policy
+from service.rest.docs import open_inference_responses, reference, request_body
+from service.rest.request_body import read_body
+from service.rest.responses import ObservedResponse, Outcome
+from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
+from service.types import RawHeader
 
-PREFIX = "/v2"
-HEADER_LENGTH = (
-    "Inference-Header-Content-Length"  # bytes of the JSON that a binary body begins with
-)
-HEADROOM = 65_536  # bytes that the JSON of a binary request may have beside its tensors
-
-Parameters = dict[str, JsonValue]
-Size = Annotated[int, Field(ge=0, le=2**31 - 1, strict=True)]
-Dimension = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
-
-
-class _Part(BaseModel):
-    # Unlike on /act, a field of another name is no error: the protocol lets its extensions add some.
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    parameters: Parameters = {}
-
-
-class InputTensor(_Part):
-    """An input as the protocol describes it."""
-
-    shape: list[Dimension] = Field(max_length=16)
-    datatype: str
-    data: list[JsonValue] | None = None
-
-
-class RequestedOutput(_Part):
-    """An output that is asked for."""
-
-
-class InferRequest(BaseModel):
-    """The JSON of an inference request."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str | None = None
-    parameters: Parameters = {}
-    inputs: list[InputTensor] = Field(max_length=16)
-    outputs: list[RequestedOutput] = Field([], max_length=16)
-
-
-class RepositoryRequest(BaseModel):
-    """The JSON of a repository request."""
-
-    ready: bool = False
-    parameters: Parameters = {}
-
+# A header: the bytes of the JSON that a binary body begins with.
+HEADER_LENGTH = "Inference-Header-Content-Length"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_MODEL_PATHS = ("/models/{name}", "/models/{name}/versions/{version}")
+_BELOW_MODEL = re.compile(
+    rf"{OPEN_INFERENCE_PREFIX}/models/[^/]+(?:/versions/[^/]+)?/(?!versions(?:/|$))(?P<rest>.*)",
+    re.DOTALL,
+)
+_IF_MATCH = {
+    "name": "If-Match",
+    "in": "header",
+    "schema": {"type": "string"},
+    "description": 'answer only if the bundle served has this digest, in quotes: "sha256:…"',
+}
+_NO_MODEL = {404: "There is no such model or version"}
+_BAD_REQUEST = {400: "The request is not as it must be", 413: "The body is too large"}
+_BAD_ENCODING = {415: "The body's Content-Encoding is neither gzip nor deflate"}
+_OTHER_BUNDLE = {412: "Another bundle is served"}
+_FAILED = {500: "The policy failed on a state as training saw them"}
 
-class OpenInference:
-    """The ASGI application of everything below /v2. Every status but 200 comes with `{"error": …}`."""
+
+class OpenInferenceEndpoints:
+    """Answers requests below /v2; every status but 200 comes with `{"error": …}`."""
 
     def __init__(self, settings: Settings, service_state: ServiceState, reloader: Reloader) -> None:
         self._settings = settings
         self._service_state = service_state
         self._reloader = reloader
 
-    def routes(self) -> list[BaseRoute]:
-        """Return the routes that lead here: /v2 itself and all below it."""
-        return [Route(PREFIX, self), Mount(PREFIX, self)]
+    def router(self) -> APIRouter:
+        """Return the routes."""
+        router = APIRouter(prefix=OPEN_INFERENCE_PREFIX, tags=["Open Inference Protocol v2"])
+        self._add_server_routes(router)
+        self._add_model_routes(router)
+        self._add_repository_routes(router)
+        return router
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":  # a WebSocket below /v2
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        request = Request(scope, receive)
-        try:
-            response = await self._answer(request)
-        except OpenInferenceError as error:
-            if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                request.state.failure = error  # the lane tells of it
-            response = _error(error.status, str(error))
-        except ProblemError as error:
-            response = _error(
-                error.status,
-                str(error),
-                {name.decode(): value.decode() for name, value in error.headers},
+    def _add_server_routes(self, router: APIRouter) -> None:
+        _add(router, "GET", "", self.server_metadata, ServerMetadata, "Describe the server")
+        _add(router, "GET", "/health/live", self.live, ServerLive, "Is the process alive?")
+        _add(
+            router,
+            "GET",
+            "/health/ready",
+            self.ready,
+            ServerReady,
+            "Does the server take requests?",
+            errors={503: "The service is ending"},
+        )
+
+    def _add_model_routes(self, router: APIRouter) -> None:
+        for path in _MODEL_PATHS:
+            _add(
+                router,
+                "GET",
+                path,
+                self.model_metadata,
+                ModelMetadata,
+                "Describe the model's tensors",
+                errors=_NO_MODEL,
             )
-        except bodies.ClientGoneError:
-            return
-        except Exception as error:
-            request.state.failure = error
-            response = _error(
-                HTTPStatus.INTERNAL_SERVER_ERROR, "the service failed to answer; its log says why"
+            _add(
+                router,
+                "GET",
+                f"{path}/ready",
+                self.model_ready,
+                ModelReady,
+                "Does the model take requests?",
+                errors=_NO_MODEL,
             )
-        await response(scope, receive, send)
+            _add(
+                router,
+                "GET",
+                f"{path}/config",
+                self.model_config,
+                ModelConfig,
+                "Describe the model as Triton's configuration does",
+                errors=_NO_MODEL,
+            )
+            _add(
+                router,
+                "POST",
+                f"{path}/infer",
+                self.infer,
+                InferResponse,
+                "Infer Q-values and actions",
+                errors=_BAD_REQUEST | _NO_MODEL | _OTHER_BUNDLE | _BAD_ENCODING | _FAILED,
+                body=request_body(reference(InferRequest)),
+            )
 
-    async def _answer(self, request: Request) -> Response:
-        method, handler = self._find(
-            request.scope["path"].removeprefix(PREFIX).strip("/").split("/")
+    def _add_repository_routes(self, router: APIRouter) -> None:
+        body = request_body(reference(RepositoryRequest), is_required=False)
+        errors = _BAD_REQUEST | _BAD_ENCODING
+        _add(
+            router,
+            "POST",
+            "/repository/index",
+            self.index,
+            list[ModelIndexEntry],
+            "List the one model",
+            errors=errors,
+            body=body,
         )
-        if request.method != method:
-            error = f"{request.method} {request.url.path}: only {method} is answered here"
-            return _error(HTTPStatus.METHOD_NOT_ALLOWED, error, {"Allow": method})
-        return await handler(request)
-
-    def _find(self, parts: list[str]) -> tuple[str, Handler]:
-        """Return the method and what answers it. Raises `OipError`."""
-        match parts:
-            case [""]:
-                return "GET", _always(
-                    {
-                        "name": tensors.SERVER,
-                        "version": tensors.SERVER_VERSION,
-                        "extensions": tensors.EXTENSIONS,
-                    }
-                )
-            case ["health", "live"]:
-                return "GET", _always({"live": True})
-            case ["health", "ready"]:
-                if self._service_state.draining:
-                    raise OpenInferenceError(
-                        HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending"
-                    )
-                return "GET", _always({"ready": True})
-            case ["repository", "index"]:
-                return "POST", self._index
-            case ["repository", "models", name, "load"]:
-                return "POST", lambda request: self._load(request, name)
-            case ["repository", "models", name, "unload"]:
-                return "POST", lambda request: self._unload(request, name)
-            case ["models", name, "versions", version, *rest]:
-                return self._find_model(name, version, rest)
-            case ["models", name, *rest] if rest[:1] != ["versions"]:
-                return self._find_model(name, None, rest)
-        raise OpenInferenceError(
-            HTTPStatus.NOT_FOUND, f"there is no {PREFIX}/{'/'.join(parts)[:200]}"
+        _add(
+            router,
+            "POST",
+            "/repository/models/{name}/load",
+            self.load,
+            Empty,
+            "Serve the bundle that lies in the folder",
+            errors=errors | _NO_MODEL | {409: "The bundle cannot be served; the one served stays"},
+            body=request_body(reference(LoadRequest), is_required=False),
         )
-
-    def _find_model(self, name: str, version: str | None, rest: list[str]) -> tuple[str, Handler]:
-        match rest:
-            case [] | ["ready"] | ["config"] | ["infer"]:
-                tensors.check_model(self._service_state.policy, name, version)
-        match rest:
-            case []:
-                return "GET", _always(tensors.metadata(self._service_state.policy))
-            case ["ready"]:
-                return "GET", _always({"name": name, "ready": True})
-            case ["config"]:
-                return "GET", _always(
-                    tensors.config(self._service_state.policy, self._settings.max_batch)
-                )
-            case ["infer"]:
-                return "POST", self._infer
-        raise OpenInferenceError(
-            HTTPStatus.NOT_FOUND, f"there is no /{'/'.join(rest)[:200]} of a model"
+        _add(
+            router,
+            "POST",
+            "/repository/models/{name}/unload",
+            self.unload,
+            Empty,
+            "Unload the model, which is always refused",
+            errors=errors | _NO_MODEL | {501: "The one model cannot be unloaded"},
+            body=body,
         )
 
-    async def _infer(self, request: Request) -> Response:
-        policy = self._service_state.policy  # this request's own, whatever replaces it meanwhile
-        answers.check_digest(policy, request.headers.get("if-match"))
-        body = await self._body(request)
+    async def server_metadata(self, _: Request) -> Response:
+        """Name the server, and the extensions of the protocol that it knows."""
+        return JSONResponse(
+            {
+                "name": open_inference.SERVER,
+                "version": open_inference.SERVER_VERSION,
+                "extensions": open_inference.EXTENSIONS,
+            }
+        )
+
+    async def live(self, _: Request) -> Response:
+        """Answer while the process is alive."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        """Answer while the service is not draining."""
+        if self._service_state.draining:
+            raise OpenInferenceError(HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending")
+        return JSONResponse({"ready": True})
+
+    async def model_metadata(self, request: Request) -> Response:
+        """Return the names, the types and the shapes of the model's inputs and outputs."""
+        return JSONResponse(open_inference.metadata(self._policy(request)))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Answer where this model is served."""
+        manifest = self._policy(request).bundle.manifest
+        return JSONResponse({"name": manifest.name, "ready": True})
+
+    async def model_config(self, request: Request) -> Response:
+        """Return the model's configuration; it shows the largest batch."""
+        config = open_inference.config(self._policy(request), self._settings.max_batch)
+        return JSONResponse(config)
+
+    async def infer(self, request: Request) -> Response:
+        """Answer some states.
+
+        Tensors come and go as JSON, or as bytes behind it, as the protocol's binary extension
+        describes it. The body may be compressed by gzip or deflate.
+        """
+        policy = self._policy(request)  # this request's own, whatever replaces it meanwhile
+        check_digest(policy, request.headers.get("if-match"))
+        body = await self._read(request)
         header_length = _header_length(request, len(body))
         try:
-            asked = InferRequest.model_validate_json(body[:header_length])
+            infer_request = InferRequest.model_validate_json(body[:header_length])
         except ValidationError as error:
             raise bad_request(_explain(error)) from error
-        names = [tensor.name for tensor in asked.inputs]
-        given = asked.inputs[0] if asked.inputs else InputTensor(name="", shape=[], datatype="")
-        count = tensors.check_input(names, given.datatype, given.shape, self._settings.max_batch)
-        binary = None if header_length is None else body[header_length:]
-        found, inference = tensors.infer(
-            policy, _states(given, binary, count), [output.name for output in asked.outputs]
-        )
-        request.state.inference = inference
-        return _inferred(policy, asked, found)
 
-    async def _index(self, request: Request) -> Response:
-        await self._repository(request)
+        names = [tensor.name for tensor in infer_request.inputs]
+        no_input = InputTensor(name="", shape=[], datatype="")
+        tensor = infer_request.inputs[0] if infer_request.inputs else no_input
+        count = open_inference.check_input(
+            names, tensor.datatype, tensor.shape, self._settings.max_batch
+        )
+        raw = None if header_length is None else body[header_length:]
+        output_names = [output.name for output in infer_request.outputs]
+        outputs, inference = open_inference.infer(policy, _states(tensor, raw, count), output_names)
+        return _infer_response(policy, infer_request, outputs, Outcome(inference))
+
+    async def index(self, request: Request) -> Response:
+        """List the model that is served, with its version."""
+        await self._repository_request(request)
         manifest = self._service_state.policy.bundle.manifest
         return JSONResponse(
             [{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}]
         )
 
-    async def _load(self, request: Request, name: str) -> Response:
-        """Serve the bundle that lies in the folder."""
-        tensors.check_model(self._service_state.policy, name, None)
-        if (await self._repository(request)).parameters:
-            raise bad_request(NO_PARAMETERS)
-        check_loaded(await self._reloader.load(name))
+    async def load(self, request: Request) -> Response:
+        """Serve the bundle that lies in the service's folder, if it may be served."""
+        self._policy(request)
+        if (await self._repository_request(request)).parameters:
+            raise bad_request(open_inference.NO_LOAD_PARAMETERS)
+
+        reload = await self._reloader.load(request.path_params["name"])
+        if reload.outcome == "refused":
+            raise open_inference.refused_load(reload.digest, reload.reason)
         return JSONResponse({})
 
-    async def _unload(self, request: Request, name: str) -> Response:
-        tensors.check_model(self._service_state.policy, name, None)
-        await self._repository(request)
-        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, UNLOAD)
+    async def unload(self, request: Request) -> Response:
+        """Refuse: the one model is served until the service ends."""
+        self._policy(request)
+        await self._repository_request(request)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
 
-    async def _repository(self, request: Request) -> RepositoryRequest:
-        body = await self._body(request)
+    def _policy(self, request: Request) -> Policy:
+        """Return the policy that is served, if it is the model that the path names."""
+        policy = self._service_state.policy
+        parameters = request.path_params
+        open_inference.check_model(policy, parameters["name"], parameters.get("version"))
+        return policy
+
+    async def _repository_request(self, request: Request) -> RepositoryRequest:
+        body = await self._read(request)
         try:
             return RepositoryRequest.model_validate_json(body or b"{}")
         except ValidationError as error:
             raise bad_request(_explain(error)) from error
 
-    async def _body(self, request: Request) -> bytes:
-        limit = self._settings.max_batch_body + HEADROOM
-        body = await bodies.read(request, limit)
+    async def _read(self, request: Request) -> bytes:
+        """Return the request's body as it was before it was compressed."""
+        limit = self._settings.max_batch_body + open_inference.JSON_HEADROOM
+        body = await read_body(request, limit)
         match request.headers.get("content-encoding", "identity").strip().lower():
             case "identity":
                 return body
@@ -237,68 +289,100 @@ class OpenInference:
                 )
 
 
-NO_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
-UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
+def not_found(path: str) -> OpenInferenceError:
+    """Return the error of a path below /v2 where nothing is."""
+    match = _BELOW_MODEL.fullmatch(path)
+    message = f"there is no /{match['rest'][:200]} of a model" if match else None
+    place = path.removeprefix(f"{OPEN_INFERENCE_PREFIX}/")[:200]
+    return OpenInferenceError(
+        HTTPStatus.NOT_FOUND, message or f"there is no {OPEN_INFERENCE_PREFIX}/{place}"
+    )
 
 
-def check_loaded(reload: Reload) -> None:
-    """Raise `OipError` where a load was refused: 409, for the request was good, and what lies on the disk is in its way."""
-    if reload.outcome == "refused":
-        raise OpenInferenceError(
-            HTTPStatus.CONFLICT, f"not loaded, {reload.digest} is served on: {reload.reason}"
-        )
+def method_not_allowed(method: str, path: str, allowed: str) -> OpenInferenceError:
+    """Return the error of a path below /v2 that is answered by other methods only."""
+    return OpenInferenceError(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        f"{method} {path}: only {allowed} is answered here",
+        [(b"allow", allowed.encode())],
+    )
 
 
-def _inferred(policy: Policy, asked: InferRequest, found: list[Tensor]) -> Response:
-    everywhere = _flag(asked.parameters, "binary_data_output", False)
-    wanted = {
-        output.name: _flag(output.parameters, "binary_data", everywhere) for output in asked.outputs
+def _add(
+    router: APIRouter,
+    method: str,
+    path: str,
+    handler: Handler,
+    response: Any,
+    summary: str,
+    *,
+    errors: dict[int, str] | None = None,
+    body: dict[str, Any] | None = None,
+) -> None:
+    """Add a route, with what the OpenAPI document says of it."""
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    if errors is not None and HTTPStatus.PRECONDITION_FAILED in errors:
+        parameters.append(_IF_MATCH)
+    router.add_api_route(
+        path,
+        handler,
+        methods=[method],
+        response_model=response,
+        responses=open_inference_responses(errors or {}),
+        summary=summary,
+        openapi_extra={"parameters": parameters} | (body or {}),
+    )
+
+
+def _infer_response(
+    policy: Policy, infer_request: InferRequest, tensors: list[Tensor], outcome: Outcome
+) -> Response:
+    is_binary = _flag(infer_request.parameters, "binary_data_output", False)
+    is_binary_by_name = {
+        output.name: _flag(output.parameters, "binary_data", is_binary)
+        for output in infer_request.outputs
     }
     outputs: list[dict[str, object]] = []
     raw = b""
-    for tensor in found:
-        described: dict[str, object] = {
+    for tensor in tensors:
+        output: dict[str, object] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": tensor.shape,
         }
-        if wanted.get(tensor.name, everywhere):
+        if is_binary_by_name.get(tensor.name, is_binary):
             raw += tensor.raw
-            described["parameters"] = {"binary_data_size": len(tensor.raw)}
+            output["parameters"] = {"binary_data_size": len(tensor.raw)}
         else:
-            described["data"] = tensor.data
-        outputs.append(described)
+            output["data"] = tensor.data
+        outputs.append(output)
+
     manifest = policy.bundle.manifest
-    answer: dict[str, object] = {"model_name": manifest.name, "model_version": manifest.version}
-    if asked.id is not None:
-        answer["id"] = asked.id
-    answer |= {"parameters": {"digest": policy.bundle.digest}, "outputs": outputs}
-    text = json.dumps(answer, separators=(",", ":")).encode()
-    headers = {"ETag": answers.etag(policy)}
+    document: dict[str, object] = {
+        "model_name": manifest.name,
+        "model_version": manifest.version,
+    }
+    if infer_request.id is not None:
+        document["id"] = infer_request.id
+    document |= {"parameters": {"digest": policy.bundle.digest}, "outputs": outputs}
+    text = json.dumps(document, separators=(",", ":")).encode()
+
+    headers: list[RawHeader] = [(b"etag", etag(policy).encode())]
     if not raw:
-        return Response(text, headers=headers, media_type="application/json")
-    return Response(
-        text + raw,
-        headers=headers | {HEADER_LENGTH: str(len(text))},
-        media_type="application/octet-stream",
-    )
-
-
-def _always(answer: dict[str, object]) -> Handler:
-    async def handler(_: Request) -> Response:
-        return JSONResponse(answer)
-
-    return handler
-
-
-def _error(status: HTTPStatus, message: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": message}, status, headers)
+        return ObservedResponse(text, HTTPStatus.OK, headers, "application/json", outcome)
+    headers.append((HEADER_LENGTH.lower().encode(), b"%d" % len(text)))
+    return ObservedResponse(text + raw, HTTPStatus.OK, headers, "application/octet-stream", outcome)
 
 
 def _header_length(request: Request, size: int) -> int | None:
+    """Return the bytes of the JSON in a binary body of `size` bytes, or None for a JSON body."""
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return None
+
     # Eighteen digits are more than any body has, and int() never sees thousands of them.
     if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) > size:
         raise bad_request(
@@ -307,34 +391,41 @@ def _header_length(request: Request, size: int) -> int | None:
     return int(text)
 
 
-def _states(given: InputTensor, binary: bytes | None, count: int) -> Float32Array:
-    size = given.parameters.get("binary_data_size")
-    for other in given.parameters:
-        if other.startswith("shared_memory"):
-            raise bad_request(f"input {given.name!r}: shared memory is not offered here")
-    if size is None:
-        if given.data is None:
-            raise bad_request(f"input {given.name!r}: has neither data nor binary_data_size")
-        if binary:
-            raise bad_request(
-                f"{len(binary)} bytes follow the JSON, and no input takes them by binary_data_size"
-            )
-        return tensors.states_of_numbers(given.data, count)
-    if given.data is not None:
-        raise bad_request(f"input {given.name!r}: has both data and binary_data_size")
+def _states(tensor: InputTensor, raw: bytes | None, count: int) -> Float32Array:
+    """Return the states, (count, 4), of an input and of the bytes that follow the JSON."""
+    label = f"input {tensor.name!r}"
+    if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
+        raise bad_request(f"{label}: shared memory is not offered here")
+
+    size = tensor.parameters.get("binary_data_size")
+    if size is not None:
+        return _binary_states(tensor, size, raw, count)
+    if tensor.data is None:
+        raise bad_request(f"{label}: has neither data nor binary_data_size")
+    if raw:
+        raise bad_request(
+            f"{len(raw)} bytes follow the JSON, and no input takes them by binary_data_size"
+        )
+    return open_inference.states_of_numbers(tensor.data, count)
+
+
+def _binary_states(
+    tensor: InputTensor, size: object, raw: bytes | None, count: int
+) -> Float32Array:
+    label = f"input {tensor.name!r}"
+    if tensor.data is not None:
+        raise bad_request(f"{label}: has both data and binary_data_size")
     if type(size) is not int or size < 0:
         raise bad_request(
-            f"input {given.name!r}: binary_data_size must be a whole number from 0, not {str(size)[:60]!r}"
+            f"{label}: binary_data_size must be a whole number from 0, not {str(size)[:60]!r}"
         )
-    if binary is None:
+    if raw is None:
+        raise bad_request(f"{label}: binary_data_size needs the header {HEADER_LENGTH}")
+    if size != len(raw):
         raise bad_request(
-            f"input {given.name!r}: binary_data_size needs the header {HEADER_LENGTH}"
+            f"{label}: binary_data_size is {size}, but {len(raw)} bytes follow the JSON"
         )
-    if size != len(binary):
-        raise bad_request(
-            f"input {given.name!r}: binary_data_size is {size}, but {len(binary)} bytes follow the JSON"
-        )
-    return tensors.states_of_raw(binary, count)
+    return open_inference.states_of_raw(raw, count)
 
 
 def _flag(parameters: Parameters, name: str, default: bool) -> bool:
@@ -345,16 +436,21 @@ def _flag(parameters: Parameters, name: str, default: bool) -> bool:
 
 
 def _inflate(body: bytes, window: int, limit: int) -> bytes:
-    """Return the inflated body. Raises `OipError` as soon as it is known to be above `limit` bytes: a few bytes can stand for gigabytes."""
+    """Return the inflated body.
+
+    Raises `OpenInferenceError` as soon as it is known to be above `limit` bytes: a few bytes can
+    stand for gigabytes.
+    """
     inflater = zlib.decompressobj(window)
     try:
         inflated = inflater.decompress(body, limit + 1)
     except zlib.error as error:
         raise bad_request(f"the body is not what its Content-Encoding says: {error}") from error
+
     if len(inflated) > limit:
         raise OpenInferenceError(
             HTTPStatus(413),
-            f"the inflated body has more than the {limit} bytes that this door takes",
+            f"the inflated body has more than the {limit} bytes that this endpoint takes",
         )
     if not inflater.eof or inflater.unused_data:
         raise bad_request("the compressed body is cut off, or something follows it")

@@ -1,7 +1,8 @@
-"""The page at `/`: a cart-pole that asks this service for its actions, and what there is to judge the policy by.
+"""The page at `/`: a cart-pole that asks this service for its actions, and evidence of the policy.
 
-Its files lie in `static/`. They are read at the first request for them, so a service whose page nobody opens pays nothing, and
-they hold nothing that a key protects: what the page shows it asks for like any other caller.
+Its files lie in `static/`. They are read at the first request for them, so a service whose page
+nobody opens pays nothing. They hold nothing that a key protects: what the page shows, it asks for
+like any other caller.
 """
 
 import gzip
@@ -99,14 +100,14 @@ class Page:
         ]
 
     async def _index(self, request: Request) -> Response:
-        """Answer people with the page, and programs with the names and addresses of the endpoints."""
+        """Answer people with the page, and programs with the addresses of the endpoints."""
         accepted = request.headers.get("accept", "")
         if "application/json" in accepted or "text/html" not in accepted:
             return JSONResponse(self._overview(request), headers={"Vary": "Accept"})
         return _static_response(request, INDEX)
 
     def _overview(self, request: Request) -> dict[str, object]:
-        # Whether a shadow is loaded is for administrators to know: where keys are on, the list is always the whole.
+        # Whether a shadow is loaded is for administrators to know: with keys, the list is whole.
         has_shadow = self._service_state.keys is not None or self._reloader.shadow is not None
         endpoints = OVERVIEW + (SHADOW_OVERVIEW if has_shadow else ())
         base = str(request.base_url).rstrip("/")
@@ -131,7 +132,10 @@ class Page:
         return _static_response(request, name)
 
     def _extra_file(self, request: Request) -> Response:
-        """Answer with a file that the served bundle holds for people. Starlette calls it in a thread: it reads the disk."""
+        """Answer with a file that the served bundle holds for people.
+
+        Starlette calls it in a thread, since it is no coroutine: it reads the disk.
+        """
         digest, name = request.path_params["digest"], request.path_params["name"]
         served = self._service_state.policy.bundle
         if digest != served.digest or name not in served.manifest.extra_files:
@@ -179,7 +183,10 @@ def _static_response(request: Request, name: str) -> Response:
 
 
 def _content_security_policy(second_service: str | None) -> str:
-    """Return what the page may load, run and call: this service, and the second one that its own address names."""
+    """Return what the page may load, run and call.
+
+    That is this service, and the second one that the page's own address names.
+    """
     connect = "'self'"
     if second_service is not None:
         if not ORIGIN.fullmatch(second_service):
@@ -206,8 +213,8 @@ def _read_static(name: str) -> StaticFile:
 def _read_beside(folder: Path, served: Bundle, name: str) -> bytes | None:
     """Return a file of the folder, if the bundle that lies there is the one served; None if not.
 
-    The manifest pins no hash of these files. Both are read through one descriptor of the folder, so another bundle that takes
-    its name meanwhile changes nothing.
+    The manifest pins no hash of these files. Both are read through one descriptor of the folder, so
+    another bundle that takes its name meanwhile changes nothing.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -225,7 +232,7 @@ def _read_beside(folder: Path, served: Bundle, name: str) -> bytes | None:
 def _read_file(folder: int, name: str, limit: int) -> bytes | None:
     """Return the bytes of a regular file of at most `limit` bytes; None if there is none."""
     try:
-        # Neither a link out of the folder is followed, nor does a pipe in the file's place hold the thread.
+        # No link is followed out of the folder, and no pipe in the file's place holds the thread.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(name, flags, dir_fd=folder)
     except OSError:

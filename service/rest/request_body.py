@@ -1,50 +1,48 @@
-"""Bodies: what an ASGI server receives in pieces in, the bytes of a request's body out, up to a limit."""
+"""Reading a request's body, up to a limit."""
 
-from starlette.requests import Request
-from starlette.types import Receive
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from starlette.requests import ClientDisconnect, Request
 
 from service.api.problems import body_too_large
 
-DRAINED = (
-    1 << 24
-)  # bytes of a refused body that are still taken: a client that only then reads would find its connection reset
+# Bytes of a refused body that are still read. A client that reads only when it has sent all would
+# otherwise find its connection reset in place of an answer.
+MAX_DISCARDED = 1 << 24
 
 
-class ClientGoneError(Exception):
-    """Raised when the client goes away before its body has come: there is nobody to answer."""
+async def read_body(request: Request, limit: int) -> bytes:
+    """Return the request's body, of at most `limit` bytes.
 
-
-async def read(request: Request, limit: int) -> bytes:
-    """Return the request's body. Raises `ProblemError` once it is known to be above `limit` bytes, and `ClientGoneError`."""
-    receive = request.receive
-    if _number(request.headers.get("content-length", "")) > limit:
-        await _drain(receive)
+    Raises `ProblemError` once it is known to be larger, and Starlette's `ClientDisconnect` when the
+    client goes away before its body has come.
+    """
+    chunks = request.stream()
+    if _declared_length(request) > limit:
+        await _discard(chunks)
         raise body_too_large(limit)
-    pieces = bytearray()
-    more = True
-    while more and len(pieces) <= limit:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise ClientGoneError
-        pieces += message.get("body", b"")
-        more = message.get("more_body", False)
-    if len(pieces) > limit:
-        if more:
-            await _drain(receive)
-        raise body_too_large(limit)
-    return bytes(pieces)
+
+    body = bytearray()
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > limit:
+            await _discard(chunks)
+            raise body_too_large(limit)
+    return bytes(body)
 
 
-async def _drain(receive: Receive) -> None:
-    """Take and forget the rest of a body, up to a bound."""
-    taken = 0
-    while taken < DRAINED:
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return
+async def _discard(chunks: AsyncIterator[bytes]) -> None:
+    """Read the rest of a body and forget it, up to a bound."""
+    discarded = 0
+    with suppress(ClientDisconnect):  # the answer goes to nobody, but it is counted
+        async for chunk in chunks:
+            discarded += len(chunk)
+            if discarded >= MAX_DISCARDED:
+                return
 
 
-def _number(declared: str) -> int:
-    """Return the length that was declared, 0 if it is no number: the body itself is counted in any case."""
-    return int(declared[:20]) if declared.isascii() and declared[:20].isdigit() else 0
+def _declared_length(request: Request) -> int:
+    """Return the `Content-Length`, or 0 if it is no number: the body is counted in any case."""
+    length = request.headers.get("content-length", "")[:20]
+    return int(length) if length.isascii() and length.isdigit() else 0

@@ -1,0 +1,1 @@
+"""Which bundle is live: reloads, rollbacks, the shadow, and how several processes agree."""

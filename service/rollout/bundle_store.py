@@ -1,9 +1,9 @@
-"""Shelf: what all processes of the service are to serve, in a folder that they share. Bundles in by who loaded them, out by the others.
+"""The folder in which the processes of a service agree on what they serve.
 
-It holds the bundles' own bytes, not their place: that may hold another bundle by the time at which the others look.
+It holds the bundles' own bytes, and not the path of their folder: that may hold another bundle by the time at which another
+process reads it.
 """
 
-import fcntl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,65 +11,63 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from models.bundle import MANIFEST, Bundle
+from models.bundle import Bundle
+from models.files import exclusive_lock, write_atomically
+from models.manifest import MANIFEST
 
-STATE, LOCK = "state.json", "lock"
+STATE_FILE, LOCK_FILE = "state.json", "lock"
 
 
-class Shelved(BaseModel):
-    """What is to be served, and what is known beside it."""
+class RolloutState(BaseModel):
+    """What the processes serve."""
 
     model_config = ConfigDict(frozen=True)
 
     live: str  # digest of the bundle that is served
-    previous: str | None = None  # and of the one that a rollback returns to
-    seen: str | None = None  # how the bundle's folder looked when it was last loaded from
-    shadow: bool = True  # whether a shadow, if there is one, is still compared
+    previous: str | None = None  # digest of the bundle that a rollback returns to
+    fingerprint: str | None = None  # of the bundle's folder when it was last loaded from
+    compares_shadow: bool = True  # whether a shadow, if there is one, is still compared
 
 
-class Shelf:
-    """The shared folder. It belongs to whoever made it, and goes with it."""
+class BundleStore:
+    """The shared folder. Whoever made it removes it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the other processes from changing what is on the shelf until the end of the block."""
-        with (self._folder / LOCK).open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        """Keep the other processes from changing the store until the end of the block."""
+        with exclusive_lock(self._folder / LOCK_FILE):
             yield
 
-    def read(self) -> Shelved:
+    def read(self) -> RolloutState:
         """Return what is to be served."""
-        return Shelved.model_validate_json((self._folder / STATE).read_bytes())
+        return RolloutState.model_validate_json((self._folder / STATE_FILE).read_bytes())
 
-    def place(self, digest: str) -> Path:
-        """Return the folder of a bundle that is on the shelf."""
+    def folder_of(self, digest: str) -> Path:
+        """Return the folder of a stored bundle."""
         return self._folder / digest.removeprefix("sha256:")
 
-    def put(self, state: Shelved, *bundles: Bundle) -> None:
-        """Say what is to be served; `bundles` are those that the state names. All others are given up."""
-        for each in bundles:
-            self._keep(each)
-        with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as beside:
-            beside.write(state.model_dump_json().encode())
-        Path(beside.name).replace(self._folder / STATE)
-        named = {
-            self.place(digest).name for digest in (state.live, state.previous) if digest is not None
-        }
-        for place in self._folder.iterdir():
-            if place.is_dir() and place.name not in named:
-                for file in place.iterdir():
-                    file.unlink()
-                place.rmdir()
+    def write(self, state: RolloutState, *bundles: Bundle) -> None:
+        """Store what is to be served. `bundles` are those that the state names; others are removed."""
+        for bundle in bundles:
+            self._add(bundle)
+        write_atomically(self._folder / STATE_FILE, state.model_dump_json().encode())
 
-    def _keep(self, bundle: Bundle) -> None:
-        place = self.place(bundle.digest)
-        if place.exists():
+        named = {self.folder_of(digest).name for digest in (state.live, state.previous) if digest}
+        for folder in self._folder.iterdir():
+            if folder.is_dir() and folder.name not in named:
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+
+    def _add(self, bundle: Bundle) -> None:
+        folder = self.folder_of(bundle.digest)
+        if folder.exists():
             return
-        beside = Path(tempfile.mkdtemp(dir=self._folder))
-        (beside / MANIFEST).write_bytes(bundle.manifest_bytes)
+        temp_folder = Path(tempfile.mkdtemp(dir=self._folder))
+        (temp_folder / MANIFEST).write_bytes(bundle.manifest_bytes)
         for kind, artifact in bundle.manifest.artifacts.items():
-            (beside / artifact.file).write_bytes(bundle.artifacts[kind])
-        beside.rename(place)
+            (temp_folder / artifact.file).write_bytes(bundle.artifacts[kind])
+        temp_folder.rename(folder)

@@ -1,17 +1,14 @@
-"""Reload: a bundle that was admitted takes the place of the one that is served, while requests go on. Knows nothing of HTTP.
+"""Puts another bundle in the place of the one that is served, while requests go on.
 
-All of it runs in one thread of its own, one reload after the other; what is replaced in the end is one reference. Whatever goes wrong,
-the policy that is served stays. Each reload is logged in one line and counted by its outcome.
+All of it runs in one thread of its own, one reload after the other; in the end one reference is replaced. Whatever goes
+wrong, the policy that is served stays. Each reload is logged in one line and counted by its outcome.
 """
 
 import asyncio
 import logging
 import os
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,17 +17,17 @@ from typing import Literal
 from models import bundle
 from models.bundle import Bundle
 from service.inference import admission
-from service.inference.admission import NotAdmittedError
+from service.inference.errors import NotAdmittedError
 from service.inference.policy import Policy
-from service.rollout.bundle_store import Shelf, Shelved
+from service.rollout.bundle_store import BundleStore, RolloutState
 from service.rollout.shadow import Shadow
 from service.rollout.warm_up import exercise
 from service.settings import Settings
 from service.state import ServiceState
 
-FOLLOW_SECONDS = 0.1  # between two looks at what other processes have loaded
-Outcome = Literal["loaded", "unchanged", "refused"]
-log = logging.getLogger("uvicorn.error")  # the server's own log, whose handlers uvicorn sets up
+# unavailable: there is no bundle to go back to, or no shadow to promote
+Outcome = Literal["loaded", "unchanged", "refused", "unavailable"]
+log = logging.getLogger("uvicorn.error")
 
 
 @dataclass(frozen=True)
@@ -38,190 +35,159 @@ class Reload:
     """What became of a reload."""
 
     outcome: Outcome
-    digest: str  # of the bundle served afterwards
-    reason: str | None = None  # why it was refused
+    digest: str  # of the bundle that is served afterwards
+    reason: str | None = None  # why the bundle was not replaced
 
 
 class Reloader:
-    """Replaces the policy that is served. Where several processes serve, what one of them loads is loaded by all."""
+    """Replaces the policy that is served. Where several processes serve, all load what one of them loads."""
 
     def __init__(
         self,
         settings: Settings,
         service_state: ServiceState,
         shadow: Policy | None = None,
-        store: Shelf | None = None,
+        store: BundleStore | None = None,
     ) -> None:
+        self.store = store  # where the processes agree; None if there is one
+        self.shadow: Shadow | None = None  # None: there is none, or it is not compared any more
+        if shadow is not None:
+            self.shadow = Shadow(shadow, service_state, settings.shadow_margin)
         self._settings = settings
         self._service_state = service_state
-        self._store = store  # where the processes agree on what they serve, if there are several
-        self._has_shadow = shadow is not None
-        self.shadow = (
-            None if shadow is None else Shadow(shadow, service_state, settings.shadow_margin)
-        )
+        self._had_shadow = shadow is not None
         self._previous: Policy | None = None
-        self._seen: str | None = None  # how the folder looked when it was last loaded from
-        self._followed: Shelved | None = None  # what was on the shelf when this process last looked
-        self._thread = ThreadPoolExecutor(1, "reload")  # one, so that reloads wait for each other
-        self._asked = False  # by a signal, and not yet begun
+        self._fingerprint: str | None = None  # of the bundle's folder when it was last loaded from
+        self._synced: RolloutState | None = None  # the store's state when it was last read here
+        self._thread = ThreadPoolExecutor(1, "reload")  # one: reloads wait for each other
+        self._is_load_queued = False
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Reload at SIGHUP, when the folder changes if the settings say so, and when another process did, until the end of the block."""
-        loop = asyncio.get_running_loop()
-        signals = (
-            threading.current_thread() is threading.main_thread()
-        )  # only there can a program take signals
-        tasks: list[asyncio.Task[None]] = []
-        if self._store is not None:
-            await self._run(self._nothing)  # what was loaded by others while this one started
-            tasks.append(loop.create_task(self._follow_on(self._store)))
-        if self.shadow is not None:
-            self.shadow.start()
-        if self._settings.watch is not None:
-            tasks.append(loop.create_task(self._watch(self._settings.watch)))
-        if signals:
-            loop.add_signal_handler(signal.SIGHUP, self._at_signal)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        try:
-            yield
-        finally:
-            if signals:
-                loop.remove_signal_handler(signal.SIGHUP)
-                signal.signal(
-                    signal.SIGHUP, signal.SIG_IGN
-                )  # while it stops there is nothing to reload for
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._thread.shutdown()
-            if self.shadow is not None:
-                self.shadow.end()
+    # What can be asked for
 
     async def load(self, name: str | None = None) -> Reload:
-        """Load the bundle that lies in the settings' folder; `name` is what it must be called, if that matters."""
-        return await self._run(lambda: self._load(name))
+        """Load the bundle in the settings' folder; with `name` only if it has this name."""
+        return await self._submit(lambda: self._load(name))
+
+    async def load_if_changed(self) -> Reload:
+        """Load the bundle in the settings' folder if the folder has changed since it was last loaded from.
+
+        It is not compared with what is served: a rollback is not undone, and a bad bundle is refused once.
+        """
+        return await self._submit(
+            lambda: (
+                self._unchanged()
+                if fingerprint(self._settings.bundle) == self._fingerprint
+                else self._load(None)
+            )
+        )
 
     async def rollback(self) -> Reload:
         """Return to the bundle that was served before the last reload."""
-        return await self._run(self._rollback)
+        return await self._submit(self._rollback)
 
     async def promote(self) -> Reload:
         """Let the shadow answer, and end the comparison."""
-        return await self._run(self._promote)
+        return await self._submit(self._promote)
 
-    async def _run(self, work: Callable[[], Reload]) -> Reload:
-        # A caller that gives up waiting changes nothing: the thread finishes what it has begun.
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._alone, work)
+    async def sync(self) -> None:
+        """Serve what another process has loaded, if it is not served here yet."""
+        if self.store is not None and self.store.read() != self._synced:
+            await self._submit(self._unchanged)
 
-    def _at_signal(self) -> None:
-        self._service_state.renew_secrets()
-        if not self._asked:  # a reload that has not begun will read what this one would
-            self._asked = True
-            self._thread.submit(self._alone, lambda: self._load(None))
+    def queue_load(self) -> None:
+        """Load the bundle in the settings' folder soon; for a signal handler, which cannot wait."""
+        if not self._is_load_queued:  # one that has not begun will read what this one would
+            self._is_load_queued = True
+            self._thread.submit(self._run_exclusively, lambda: self._load(None))
 
-    async def _watch(self, seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
-            await self._run(self._look)
+    def start(self) -> None:
+        """Begin to compare the shadow, if there is one."""
+        if self.shadow is not None:
+            self.shadow.start()
 
-    async def _follow_on(self, shelf: Shelf) -> None:
-        while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
-            if shelf.read() != self._followed:
-                await self._run(self._nothing)
+    def stop(self) -> None:
+        """Wait for a reload that has begun, and end the comparison."""
+        self._thread.shutdown()
+        self._end_shadow()
 
-    def _alone(self, work: Callable[[], Reload]) -> Reload:
-        """Do the work while no other process does any, from where the others are, and let them know."""
+    # One at a time
+
+    async def _submit(self, work: Callable[[], Reload]) -> Reload:
+        # A caller that is cancelled changes nothing: the thread finishes what it has begun.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._run_exclusively, work)
+
+    def _run_exclusively(self, work: Callable[[], Reload]) -> Reload:
+        """Do the work while no other process does any, beginning from what they serve, and store the result."""
         try:
-            if self._store is None:
+            if self.store is None:
                 return work()
-            with self._store.locked():
-                before = self._follow(self._store)
-                done = work()
-                self._publish(self._store, before)
-                return done
+            with self.store.locked():
+                before = self._pull(self.store)
+                result = work()
+                self._push(self.store, before)
+                return result
         except Exception:
             log.exception("the processes of the service could not agree on a bundle")
-            return Reload(
-                "refused",
-                self._service_state.policy.bundle.digest,
-                "the service failed; its log says why",
-            )
+            digest = self._service_state.policy.bundle.digest
+            return Reload("refused", digest, "the service failed; its log says why")
 
-    def _nothing(self) -> Reload:
+    def _unchanged(self) -> Reload:
         return Reload("unchanged", self._service_state.policy.bundle.digest)
 
-    def _look(self) -> Reload:
-        # Only a change counts, not a difference to what is served: a rollback is not undone, and a bad bundle is refused once.
-        return self._nothing() if _looks(self._settings.bundle) == self._seen else self._load(None)
-
     def _load(self, name: str | None) -> Reload:
-        self._asked = False
-        self._seen = _looks(self._settings.bundle)
+        self._is_load_queued = False
+        self._fingerprint = fingerprint(self._settings.bundle)
 
-        def admitted() -> Policy:
-            found = bundle.read(self._settings.bundle)
-            if name not in (None, found.manifest.name):
+        def admit() -> Policy:
+            candidate = bundle.read(self._settings.bundle)
+            if name not in (None, candidate.manifest.name):
                 raise NotAdmittedError(
-                    f"{found.folder}: the bundle is named {found.manifest.name!r}, not {name!r}"
+                    f"{candidate.folder}: the bundle is named {candidate.manifest.name!r},"
+                    f" not {name!r}"
                 )
-            return self._examined(found)
+            return self._examine(candidate)
 
-        return self._replace("loaded", admitted)
+        return self._replace("loaded", admit)
 
     def _rollback(self) -> Reload:
-        def admitted() -> Policy:
-            if self._previous is None:
-                raise NotAdmittedError("there is no previous bundle to return to")
-            return self._previous
-
-        done = self._replace("rolled back to", admitted)
-        if done.outcome == "loaded":
-            self._previous = (
-                None  # so that a rollback that is asked for twice does not bring back what was left
-            )
-        return done
+        previous = self._previous
+        if previous is None:
+            return self._finish("unavailable", "there is no previous bundle to return to")
+        result = self._replace("rolled back to", lambda: previous)
+        if result.outcome == "loaded":
+            self._previous = None  # a second rollback must not bring back what was left
+        return result
 
     def _promote(self) -> Reload:
-        def admitted() -> Policy:
-            if self.shadow is None:
-                raise NotAdmittedError("there is no shadow to promote")
-            return self._examined(self.shadow.policy.bundle)
+        shadow = self.shadow
+        if shadow is None:
+            return self._finish("unavailable", "there is no shadow to promote")
+        return self._replace("promoted", lambda: self._examine(shadow.policy.bundle))
 
-        return self._replace("promoted", admitted)
+    # Replacing the policy
 
-    def _examined(self, found: Bundle) -> Policy:
+    def _examine(self, candidate: Bundle) -> Policy:
         live = self._service_state.policy
-        if found.digest == live.bundle.digest:
+        if candidate.digest == live.bundle.digest:
             return live
         return admission.examine(
-            found, self._settings.backend, self._settings.min_score, live.bundle.manifest
+            candidate, self._settings.backend, self._settings.min_score, live.bundle.manifest
         )
 
-    def _replace(self, verb: str, admitted: Callable[[], Policy]) -> Reload:
-        """Serve what is admitted, if it is; tell and count what became of it."""
+    def _replace(self, verb: str, admit: Callable[[], Policy]) -> Reload:
+        """Serve the policy that `admit` returns, if it raises nothing; log and count the outcome."""
         live = self._service_state.policy
         started = perf_counter()
         try:
-            policy = admitted()
+            policy = admit()
             if policy is not live:
                 exercise(policy)
         except Exception as error:
-            known = isinstance(error, admission.REFUSALS)
-            log.error(
-                "kept %s: %s",
-                live.bundle.digest,
-                error,
-                exc_info=None if known else error,
-                extra={"digest": live.bundle.digest},
-            )
-            return self._told(
-                "refused",
-                str(error) if known else "the service failed to load it; its log says why",
-            )
+            return self._refuse(live.bundle.digest, error)
         if policy is live:
-            return self._told("unchanged")
+            return self._finish("unchanged")
+
         self._previous = live
         self._service_state.replace_policy(policy)
         if self.shadow is not None and self.shadow.policy.bundle.digest == policy.bundle.digest:
@@ -233,38 +199,46 @@ class Reloader:
             (perf_counter() - started) * 1e3,
             live.bundle.digest,
         )
-        return self._told("loaded")
+        return self._finish("loaded")
 
-    def _told(self, outcome: Outcome, reason: str | None = None) -> Reload:
+    def _refuse(self, live: str, error: Exception) -> Reload:
+        expected = isinstance(error, admission.REFUSALS)
+        log.error(
+            "kept %s: %s",
+            live,
+            error,
+            exc_info=None if expected else error,
+            extra={"digest": live},
+        )
+        reason = str(error) if expected else "the service failed to load it; its log says why"
+        return self._finish("refused", reason)
+
+    def _finish(self, outcome: Outcome, reason: str | None = None) -> Reload:
         self._service_state.metrics.inc("upright_reloads", outcome)
         return Reload(outcome, self._service_state.policy.bundle.digest, reason)
 
     def _end_shadow(self) -> None:
         if self.shadow is not None:
-            self.shadow.end()
+            self.shadow.stop()
             self.shadow = None
 
-    def _follow(self, shelf: Shelf) -> Shelved:
-        """Serve what another process has put on the shelf since, and return what is there."""
-        self._followed = state = shelf.read()
+    # Several processes
+
+    def _pull(self, store: BundleStore) -> RolloutState:
+        """Serve what another process has stored since the last time, and return the store's state."""
+        self._synced = state = store.read()
         live = self._service_state.policy
-        known = {
-            policy.bundle.digest: policy for policy in (live, self._previous) if policy is not None
-        }
+        known = {each.bundle.digest: each for each in (live, self._previous) if each is not None}
 
-        def of(digest: str) -> Policy:
-            return (
-                known[digest]
-                if digest in known
-                else self._examined(bundle.read(shelf.place(digest)))
-            )
+        def policy_of(digest: str) -> Policy:
+            if digest in known:
+                return known[digest]
+            return self._examine(bundle.read(store.folder_of(digest)))
 
-        policy = of(state.live)
-        self._previous, self._seen = (
-            None if state.previous is None else of(state.previous),
-            state.seen,
-        )
-        if not state.shadow:
+        policy = policy_of(state.live)
+        self._previous = None if state.previous is None else policy_of(state.previous)
+        self._fingerprint = state.fingerprint
+        if not state.compares_shadow:
             self._end_shadow()
         if policy is not live:
             exercise(policy)
@@ -272,27 +246,23 @@ class Reloader:
             log.info("followed to %s, in place of %s", policy.bundle.digest, live.bundle.digest)
         return state
 
-    def _publish(self, shelf: Shelf, before: Shelved) -> None:
-        """Put on the shelf what this process serves, if that has changed."""
-        kept = [
-            policy.bundle
-            for policy in (self._service_state.policy, self._previous)
-            if policy is not None
-        ]
-        live, previous = (*(each.digest for each in kept), None)[:2]
-        now = Shelved(
-            live=live,
-            previous=previous,
-            seen=self._seen,
-            shadow=before.shadow and (not self._has_shadow or self.shadow is not None),
+    def _push(self, store: BundleStore, before: RolloutState) -> None:
+        """Store what this process serves, if that has changed."""
+        live, previous = self._service_state.policy.bundle, self._previous
+        state = RolloutState(
+            live=live.digest,
+            previous=None if previous is None else previous.bundle.digest,
+            fingerprint=self._fingerprint,
+            compares_shadow=before.compares_shadow
+            and (self.shadow is not None or not self._had_shadow),
         )
-        if now != before:
-            shelf.put(now, *kept)
-            self._followed = now
+        if state != before:
+            store.write(state, live, *([] if previous is None else [previous.bundle]))
+            self._synced = state
 
 
-def _looks(folder: Path) -> str:
-    """Return what differs once another bundle lies in the folder, or one of its files was written."""
+def fingerprint(folder: Path) -> str:
+    """Return a text that differs once another bundle lies in the folder, or a file in it was written."""
     try:
         with os.scandir(folder) as entries:
             files = sorted(

@@ -1,6 +1,6 @@
-"""Shadow: a second policy that answers the same states after their answers have left, unseen. Inferences in, counts of agreement out.
+"""The shadow: a second policy that answers the same states after their answers have left, unseen.
 
-The way of a request meets it in one append to a queue. A thread looks there every so often and answers what it finds in small blocks, so
+A request meets it in one append to a queue. A thread looks there every so often and answers what it finds in small blocks, so
 that it never holds the interpreter for longer than a request takes. When the queue is full, states are dropped and counted.
 """
 
@@ -13,19 +13,20 @@ from time import thread_time
 import numpy as np
 from pydantic import BaseModel, Field
 
-from service.inference.policy import Inference, Policy, PolicyError
+from service.inference.errors import PolicyError
+from service.inference.policy import Inference, Policy
 from service.observability.metrics import Metrics
 from service.state import ServiceState
 
-QUEUED_MAX = 16_384  # states that wait; the largest batch that is answered by default fits in
-PERIOD = 0.05  # seconds between two looks at the queue
-BLOCK = 64  # states that are compared at once, where they came one by one
+QUEUE_LIMIT = 16_384  # states that wait; the largest batch that is answered by default fits in
+POLL_SECONDS = 0.05  # between two looks at the queue
+BLOCK_SIZE = 64  # states that are compared at once, where they came one by one
 
 log = logging.getLogger("uvicorn.error")
 
 
 class ShadowReport(BaseModel):
-    """How the shadow's answers compare with those that were given, over all processes since the start."""
+    """How the shadow's answers compare with those given, over all processes since the start."""
 
     model: str = Field(description="name of the shadow's bundle")
     digest: str = Field(description="identity of the shadow's bundle")
@@ -60,32 +61,33 @@ class Shadow:
         self._metrics: Metrics = service_state.metrics
         self._margin = margin
         self._queue: deque[Inference] = deque()
-        self._given = self._taken = 0  # states: each number is written by one thread
-        self._ended = Event()
-        self._complained = False
+        # States that were put into the queue and taken out; each number is written by one thread.
+        self._put_count = self._taken_count = 0
+        self._stopping = Event()
+        self._has_logged_failure = False
         self._thread = Thread(target=self._run, name="shadow", daemon=True)
 
     def start(self) -> None:
         """Compare from now on."""
-        self._service_state.observers.observe_inferences(self.watch)
+        self._service_state.observers.observe_inferences(self.enqueue)
         self._thread.start()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Compare no more."""
-        self._service_state.observers.forget_inferences(self.watch)
-        self._ended.set()
+        self._service_state.observers.forget_inferences(self.enqueue)
+        self._stopping.set()
 
-    def watch(self, inference: Inference, _: str) -> None:
-        """Take an inference into the queue, or drop it."""
+    def enqueue(self, inference: Inference, _: str) -> None:
+        """Put an inference into the queue, or drop it. Never waits."""
         states = len(inference.states)
-        if self._given - self._taken + states > QUEUED_MAX:
+        if self._put_count - self._taken_count + states > QUEUE_LIMIT:
             self._metrics.inc("upright_shadow_states", "dropped", states)
             return
-        self._given += states
+        self._put_count += states
         self._queue.append(inference)
 
     def report(self) -> ShadowReport:
-        """Return what was found so far."""
+        """Return the comparison so far."""
         count = self._metrics.count
         agreed, disagreed, widely, failed, dropped = (
             int(count("upright_shadow_states", outcome))
@@ -108,46 +110,57 @@ class Shadow:
             shadow_seconds=count("upright_shadow_seconds", "shadow") / timed if timed else None,
         )
 
-    def _run(self) -> None:
-        while not self._ended.wait(PERIOD):
-            while self._queue and not self._ended.is_set():
-                block = [self._queue.popleft()]
-                states = len(block[0].states)
-                while self._queue and states + len(self._queue[0].states) <= BLOCK:
-                    block.append(self._queue.popleft())
-                    states += len(block[-1].states)
-                self._work_off(block)
-                self._taken += states
-                time.sleep(0)  # lets the thread that answers go on
+    # The shadow's own thread
 
-    def _work_off(self, block: list[Inference]) -> None:
+    def _run(self) -> None:
+        while not self._stopping.wait(POLL_SECONDS):
+            while self._queue and not self._stopping.is_set():
+                block = self._take_block()
+                self._answer(block)
+                self._taken_count += sum(len(inference.states) for inference in block)
+                time.sleep(0)  # lets the thread that answers requests go on
+
+    def _take_block(self) -> list[Inference]:
+        """Take the next inference, and as many more as make a block."""
+        block = [self._queue.popleft()]
+        states = len(block[0].states)
+        while self._queue and states + len(self._queue[0].states) <= BLOCK_SIZE:
+            block.append(self._queue.popleft())
+            states += len(block[-1].states)
+        return block
+
+    def _answer(self, block: list[Inference]) -> None:
         try:
             self._compare(block)
             if len(block[0].states) == 1:
-                self._time(block[0])
+                self._measure_time(block[0])
         except Exception as error:
             if len(block) > 1:
                 for inference in block:  # one bad state must not cost the others their comparison
-                    self._work_off([inference])
+                    self._answer([inference])
                 return
             self._metrics.inc("upright_shadow_states", "failed", len(block[0].states))
-            if not self._complained:
-                self._complained = True
-                known = isinstance(error, PolicyError)
-                log.error(
-                    "the shadow %s failed: %s",
-                    self.policy.bundle.digest,
-                    error,
-                    exc_info=None if known else error,
-                )
+            self._log_first_failure(error)
+
+    def _log_first_failure(self, error: Exception) -> None:
+        if self._has_logged_failure:
+            return
+        self._has_logged_failure = True
+        log.error(
+            "the shadow %s failed: %s",
+            self.policy.bundle.digest,
+            error,
+            exc_info=None if isinstance(error, PolicyError) else error,
+        )
 
     def _compare(self, block: list[Inference]) -> None:
         states = [state for inference in block for state in inference.states]
         actions = [action for inference in block for action in inference.actions]
         q_values = [row for inference in block for row in inference.q_values]
-        chosen = self.policy.decide(np.array(states, np.float32)).actions
-        different = [row for row, action in enumerate(chosen) if action != actions[row]]
-        widely = sum(_gap(q_values[row]) >= self._margin for row in different)
+        shadow_actions = self.policy.decide(np.array(states, np.float32)).actions
+
+        different = [row for row, action in enumerate(shadow_actions) if action != actions[row]]
+        widely = sum(_action_gap(q_values[row]) >= self._margin for row in different)
         for outcome, times in (
             ("agreed", len(states) - len(different)),
             ("disagreed", len(different) - widely),
@@ -155,17 +168,16 @@ class Shadow:
         ):
             self._metrics.inc("upright_shadow_states", outcome, times)
 
-    def _time(self, inference: Inference) -> None:
-        """Answer one state by itself, as the service does it: what the blocks take says little about that."""
-        started = (
-            thread_time()
-        )  # not the time on the wall: this thread waits for the one that answers
+    def _measure_time(self, inference: Inference) -> None:
+        """Answer one state by itself, as the service does: the time of a block says little about that."""
+        started = thread_time()  # of the processor: on the clock this thread waits for the other
         self.policy.decide_one(inference.states[0])
         self._metrics.inc("upright_shadow_seconds", "shadow", thread_time() - started)
         self._metrics.inc("upright_shadow_seconds", "live", inference.seconds)
         self._metrics.inc("upright_shadow_timed", "states")
 
 
-def _gap(q_values: list[float]) -> float:
+def _action_gap(q_values: list[float]) -> float:
+    """Return how far the two highest Q-values are apart."""
     best, second = sorted(q_values)[:-3:-1]
     return best - second

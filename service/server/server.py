@@ -1,32 +1,45 @@
-"""The server: an application and listening sockets in, answers until it is told to stop, and then no request lost. One process.
+"""uvicorn as the service runs it: one process that answers until a signal, and loses no request.
 
-SIGTERM: 1. `/health/ready` says 503 and everything is answered as before, for `drain` seconds, in which a load balancer turns away.
-2. Nobody listens any more, and each connection is closed by its next answer, or after a second in which it asked nothing.
-3. Requests under way get `shutdown` seconds. SIGINT begins with 2; a second signal ends at once.
+SIGTERM stops it in three steps.
+1. `/health/ready` says 503 and everything is answered as before, for `drain` seconds, in which a
+   load balancer finds other servers.
+2. Nobody listens any more. Each connection is closed by its next answer, or after a second without
+   a request.
+3. Requests in flight get `shutdown` seconds.
+SIGINT begins with step 2. A second signal ends the service at once, unless it comes within a moment
+of the first: a service manager may tell the process group and its parent, and both are the same
+wish.
 """
 
 import asyncio
+import logging
 import resource
 import signal
 import socket
+from functools import partial
 from time import monotonic, perf_counter
 from types import FrameType
 
 import uvicorn
 
 from service.inference.policy import Policy
-from service.observability import logging as logs
-from service.rest.app import create_app
-from service.rollout.bundle_store import Shelf
+from service.observability import logging as service_logging
+from service.rollout.bundle_store import BundleStore
 from service.rollout.warm_up import warm_up
-from service.server.http_protocol import Protocol
-from service.server.memory import Memory
-from service.server.websocket_protocol import StreamProtocol
+from service.server.application import Application, create_application
+from service.server.http.protocol import HttpProtocol
+from service.server.memory import MemoryTrimmer
+from service.server.sockets import address
+from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
 
-LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
-SWEEPS = 10  # ticks of the server, of a tenth of a second, between two looks at what every connection waits for
+IDLE_LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
+TICKS_BETWEEN_CHECKS = 10  # of a tenth of a second each
+SAME_STOP_SECONDS = 1.0  # in which further signals are the same wish to stop
+PAGE = "/"  # what a person who starts the service can open in a browser
+
+log = logging.getLogger("uvicorn.error")
 
 
 def serve(
@@ -35,35 +48,46 @@ def serve(
     listeners: list[socket.socket],
     *,
     shadow: Policy | None = None,
-    store: Shelf | None = None,
+    bundle_store: BundleStore | None = None,
 ) -> bool:
-    """Serve until told to stop; returns whether it could begin."""
+    """Serve until a signal to stop; return whether the service could begin."""
     # Each connection takes a file, and the usual soft limit of 1,024 is a small service's.
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    config = uvicorn.Config(
-        create_app(settings, service_state, shadow=shadow, bundle_store=store),
-        loop="uvloop",
-        http=Protocol,
-        ws=StreamProtocol,
-        ws_max_size=settings.max_body,
-        ws_per_message_deflate=False,  # an answer is 200 bytes: compressing costs more than it saves
-        proxy_headers=False,  # nothing here asks who the client is, and looking would cost every request
-        log_config=logs.configuration(settings.log_format),
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive,
-        timeout_graceful_shutdown=settings.shutdown,
-        ssl_context_factory=service_state.tls,
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+
+    application = create_application(
+        settings, service_state, shadow=shadow, bundle_store=bundle_store
     )
-    server = Server(config, settings, service_state)
+    server = Server(configuration(settings, service_state, application), settings, service_state)
     warm_up(service_state.policy)
     server.run(sockets=listeners)
     return server.started
 
 
+def configuration(
+    settings: Settings, service_state: ServiceState, application: Application
+) -> uvicorn.Config:
+    """Return uvicorn's configuration."""
+    return uvicorn.Config(
+        application,
+        loop="uvloop",
+        http=partial(HttpProtocol, application),  # type: ignore[arg-type] # uvicorn calls it as it would the class
+        ws=partial(WebSocketProtocol, application),  # type: ignore[arg-type] # as above
+        ws_max_size=settings.max_body,
+        ws_per_message_deflate=False,  # compressing 200 bytes costs more than it saves
+        proxy_headers=False,  # nothing here asks who the client is, and looking costs every request
+        log_config=service_logging.configuration(settings.log_format),
+        access_log=False,
+        server_header=False,
+        workers=1,  # by itself uvicorn reads WEB_CONCURRENCY, and fails where that is no number
+        timeout_keep_alive=settings.keep_alive,
+        timeout_graceful_shutdown=settings.shutdown,
+        ssl_context_factory=service_state.tls,
+    )
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server, which drains before it stops, and gives up connections that do not move."""
+    """uvicorn's server, which drains before it stops, and ends connections past a time-out."""
 
     def __init__(
         self, config: uvicorn.Config, settings: Settings, service_state: ServiceState
@@ -71,38 +95,49 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._settings = settings
         self._service_state = service_state
-        self._stop_at: float | None = None
-        self._memory = Memory()
+        self._stop_requested_at: float | None = None
+        self._drained_at = 0.0
+        self._memory = MemoryTrimmer()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
-        """Begin to drain at the first signal; end at once at the second."""
-        if self._stop_at is not None:
+        """Begin to drain at the first signal; end at once at a later one."""
+        now = monotonic()
+        if self._stop_requested_at is None:
+            self._stop_requested_at = now
+            self._drained_at = now + (self._settings.drain if sig == signal.SIGTERM else 0.0)
+            self._service_state.start_draining()
+        elif now - self._stop_requested_at > SAME_STOP_SECONDS:
             self.should_exit = self.force_exit = True
-            return
-        drain = self._settings.drain if sig == signal.SIGTERM else 0.0
-        self._stop_at = monotonic() + drain
-        self._service_state.start_draining()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve. The address of the page is logged last, where a person looks for it."""
+        await super().startup(sockets)
+        is_alone = self._settings.workers == 1  # else other processes log after this one
+        if self.started and sockets and is_alone and not self._settings.uds_only:
+            page = address(sockets[0], tls=self._service_state.tls is not None) + PAGE
+            log.info("Open %s in a browser", page)
 
     async def on_tick(self, counter: int) -> bool:
-        """Do what is due, a tenth of a second after the last time; returns whether to stop."""
-        if counter % SWEEPS == 0:
+        """Do what is due each tenth of a second; return whether to stop."""
+        if counter % TICKS_BETWEEN_CHECKS == 0:
             now = perf_counter()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, Protocol):
-                    connection.check(now, self._settings)
-            self._memory.tidy(len(self.server_state.connections))
-        if self._stop_at is not None and monotonic() >= self._stop_at:
+                if isinstance(connection, HttpProtocol):
+                    connection.check_timeouts(now, self._settings)
+            self._memory.check(len(self.server_state.connections))
+        if self._stop_requested_at is not None and monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop to listen, let the clients go, then end."""
+        """Stop listening, let the clients finish, then end."""
         for server in self.servers:
             server.close()
         for connection in self.server_state.connections:
-            if isinstance(connection, Protocol):
-                connection.retire()
-        until = monotonic() + LINGER_SECONDS
+            if isinstance(connection, HttpProtocol):
+                connection.drain()
+
+        until = monotonic() + IDLE_LINGER_SECONDS
         while self.server_state.connections and monotonic() < until and not self.force_exit:  # noqa: ASYNC110 - uvicorn's set tells nobody
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)

@@ -1,4 +1,4 @@
-"""Sockets: settings in, listening sockets out. Knows nothing of what is answered on them."""
+"""The sockets that the service listens on, TCP and Unix."""
 
 import asyncio
 import contextlib
@@ -8,26 +8,30 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
+from errno import EADDRINUSE
 from pathlib import Path
 
 from service.settings import Settings
 
-STALE_SECONDS = (
-    1.0  # a socket file whose owner does not take a connection for so long is still somebody's
-)
-# Bytes that the kernel keeps for a connection; Linux makes twice as many of them.
-RECEIVE_BUFFER = 65_536  # what has come and was not read: as much may be read at once, and then waits in the process
-SEND_BUFFER = 131_072
-NO_LINGER = struct.pack("ii", 1, 0)  # a close sends a reset, and keeps nothing
+BACKLOG = 2_048  # connections that may wait to be accepted
+PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connection
+# Bytes that the kernel keeps for a connection; Linux makes twice as many of them. As much as the
+# first may be read at once.
+RECEIVE_BUFFER_BYTES = 65_536
+SEND_BUFFER_BYTES = 131_072
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # the value of SO_LINGER: on, for no time
 
 
 class SocketError(Exception):
-    """Raised when a place to listen cannot be had."""
+    """Raised when the service cannot listen where its settings say."""
 
 
 @contextlib.contextmanager
 def listening(settings: Settings) -> Iterator[list[socket.socket]]:
-    """Give the sockets to listen on; close them and remove the socket file afterwards. Raises `SocketError`."""
+    """Open the sockets to listen on; close them and remove the socket file afterwards.
+
+    Raises `SocketError`.
+    """
     with contextlib.ExitStack() as stack:
         sockets = []
         if not settings.uds_only:
@@ -44,11 +48,9 @@ def address(listener: socket.socket, *, tls: bool = False) -> str:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"
-    return (
-        f"{scheme}://[{host}]:{port}"
-        if listener.family == socket.AF_INET6
-        else f"{scheme}://{host}:{port}"
-    )
+    if listener.family == socket.AF_INET6:
+        host = f"[{host}]"
+    return f"{scheme}://{host}:{port}"
 
 
 def check_free(host: str, port: int) -> None:
@@ -63,25 +65,23 @@ def check_free(host: str, port: int) -> None:
 
 def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
-    log = logging.getLogger("uvicorn.error")
     for listener in listeners:
-        log.info("Listening on %s", address(listener, tls=tls))
-        if listener.family != socket.AF_UNIX:
-            log.info("See it balance at %s/", address(listener, tls=tls))
+        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener, tls=tls))
 
 
 def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=2048)
-        # Connections inherit them. By itself the kernel would keep megabytes for a client that sends without reading its answers, until
-        # the memory that it has for all connections is used up, and what others send is dropped.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # Connections inherit these. By itself the kernel would keep megabytes for a client that
+        # sends without reading its answers, until the memory that it has for all connections is
+        # used up, and what others send is dropped.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     except OSError as error:
-        raise SocketError(
-            f"--host {host} --port {port}: {os.strerror(error.errno) if error.errno else error}"
-        ) from error
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        remedy = "; choose another --port, or 0 for any" if error.errno == EADDRINUSE else ""
+        raise SocketError(f"--host {host} --port {port}: {reason}{remedy}") from error
     return listener
 
 
@@ -89,11 +89,13 @@ def _unix(path: Path, mode: int) -> socket.socket:
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # A path of more than about 100 bytes does not fit into the system's structure: bind() says so.
+        # A path of more than about 100 bytes does not fit into the system's structure: bind() says
+        # so.
         listener.bind(str(path))
-        # Nobody can connect before listen(), so there is no moment in which the file has other permissions than these.
+        # Nobody can connect before listen(), so there is no moment in which the file has other
+        # permissions than these.
         path.chmod(mode)
-        listener.listen(2048)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise SocketError(f"--uds {path}: {error.strerror or error}") from error
@@ -109,8 +111,10 @@ def _remove_stale(path: Path) -> None:
             )
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise SocketError(f"--uds {path}: {error.strerror}") from error
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(STALE_SECONDS)
+        probe.settimeout(PROBE_SECONDS)
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:  # nobody listens any more
@@ -123,12 +127,13 @@ def _remove_stale(path: Path) -> None:
             )
 
 
-def cut_off(transport: asyncio.Transport) -> None:
-    """End a connection whose client does not read: at once, with nothing left of it in the system.
+def abort_with_reset(transport: asyncio.Transport) -> None:
+    """End a connection whose client does not read, at once.
 
-    A plain close leaves the system with what is unsent, and a client that waits for room without end.
+    A plain close would leave the kernel with what is unsent, for as long as the client keeps it
+    waiting.
     """
     connection = transport.get_extra_info("socket")
     if connection.family != socket.AF_UNIX:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     transport.abort()

@@ -1,7 +1,8 @@
-"""The stream's protocol: bytes of a WebSocket in, bytes out; uvicorn's own, with a fast lane, and with an end to its patience.
+"""WebSocket for `WS /act/stream`: uvicorn's protocol with a fast path, limits and time-outs.
 
-A message is answered within the read that brought it, as a request to `/act` is. Frames are still read by the library. What cannot be
-answered at once, since the client does not read or wrote before it was let in, goes through ASGI. Knows nothing of what is asked.
+A message is answered within the read that brought it, as a request to `/act` is. Frames are read by
+the library. What cannot be answered at once, since the client does not read or wrote before its
+handshake was answered, goes through ASGI.
 """
 
 import asyncio
@@ -16,111 +17,118 @@ from websockets.frames import Frame
 
 from service.rest.stream import PATH, Channel
 from service.server import sockets
-from service.server.fast_path import Lanes
-from service.server.read_scheduler import ALONE, Heap
+from service.server.application import Application
+from service.server.read_scheduler import ReadBuffer
 from service.types import OnWritten
 
-SLOW_READER_SECONDS = (
-    5.0  # a reader that takes nothing for so long, while answers wait for it, is closed
+UNREAD_ANSWERS_SECONDS = 5.0  # in which a client must take some of the answers that wait for it
+WHOLE_TEXT_FRAME = (
+    0x81  # the first byte of a frame with a whole text message (RFC 6455, section 5.2)
 )
-TEXT = 0x81  # the first byte of a frame that holds a whole text message (RFC 6455, section 5.2)
 
 
-class StreamProtocol(WebSocketsSansIOProtocol):
-    """One connection. A client that does not read is closed; uvicorn itself waits for it without end, and its answers stay in memory."""
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """One connection. A client that does not read is closed; uvicorn would keep its answers."""
 
     def __init__(
         self,
+        application: Application,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        lanes = config.loaded_app
-        assert isinstance(lanes, Lanes)  # noqa: S101 - the one application that is served by this protocol
-        self._lanes = lanes
+        self._stream = application.stream
+        self._write_batcher = application.write_batcher
+        self._unread = ReadBuffer(application.read_scheduler, self.loop)
         self._channel: Channel | None = None
-        self._patience: asyncio.TimerHandle | None = None
-        self._heap = Heap()
+        self._write_timeout: asyncio.TimerHandle | None = None
+
+    # Reading
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; of many only some at a time, so that every other connection has its turn."""
-        is_waiting = self.handshake_initiated and not self.handshake_complete
-        if len(data) <= ALONE and not self._heap.left and not is_waiting:
+        """Read bytes: a few at once, many in slices between those of other connections."""
+        if self._unread.can_skip(data) and not self._awaits_handshake_answer():
             self._read(data)
             return
-        self._heap.add(data)
+        self._unread.append(data)
         self.transport.pause_reading()
-        self._go_on()
+        self._resume_reading()
 
-    def _read_on(self) -> None:
+    def _read_slice(self) -> None:
         """Read the next slice of what came."""
-        data = self._heap.take()
+        data = self._unread.take()
         if not self.transport.is_closing():
             self._read(data)
-            self._go_on()
+            self._resume_reading()
 
-    def _go_on(self) -> None:
+    def _resume_reading(self) -> None:
+        """Read on, if the connection may: first what came already, then what is still to come."""
         if self.read_paused or not self.writable.is_set() or self.transport.is_closing():
             return
-        if self.handshake_initiated and not self.handshake_complete:
-            return  # what comes before the answer to a handshake is read after it
-        if not self._heap.left:
-            self.transport.resume_reading()
+        if self._awaits_handshake_answer():
+            return
+        if self._unread:
+            self._unread.schedule(self._read_slice)
         else:
-            self._heap.wait(self._lanes.turns, self.loop, self._read_on)
+            self.transport.resume_reading()
+
+    def _awaits_handshake_answer(self) -> bool:
+        return self.handshake_initiated and not self.handshake_complete
 
     def _read(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
-            self._refuse()
+            self._refuse_handshake()
 
-    def _refuse(self) -> None:
-        """End a handshake that cannot be read. The library has written why, or has no words for it."""
-        words = b"".join(self.conn.data_to_send())
-        self.transport.write(
-            words
-            or self.conn.reject(
-                HTTPStatus.BAD_REQUEST, "This is no WebSocket handshake.\n"
-            ).serialize()
-        )
+    def _refuse_handshake(self) -> None:
+        """End a handshake that cannot be read. The library may have written why."""
+        answer = b"".join(self.conn.data_to_send())
+        if not answer:
+            text = "This is no WebSocket handshake.\n"
+            answer = self.conn.reject(HTTPStatus.BAD_REQUEST, text).serialize()
+        self.transport.write(answer)
         self.transport.close()
 
+    # ASGI
+
     async def send(self, message: ASGISendEvent) -> None:
-        """Send what the application says, and read on once it has let the client in."""
+        """Send what the application says, and read on once it has answered the handshake."""
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get(
-            "more_body", False
-        ):
-            self.handshake_complete = True  # it was answered with a refusal: uvicorn logs an error of the application there
-        if self._heap.left:
-            self._go_on()
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
+            # The handshake was refused. uvicorn would take that for an application that failed, and
+            # log an error.
+            self.handshake_complete = True
+        if self._unread:
+            self._resume_reading()
 
     async def receive(self) -> ASGIReceiveEvent:
         """Give what came to the application, and read on."""
         event = await super().receive()
-        if self._heap.left:
-            self._go_on()
+        if self._unread:
+            self._resume_reading()
         return event
 
+    # Frames
+
     def handle_cont(self, event: Frame) -> None:
-        """Take a part of a message, unless it is an empty one: they are no message, however many come."""
+        """Take a part of a message; empty parts that do not end one are skipped."""
         if event.data or event.fin:
             super().handle_cont(event)
 
     def handle_close(self, event: Frame) -> None:
         """Close, after the answers to what came before."""
-        self._lanes.outbox.flush()
+        self._write_batcher.flush()
         super().handle_close(event)
 
     def handle_parser_exception(self) -> None:
         """Close for what came, after the answers to what came before it."""
-        self._lanes.outbox.flush()
+        self._write_batcher.flush()
         super().handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
-        """Answer a message at once if it can be."""
+        """Answer a message at once if it can be, else leave it to the application."""
         if (
             not self.handshake_complete
             or self.close_sent
@@ -130,51 +138,60 @@ class StreamProtocol(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
             return
         if self._channel is None:
-            self._channel = self._lanes.stream.channel(list(self.scope["headers"]))
+            self._channel = self._stream.channel(list(self.scope["headers"]))
         if not self._channel.is_allowed():
-            super().send_receive_event_to_app()  # the guard closes the stream
+            super().send_receive_event_to_app()  # the application's middleware closes the stream
             return
+
         message = b"".join(self.frames)
-        if self.curr_msg_data_type == "text":
-            try:
-                message.decode()
-            except UnicodeDecodeError:
-                self.frames = []
-                self.conn.send_close(1007)
-                self.handle_parser_exception()
-                return
         self.frames = []
+        if self.curr_msg_data_type == "text" and not _is_utf8(message):
+            self.conn.send_close(1007)
+            self.handle_parser_exception()
+            return
         self._channel.answer(message, self._write)
 
-    def _write(self, answer: bytes, after: OnWritten) -> None:
+    # Writing
+
+    def _write(self, answer: bytes, on_written: OnWritten) -> None:
         size = len(answer)
         if size < 126:
-            head = b"%c%c" % (TEXT, size)
+            header = b"%c%c" % (WHOLE_TEXT_FRAME, size)
         elif size < 65_536:
-            head = b"%c\x7e%b" % (TEXT, size.to_bytes(2))
+            header = b"%c\x7e%b" % (WHOLE_TEXT_FRAME, size.to_bytes(2))
         else:
-            head = b"%c\x7f%b" % (TEXT, size.to_bytes(8))
-        self._lanes.outbox.put(self.loop, self.transport, head + answer, after)
+            header = b"%c\x7f%b" % (WHOLE_TEXT_FRAME, size.to_bytes(8))
+        self._write_batcher.put(self.loop, self.transport, header + answer, on_written)
 
     def pause_writing(self) -> None:
-        """Read no further, and start to count, when more answers wait than the transport holds."""
+        """Read no further while too many answers wait, and wait only for a limited time."""
         super().pause_writing()
         self.transport.pause_reading()
-        self._patience = self.loop.call_later(SLOW_READER_SECONDS, sockets.cut_off, self.transport)
+        self._write_timeout = self.loop.call_later(
+            UNREAD_ANSWERS_SECONDS, sockets.abort_with_reset, self.transport
+        )
 
     def resume_writing(self) -> None:
-        """Read on: the reader reads."""
+        """Read on: the client reads."""
         super().resume_writing()
-        self._go_on()
-        self._stop_counting()
+        self._resume_reading()
+        self._cancel_write_timeout()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop to count: there is no reader any more."""
-        self._stop_counting()
-        self._heap.forget()
+        """Drop what was not read."""
+        self._cancel_write_timeout()
+        self._unread.clear()
         super().connection_lost(exc)
 
-    def _stop_counting(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+    def _cancel_write_timeout(self) -> None:
+        if self._write_timeout is not None:
+            self._write_timeout.cancel()
+            self._write_timeout = None
+
+
+def _is_utf8(message: bytes) -> bool:
+    try:
+        message.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

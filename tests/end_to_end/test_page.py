@@ -21,7 +21,7 @@ import pytest
 from models.bundle import Bundle
 from tests.support.programs import needed
 from tests.support.project import COMMITTED, ROOT
-from tests.support.service import free_port, reachable, service, wait_for
+from tests.support.service import free_port, service
 
 pytest.importorskip("playwright", reason="needs playwright, which is in the extra dev")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -447,7 +447,7 @@ def test_a_hidden_tab_asks_nothing(open_page: Callable[..., Page], address: str)
 
 def answered(address: str) -> float:
     counts = re.findall(
-        r"^upright_actions_total\{.*\} (\S+)", httpx2.get(f"{address}/metrics").text, re.M
+        r"^upright_actions_total\{.*\} (\S+)", httpx2.get(f"{address}/metrics").text, re.MULTILINE
     )
     return sum(map(float, counts))
 

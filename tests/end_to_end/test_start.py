@@ -11,7 +11,7 @@ import pytest
 
 from models.bundle import Bundle
 from tests.support.project import COMMITTED, ROOT
-from tests.support.service import Start, clean_environment, refused
+from tests.support.service import Start, clean_environment, refused, wait_for
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -40,7 +40,7 @@ def test_the_service_answers_where_torch_and_training_are_absent(start: Start) -
         )
 
 
-@pytest.mark.parametrize("module", ["service.inference.policy", "training.formats"])
+@pytest.mark.parametrize("module", ["service.inference.policy", "training.export.formats"])
 def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(
     tmp_path: Path, module: str
 ) -> None:
@@ -53,6 +53,16 @@ def test_the_runtime_leaves_nothing_in_the_home_folder_and_reports_to_nobody(
     )  # fmt: skip
     assert result.stdout == "1\n"
     assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
+def test_the_address_of_the_page_is_the_last_line_of_a_start(start: Start, tmp_path: Path) -> None:
+    with start() as address:
+        log = tmp_path / "service.log"
+        wait_for(lambda: "startup complete" in log.read_text())
+        wait_for(lambda: log.read_text().splitlines()[-1].endswith(" in a browser"))
+        page = log.read_text().splitlines()[-1].split()[-4]
+        assert page.startswith(address)
+        assert httpx2.get(page).status_code == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

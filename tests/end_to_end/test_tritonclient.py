@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from tests.support.project import ROOT
 from tests.support.service import Start, clean_environment, free_port, service, wait_for
 
@@ -283,10 +283,11 @@ def test_the_generated_messages_are_those_of_the_proto(tmp_path: Path) -> None:
         "-I.",
         f"--python_out={tmp_path}",
         f"--pyi_out={tmp_path}",
+        f"--grpc_python_out={tmp_path}",
         "service/grpc/inference.proto",
     ]
     subprocess.run(command, cwd=ROOT, check=True)
-    for name in ("inference_pb2.py", "inference_pb2.pyi"):
+    for name in ("inference_pb2.py", "inference_pb2.pyi", "inference_pb2_grpc.py"):
         assert (tmp_path / "service" / "grpc" / name).read_text() == (
             ROOT / "service" / "grpc" / name
         ).read_text(), "run `make proto`"

@@ -14,13 +14,13 @@ from models.bundle import (
     BundleInvalidError,
     BundleMissingError,
     BundleWriteError,
-    Manifest,
 )
+from models.manifest import MANIFEST, Manifest
 
 
 def files_of(source: Bundle) -> dict[str, bytes]:
     names = [artifact.file for artifact in source.manifest.artifacts.values()] + list(
-        source.manifest.companions
+        source.manifest.extra_files
     )
     return {name: (source.folder / name).read_bytes() for name in names}
 
@@ -31,7 +31,7 @@ def copy(source: Bundle, folder: Path) -> Path:
 
 
 def change_manifest(folder: Path, **changes: object) -> None:
-    path = folder / bundle.MANIFEST
+    path = folder / MANIFEST
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
@@ -40,7 +40,7 @@ def test_what_is_written_is_what_is_read(exported: Bundle, tmp_path: Path) -> No
     again = bundle.read(folder)
     assert again.manifest == exported.manifest
     assert again.artifacts == exported.artifacts
-    assert again.digest == exported.digest == bundle.digest((folder / bundle.MANIFEST).read_bytes())
+    assert again.digest == exported.digest == bundle.digest((folder / MANIFEST).read_bytes())
 
 
 @settings(
@@ -114,7 +114,7 @@ def test_a_pipe_in_a_files_place_is_refused_and_does_not_block(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"schema_version": 2}, "schema_version"),
+        ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"actions": ["left"]}, "2 Q-values|1 actions"),
         ({"golden_states": []}, "golden_states"),
@@ -142,9 +142,20 @@ def test_manifest_that_is_not_of_the_schema_is_refused_by_name(
         bundle.read(folder)
 
 
+def test_manifest_of_schema_1_is_refused_by_name_with_what_to_do(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    folder = copy(exported, tmp_path / "b")
+    change_manifest(folder, schema_version=1, companions=[])
+    with pytest.raises(BundleInvalidError) as raised:
+        bundle.read(folder)
+    for part in (str(folder / MANIFEST), "schema 1", "export the policy again", "another folder"):
+        assert part in str(raised.value)
+
+
 def test_manifest_that_is_no_json_is_refused(exported: Bundle, tmp_path: Path) -> None:
     folder = copy(exported, tmp_path / "b")
-    (folder / bundle.MANIFEST).write_bytes(b"{")
+    (folder / MANIFEST).write_bytes(b"{")
     with pytest.raises(BundleInvalidError, match=r"manifest\.json"):
         bundle.read(folder)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from service.inference.policy import Float32Array
+from service.inference.backends import Float32Array
 
 
 class FixedBackend:

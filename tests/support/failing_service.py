@@ -1,4 +1,4 @@
-"""The real service, but its policy knows one state only: settings from the command line in, status 500 for any other state out."""
+"""The real service, but its policy knows one state only, and fails on any other."""
 
 import logging.config
 import sys
@@ -6,10 +6,11 @@ import sys
 import numpy as np
 
 from models import bundle
-from service.inference.policy import Float32Array, Policy
+from service.commands.command_line import parse_settings
+from service.inference.backends import Float32Array
+from service.inference.policy import Policy
 from service.observability import logging as logs
 from service.server import server, sockets
-from service.settings import Settings
 from service.state import ServiceState
 
 
@@ -26,7 +27,7 @@ class BrokenBackend:
 
 
 def main() -> None:
-    settings = Settings(_cli_parse_args=sys.argv[1:])
+    settings = parse_settings(sys.argv[1:])
     read = bundle.read(settings.bundle)
     policy = Policy(read, BrokenBackend(read.manifest.golden_states[0].state), "onnx")
     with sockets.listening(settings) as listeners:

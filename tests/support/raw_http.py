@@ -1,4 +1,4 @@
-"""The application on real sockets, in this process; and HTTP as bytes, so that a test sees each of them."""
+"""The application on real sockets, in this process; and HTTP as bytes that a test sees."""
 
 import re
 import socket
@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 import uvicorn
 
-from service.rest.app import create_app
-from service.server.http_protocol import Protocol
+from service.server.application import create_application
+from service.server.http.protocol import HttpProtocol
 from service.server.server import Server
-from service.server.websocket_protocol import StreamProtocol
+from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -23,7 +24,7 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it came, but for what differs from one to the next: the date, the time that inference took, an id that was made up."""
+    """An answer but for what differs each time: the date, inference's time, a made-up id."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -34,17 +35,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Lanes:
-    """Two ports of one application: on one its fast lane stands in front, on the other all requests go by the general lane."""
+class BothPaths:
+    """Two ports: one with the fast path in front, one where all requests take the ASGI path."""
 
     fast: int
-    general: int
+    asgi: int
     service_state: ServiceState
 
 
 @contextmanager
-def lanes(settings: Settings, service_state: ServiceState) -> Iterator[Lanes]:
-    """Serve both lanes until the end of the block."""
+def both_paths(settings: Settings, service_state: ServiceState) -> Iterator[BothPaths]:
+    """Serve by both until the end of the block."""
     # A state each: what one application logs is not the other's.
     other = ServiceState(
         service_state.policy,
@@ -54,21 +55,21 @@ def lanes(settings: Settings, service_state: ServiceState) -> Iterator[Lanes]:
     )
     with (
         serving(settings, service_state) as fast,
-        serving(settings, other, "httptools") as general,
+        serving(settings, other, fast_path=False) as asgi,
     ):
-        yield Lanes(fast, general, service_state)
+        yield BothPaths(fast, asgi, service_state)
 
 
 @contextmanager
 def serving(
-    settings: Settings, service_state: ServiceState, protocol: str | type[Protocol] = Protocol
+    settings: Settings, service_state: ServiceState, *, fast_path: bool = True
 ) -> Iterator[int]:
-    """Serve by a thread until the end of the block; gives the port."""
-    app = create_app(settings, service_state)
+    """Serve by a thread during the block; yield the port. `fast_path` off: uvicorn's protocol."""
+    application = create_application(settings, service_state)
     config = uvicorn.Config(
-        app,
-        http=protocol,
-        ws=StreamProtocol,
+        application,
+        http=partial(HttpProtocol, application) if fast_path else "httptools",  # type: ignore[arg-type] # uvicorn calls it as it would the class
+        ws=partial(WebSocketProtocol, application),  # type: ignore[arg-type] # as above
         proxy_headers=False,
         log_config=None,
         server_header=False,

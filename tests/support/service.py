@@ -65,6 +65,11 @@ def clean_environment() -> dict[str, str]:
 def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
     result = subprocess.run(
         [sys.executable, "-m", "service", "--port", "0", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=clean_environment() | (environment or {}),
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment() | (environment or {}),
+    )
     return result.returncode, result.stderr

@@ -1,4 +1,7 @@
-"""Stop and resume equals never stopping, bit for bit; and what is not a checkpoint of this run is refused by name."""
+"""Stop and resume equals never stopping, bit for bit.
+
+What is not a checkpoint of this run is refused by name.
+"""
 
 import signal
 import subprocess
@@ -11,31 +14,32 @@ import pytest
 import torch
 
 from tests.support.project import ROOT
-from training.checkpoint import CheckpointError, Checkpoints, Identity, numbered, read
-from training.recipe import BaselineRecipe, PopulationRecipe, recipe
-from training.run import Run
+from training.checkpoints import CheckpointError, Checkpoints, Identity, numbered, read
+from training.recipes import BaselineRecipe, PopulationRecipe, recipe
 from training.train import train, trainer_for
+from training.trainer import Run
 
 CPU = torch.device("cpu")
 RECIPES = {
     "baseline": recipe("baseline", {"episodes": 60}),
     "default": recipe(
-        "default", {"agents": 3, "steps": 1_500, "check_every": 100, "n_step": 3, "average": 0.01}
+        "default",
+        {"agents": 3, "steps": 1_500, "eval_frequency": 100, "n_step": 3, "weight_ema": 0.01},
     ),
-    "perturbed": recipe(
+    "randomized": recipe(
         "default",
         {
             "agents": 2,
             "steps": 1_200,
-            "check_every": 100,
-            "keep": "best",
+            "eval_frequency": 100,
+            "model_selection": "best",
             "mirror": True,
-            "perturbations.nominal": 0.2,
-            "perturbations.noise": 0.1,
-            "perturbations.delay": 3,
-            "perturbations.push": 1.0,
-            "perturbations.push_chance": 0.05,
-            "perturbations.force": (2.0, 20.0),
+            "domain_randomization.nominal": 0.2,
+            "domain_randomization.noise": 0.1,
+            "domain_randomization.delay": 3,
+            "domain_randomization.push": 1.0,
+            "domain_randomization.push_chance": 0.05,
+            "domain_randomization.force": (2.0, 20.0),
         },
     ),
 }
@@ -61,7 +65,7 @@ def stop_after(count: int, folder: Path, chosen: Chosen) -> None:
             0,
             CPU,
             checkpoints=checkpoints,
-            report=reports.append,
+            on_progress=reports.append,
             interrupted=lambda: len(reports) >= count,
         )
 
@@ -81,17 +85,17 @@ def test_stop_and_resume_equals_never_stopping(tmp_path: Path, name: str, count:
     resumed = to_the_end(tmp_path / "parts", chosen)
     for key, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, resumed.network.state_dict()[key])
-    assert (whole.steps, whole.stopped, whole.states_seen) == (
+    assert (whole.steps, whole.stopped, whole.state_summary) == (
         resumed.steps,
         resumed.stopped,
-        resumed.states_seen,
+        resumed.state_summary,
     )
     untimed = [
         [{key: value for key, value in row.items() if key != "seconds"} for row in run.history]
         for run in (whole, resumed)
     ]
     assert untimed[0] == untimed[1]
-    ends = [read(tmp_path / folder)[1] for folder in ("whole", "parts")]
+    ends = [read(tmp_path / folder)[1].flatten() for folder in ("whole", "parts")]
     assert ends[0].values == ends[1].values
     for key, array in ends[0].arrays.items():
         if key != "history":  # it holds seconds
@@ -113,7 +117,7 @@ def test_resumed_seconds_go_on_from_those_before(tmp_path: Path) -> None:
             0,
             CPU,
             checkpoints=checkpoints,
-            report=reports.append,
+            on_progress=reports.append,
             interrupted=lambda: len(reports) >= stop,
             clock=clock,
         )
@@ -190,12 +194,13 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, 
 
 
 def test_the_trainer_before_and_after_restoring_is_the_same(tmp_path: Path) -> None:
-    chosen = RECIPES["perturbed"]
+    chosen = RECIPES["randomized"]
     stop_after(2, tmp_path, chosen)
-    _, snapshot = read(tmp_path)
+    snapshot = read(tmp_path)[1]
     trainer = trainer_for(chosen, 0, CPU)
     trainer.restore(snapshot)
-    again = trainer.snapshot()
+    again = trainer.snapshot().flatten()
+    snapshot = snapshot.flatten()
     assert again.values == snapshot.values
     for key, array in snapshot.arrays.items():
         np.testing.assert_array_equal(array, again.arrays[key])
@@ -205,18 +210,18 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import torch
-from training.checkpoint import Checkpoints, Identity
-from training.recipe import recipe
+from training.checkpoints import Checkpoints, Identity
+from training.recipes import recipe
 from training.train import train
 
-chosen = recipe("default", {"agents": 4, "steps": 3_000, "check_every": 50})
+chosen = recipe("default", {"agents": 4, "steps": 3_000, "eval_frequency": 50})
 with Checkpoints(Path(sys.argv[1]), Identity.of(chosen, 0, "cpu"), every=0.02) as checkpoints:
     train(chosen, 0, torch.device("cpu"), checkpoints=checkpoints)
 """
 
 
 def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    """The benchmark does this twenty times at random moments, with whole trainings; here three times are enough to see that it holds."""
+    """The benchmark does this twenty times at random moments, with whole trainings."""
 
     def start(name: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / name)], cwd=ROOT)
@@ -235,7 +240,7 @@ def test_kill_at_any_moment_and_resume_ends_with_the_same_bytes(tmp_path: Path) 
             process.kill()
         assert process.returncode == -signal.SIGKILL
     assert start("killed").wait() == 0
-    whole, killed = (read(tmp_path / name)[1] for name in ("whole", "killed"))
+    whole, killed = (read(tmp_path / name)[1].flatten() for name in ("whole", "killed"))
     assert whole.values == killed.values
     for key, array in whole.arrays.items():
         if key != "history":  # it holds seconds

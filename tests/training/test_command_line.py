@@ -11,30 +11,32 @@ import pytest
 import torch
 
 from models import bundle
-from models.bundle import MANIFEST
+from models.manifest import MANIFEST
 from tests.support.project import COMMITTED, ROOT
 from tests.support.service import Start
-from training import formats, seeds
 from training.__main__ import main
-from training.checkpoint import Checkpoints, Identity
+from training.checkpoints import Checkpoints, Identity
+from training.command_line import TrainCommand, parse
+from training.export import formats
 from training.network import DQNetwork
-from training.recipe import recipe
-from training.run import Progress
+from training.recipes import recipe
+from training.seeding import EVALUATION_SEEDS
 from training.train import train
+from training.trainer import Progress
 
 
 def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: Start) -> None:
-    """Train, prove, export, start the service on the result, ask it."""
+    """Train, evaluate, export, start the service on the result, ask it."""
     out, run = tmp_path / "small", tmp_path / "run"
     short = [
-        "--recipe",
         "baseline",
         "--seed",
         "3",
         "--stop-mean",
         "20",
         "--hidden",
-        "16,8",
+        "16",
+        "8",
         "--force",
     ]
     assert main(["train", *short, "--out", str(out), "--run", str(run)]) == 0
@@ -50,13 +52,13 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
         MANIFEST,
         "policy.onnx",
         "policy.pt",
-        *made.manifest.companions,
+        *made.manifest.extra_files,
     }
-    assert set(made.manifest.companions) == {
+    assert set(made.manifest.extra_files) == {
         "README.md",
         "scores.csv",
         "scores.png",
-        "exam.png",
+        "robustness.png",
         "surface.png",
         "policy.gif",
     }
@@ -71,7 +73,6 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
         main(
             [
                 "train",
-                "--recipe",
                 "baseline",
                 "--episodes",
                 "15",
@@ -98,24 +99,28 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--learning-rate", "-1"], "learning_rate"),
-        (["--recipe", "baseline", "--batch", "5000"], "batch"),
-        (["--recipe", "baseline", "--polyak", "0.1"], "polyak"),
-        (["--perturbations.noise", "-1"], "noise"),
+        (["--learning-rate", "-1"], "--learning-rate"),
+        (["baseline", "--batch-size", "5000"], "--batch-size"),
+        (["baseline", "--tau", "0.1"], "--tau"),
+        (["--epsilon-end", "0.9", "--epsilon-start", "0.1"], "above --epsilon-start"),
+        (["--domain-randomization.noise", "-1"], "--domain-randomization.noise"),
         (["--checkpoint-every", "0"], "--checkpoint-every"),
-        (["--discount", "2"], "discount"),
-        (["--hidden", "24,x"], "--hidden"),
+        (["--gamma", "2"], "--gamma"),
+        (["--hidden", "24", "x"], "--hidden"),
         (["--seed", "-1"], "--seed"),
         (["--seed", str(2**31)], "--seed"),
-        (["--recipe", "miracle"], "--recipe"),
+        (["miracle"], "miracle"),
         (["--device", "abacus"], "--device"),
+        (["--model-version", "1 2"], "--model-version"),
+        (["--name", "My Policy"], "--name"),
+        (["--resume", "--restart"], "--restart"),
     ],
 )
 def test_wrong_words_are_refused_by_name_before_anything_is_done(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["train", "--out", str(tmp_path / "b"), *arguments])
+        main(["train", *arguments, "--out", str(tmp_path / "b")])
     assert ended.value.code == 2
     assert named in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +130,6 @@ def test_wrong_words_are_refused_by_name_before_anything_is_done(
     ("arguments", "named"),
     [
         (["--out", "My Policy"], "My Policy"),
-        (["--out", "p", "--model-version", "1 2"], "--model-version"),
         (["--out", "."], "folder that you are in"),
         (["--out", "/etc/hostname/x"], "no folder can be made"),
         (["--out", "p", "--run", "p"], "two folders"),
@@ -140,7 +144,7 @@ def test_a_bundle_that_could_not_be_written_is_refused_before_training(
     named: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "--recipe", "baseline", *arguments]) == 1
+    assert main(["train", "baseline", *arguments]) == 1
     assert named in " ".join(capsys.readouterr().err.split())
 
 
@@ -153,18 +157,26 @@ def test_a_place_that_is_taken_is_refused_before_training(
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.txt"]
 
 
-def test_evaluate_judges_the_file_on_episodes_and_seed_asked_for(
+def test_evaluate_measures_the_file_on_episodes_and_seed_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert (
         main(
-            ["evaluate", str(COMMITTED), "--episodes", "30", "--seed", str(seeds.EXAM[5]), "--json"]
+            [
+                "evaluate",
+                str(COMMITTED),
+                "--episodes",
+                "30",
+                "--seed",
+                str(EVALUATION_SEEDS[5]),
+                "--json",
+            ]
         )
         == 0
     )
     result = json.loads(capsys.readouterr().out)
     assert result["evaluation"]["episodes"] == 30
-    assert result["evaluation"]["seed"] == result["exam"]["seed"] == seeds.EXAM[5]
+    assert result["evaluation"]["seed"] == result["robustness"]["seed"] == EVALUATION_SEEDS[5]
     assert result["gate"]["passed"]
     assert result["bundle"] == bundle.read(COMMITTED).digest
 
@@ -185,7 +197,6 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
         "-m",
         "training",
         "train",
-        "--recipe",
         "baseline",
         "--out",
         str(tmp_path / "b"),
@@ -211,10 +222,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     assert bundle.read(tmp_path / "b").manifest.provenance.stopped == "interrupted"
 
 
-def test_a_terminal_sees_a_live_line_and_a_file_only_the_kept_ones(tmp_path: Path) -> None:
+def test_a_terminal_sees_a_live_line_and_a_file_only_the_logged_ones(tmp_path: Path) -> None:
     words = [
         "train",
-        "--recipe",
         "baseline",
         "--episodes",
         "200",
@@ -263,10 +273,37 @@ def test_help_is_quick_and_shows_a_first_command(capsys: pytest.CaptureFixture[s
     assert "A first run:" in shown
 
 
+def test_help_does_not_wait_for_torch() -> None:
+    program = "import sys, training.__main__; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(("name", "agents"), [("robust", "8"), ("default", "16")])
+def test_each_recipe_has_a_help_with_its_own_defaults(
+    name: str, agents: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", name, "--help"])
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"K, agents trained at once (default: {agents})" in shown
+    assert "--domain-randomization.noise" in shown
+
+
+def test_train_alone_means_the_robust_recipe_and_nested_flags_reach_it() -> None:
+    words = ["--out", "p", "--domain-randomization.noise", "0.1", "--reward.fall", "None"]
+    command = parse(["train", *words])
+    assert isinstance(command, TrainCommand)
+    assert command.recipe == recipe(
+        "robust", {"domain_randomization.noise": 0.1, "reward.fall": None}
+    )
+    assert command == parse(["train", "robust", *words])
+
+
 def test_a_gate_that_fails_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The exporter is made to write another network's weights, which cannot be had on demand otherwise."""
+    """The exporter is made to write another network's weights: it cannot be had otherwise."""
     short = recipe("baseline", {"episodes": 5})
     with Checkpoints(tmp_path / "run", Identity.of(short, 0, "cpu")) as checkpoints:
         train(short, 0, torch.device("cpu"), checkpoints=checkpoints)
@@ -277,7 +314,7 @@ def test_a_gate_that_fails_writes_nothing(
     assert not (tmp_path / "b").exists()
 
 
-def test_a_run_is_neither_continued_nor_given_up_without_being_told(
+def test_a_run_is_neither_continued_nor_discarded_without_being_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     short, run = recipe("baseline", {"episodes": 15}), tmp_path / "run"
@@ -288,12 +325,11 @@ def test_a_run_is_neither_continued_nor_given_up_without_being_told(
             0,
             torch.device("cpu"),
             checkpoints=checkpoints,
-            report=reports.append,
+            on_progress=reports.append,
             interrupted=lambda: len(reports) == 5,
         )
     words = [
         "train",
-        "--recipe",
         "baseline",
         "--episodes",
         "15",
@@ -315,7 +351,6 @@ def test_a_run_is_neither_continued_nor_given_up_without_being_told(
 
 def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [
-        "--recipe",
         "baseline",
         "--episodes",
         "100",
@@ -332,9 +367,8 @@ def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[-1]["digest"] == bundle.read(tmp_path / "b").digest
 
 
-def test_tensorboard_gets_the_figures(tmp_path: Path) -> None:
+def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     words = [
-        "--recipe",
         "baseline",
         "--episodes",
         "100",

@@ -1,6 +1,6 @@
 import pytest
 
-from training.recipe import RECIPES, PopulationRecipe, RecipeError, recipe
+from training.recipes import RECIPES, PopulationRecipe, RecipeError, recipe
 
 
 def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
@@ -8,10 +8,10 @@ def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
         "name": "baseline",
         "gate": "nominal",
         "hidden": (24, 24),
-        "memory": 2000,
-        "batch": 64,
-        "learn_every": 4,
-        "discount": 0.99,
+        "buffer_size": 2000,
+        "batch_size": 64,
+        "train_frequency": 4,
+        "gamma": 0.99,
         "learning_rate": 0.0025,
         "epsilon_start": 1.0,
         "epsilon_decay": 0.9995,
@@ -30,17 +30,17 @@ def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
         ("learning_rate", -0.1),
         ("learning_rate", 0),
         ("learning_rate", float("nan")),
-        ("batch", 2000),
-        ("batch", 0),
-        ("memory", 0),
-        ("discount", 1.5),
+        ("batch_size", 2000),
+        ("batch_size", 0),
+        ("buffer_size", 0),
+        ("gamma", 1.5),
         ("epsilon_start", 2),
         ("epsilon_min", 1.1),
         ("epsilon_decay", 0),
         ("hidden", ()),
         ("hidden", (24, 0)),
         ("episodes", 0),
-        ("learn_every", 0),
+        ("train_frequency", 0),
         ("failure_reward", float("inf")),
         ("stop_window", 0),
     ],
@@ -69,13 +69,13 @@ def test_unknown_names_are_refused() -> None:
         ("steps", -1),
         ("learning_starts", 30_000),
         ("epsilon_end", 1.5),
-        ("discount", 1.0),
-        ("polyak", 0),
-        ("keep", "last"),
-        ("perturbations.noise", -1),
-        ("perturbations.delay", 4),
-        ("perturbations.force", (0, 1)),
-        ("perturbations.nominal", 2),
+        ("gamma", 1.0),
+        ("tau", 0),
+        ("model_selection", "last"),
+        ("domain_randomization.noise", -1),
+        ("domain_randomization.delay", 4),
+        ("domain_randomization.force", (0, 1)),
+        ("domain_randomization.nominal", 2),
     ],
 )
 def test_population_hyperparameter_outside_its_range_is_refused_by_name(
@@ -86,14 +86,14 @@ def test_population_hyperparameter_outside_its_range_is_refused_by_name(
 
 
 def test_a_hyperparameter_of_another_way_of_training_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"polyak: recipe baseline has no such"):
-        recipe("baseline", {"polyak": 0.1})
-    with pytest.raises(RecipeError, match=r"perturbations\.luck"):
-        recipe("default", {"perturbations.luck": 1})
+    with pytest.raises(RecipeError, match=r"tau: recipe baseline has no such"):
+        recipe("baseline", {"tau": 0.1})
+    with pytest.raises(RecipeError, match=r"domain_randomization\.luck"):
+        recipe("default", {"domain_randomization.luck": 1})
 
 
 def test_a_part_of_a_hyperparameter_is_changed_alone() -> None:
-    changed = recipe("default", {"perturbations.noise": 0.05})
+    changed = recipe("default", {"domain_randomization.noise": 0.05})
     assert isinstance(changed, PopulationRecipe)
-    assert changed.perturbations.noise == 0.05
-    assert changed.perturbations.force == PopulationRecipe().perturbations.force
+    assert changed.domain_randomization.noise == 0.05
+    assert changed.domain_randomization.force == PopulationRecipe().domain_randomization.force

@@ -26,17 +26,17 @@ from websockets.sync.client import connect
 
 from models.bundle import Bundle
 from service import endpoints
-from service.auth import key_file, keys
-from service.auth.keys import Keys, KeysError
-from service.commands import key as new_key
+from service.auth import keys
+from service.auth.key_file import add_key, load_keys, read_entries
+from service.auth.keys import KeysError
 from service.endpoints import SCOPES, Scope
-from service.inference.policy import load
-from service.rest.app import create_app
+from service.inference.loading import load
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.clients import PATIENT, STATE, InLoop, Make
 from tests.support.metrics import samples
 from tests.support.project import ROOT
-from tests.support.raw_http import Lanes, ask, lanes, request
+from tests.support.raw_http import BothPaths, ask, both_paths, request
 from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
 
 with warnings.catch_warnings():
@@ -106,15 +106,19 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(committed: Bundle, file: Path) -> Iterator[TestClient]:
-    app = create_app(settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file)))
+    app = create_application(
+        settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
+    )
     with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
-def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+def both(committed: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BothPaths]:
     file = written(tmp_path_factory.mktemp("keys") / "keys.toml")
-    with lanes(settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file))) as both:
+    with both_paths(
+        settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
+    ) as both:
         yield both
 
 
@@ -170,7 +174,7 @@ def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an
     )
     assert "ModelInfer" in methods
     for method in methods:
-        endpoint = endpoints.ENDPOINTS[f"/inference.GRPCInferenceService/{method}"]
+        endpoint = endpoints.endpoint_of(f"/inference.GRPCInferenceService/{method}")
         changes = method in ("RepositoryModelLoad", "RepositoryModelUnload")
         assert (endpoint.scope == "admin") is changes
 
@@ -179,9 +183,9 @@ def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_is_an
 def test_the_fast_lane_answers_with_the_right_key_and_leaves_every_other_to_the_general_one(
     committed: Bundle, file: Path, path: str
 ) -> None:
-    lane = create_app(
-        settings(keys=file), ServiceState(load(committed, "onnx"), keys=Keys(file))
-    ).fast
+    lane = create_application(
+        settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
+    ).fast_path
     body = BODY if path == "/act" else b'{"states":[[0,0,0.05,0]]}'
     written: list[bytes] = []
 
@@ -212,7 +216,7 @@ def test_every_known_hash_is_compared_whichever_key_is_presented(
         compared.append((one, other))
         return hmac.compare_digest(one, other)
 
-    Keys(file, same).refusal(f"Bearer {presented}".encode(), "act")
+    load_keys(file, same).refusal(f"Bearer {presented}".encode(), "act")
     assert compared == [
         (sha256(presented.encode()).digest(), sha256(key.encode()).digest())
         for key in MADE.values()
@@ -220,7 +224,7 @@ def test_every_known_hash_is_compared_whichever_key_is_presented(
 
 
 def test_hashes_are_compared_in_constant_time_unless_a_test_says_otherwise(file: Path) -> None:
-    assert Keys(file)._same is hmac.compare_digest
+    assert load_keys(file)._compare is hmac.compare_digest
 
 
 def test_refusals_are_counted_by_what_was_wrong(guarded: TestClient) -> None:
@@ -259,7 +263,7 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
         stream.send_text(BODY.decode())
         assert stream.receive_json()["action"] == 1
         file.write_text(entry("other", "upright_other", "act"))
-        guarded.app.general._service_state.keys.reload()  # type: ignore[attr-defined] # ours
+        guarded.app.app._service_state.keys.reload()  # type: ignore[attr-defined] # ours
         stream.send_text(BODY.decode())
         assert stream.receive()["code"] == 1008
 
@@ -303,7 +307,7 @@ def test_a_file_that_is_wrong_is_refused_by_the_name_of_its_entry(
     file = tmp_path / "keys.toml"
     file.write_text(text)
     with pytest.raises(KeysError) as raised:
-        Keys(file)
+        load_keys(file)
     assert str(raised.value).startswith(
         f"{file}: {named}" if named != "is no TOML" else f"{file}: is no TOML"
     )
@@ -343,7 +347,7 @@ def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(
     assert key not in made.stderr
     assert key not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    known = Keys(file)
+    known = load_keys(file)
     assert [known.refusal(f"Bearer {key}".encode(), scope) for scope in SCOPES] == [
         None,
         "scope",
@@ -355,9 +359,9 @@ def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(
 def test_adding_a_key_keeps_what_stands_in_the_file_and_its_mode(file: Path) -> None:
     file.write_text("# who has which key\n" + file.read_text().rstrip("\n"))
     file.chmod(0o640)
-    new_key.add(file, "another", ["act"], "0" * 64)
+    add_key(file, "another", ["act"], "0" * 64)
     assert file.read_text().startswith("# who has which key\n")
-    assert [found.name for found in key_file.read(file)] == [*MADE, "another"]
+    assert [found.name for found in read_entries(file)] == [*MADE, "another"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
@@ -373,7 +377,7 @@ def test_adding_a_key_keeps_what_stands_in_the_file_and_its_mode(file: Path) -> 
 def test_a_key_that_would_spoil_the_file_is_not_added(file: Path, name: str, named: str) -> None:
     before = file.read_text()
     with pytest.raises(KeysError, match=named):
-        new_key.add(file, name, ["act"], "0" * 64)
+        add_key(file, name, ["act"], "0" * 64)
     assert file.read_text() == before
     assert list(file.parent.iterdir()) == [file]
 
@@ -396,10 +400,10 @@ def test_keys_that_are_added_at_the_same_time_are_all_in_the_file(tmp_path: Path
     with ThreadPoolExecutor(8) as pool:
         list(
             pool.map(
-                lambda number: new_key.add(file, f"k{number}", ["act"], f"{number:064x}"), range(40)
+                lambda number: add_key(file, f"k{number}", ["act"], f"{number:064x}"), range(40)
             )
         )
-    assert {found.name for found in key_file.read(file)} == {f"k{number}" for number in range(40)}
+    assert {found.name for found in read_entries(file)} == {f"k{number}" for number in range(40)}
 
 
 @dataclass
@@ -649,20 +653,20 @@ def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("path", ["/act", "/act/batch"])
 @pytest.mark.parametrize("key", [None, "", "upright_guessed", *MADE.values()])
 def test_no_byte_differs_between_the_lanes_whatever_key_is_presented(
-    both: Lanes, path: str, key: str | None
+    both: BothPaths, path: str, key: str | None
 ) -> None:
     headers = [] if key is None else [(b"Authorization", f"Bearer {key}".encode())]
     for body in (BODY, b'{"states":[[0,0,0.05,0]]}', b"{"):
         sent = request("POST", path, headers, [body])
-        fast, general = ask(both.fast, sent), ask(both.general, sent)
+        fast, general = ask(both.fast, sent), ask(both.asgi, sent)
         assert fast == general
         assert (fast[0].status in (401, 403)) is (key not in (MADE["act"], MADE["both"]))
 
 
-def test_of_two_keys_the_first_one_counts_on_either_lane(both: Lanes) -> None:
+def test_of_two_keys_the_first_one_counts_on_either_lane(both: BothPaths) -> None:
     right, wrong = (
         (b"authorization", f"Bearer {key}".encode()) for key in (MADE["act"], "upright_guessed")
     )
     for headers, status in (([right, wrong], 200), ([wrong, right], 401)):
         sent = request("POST", "/act", headers, [BODY])
-        assert [ask(port, sent)[0].status for port in (both.fast, both.general)] == [status, status]
+        assert [ask(port, sent)[0].status for port in (both.fast, both.asgi)] == [status, status]

@@ -394,12 +394,12 @@ def test_a_file_that_cannot_be_used_stops_the_start_with_one_line_before_anythin
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--tls-cert", "c.pem"], "tls_cert and tls_key go together"),
-        (["--tls-key", "k.pem"], "tls_cert and tls_key go together"),
-        (["--tls-client-ca", "a.pem"], "tls_client_ca needs tls_cert"),
+        (["--tls-cert", "c.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-key", "k.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "a.pem"], "--tls-client-ca needs --tls-cert"),
         (
             ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--uds", "act.sock"],
-            "uds and tls_cert do not go together",
+            "--uds and --tls-cert do not go together",
         ),
     ],
 )
@@ -413,5 +413,5 @@ def test_grpc_with_a_password_is_refused() -> None:
     flags = ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--grpc-port", "0"]
     code, complaint = refused(*flags, environment={"UPRIGHT_TLS_KEY_PASSWORD": PASSWORD})
     assert (code, complaint.count("\n")) == (2, 1)
-    assert "grpc_port needs a tls_key that is not encrypted" in complaint
+    assert "--grpc-port needs a --tls-key that is not encrypted" in complaint
     assert PASSWORD not in complaint

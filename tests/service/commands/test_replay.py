@@ -12,8 +12,9 @@ import pytest
 from pyarrow import parquet
 
 from models.bundle import Bundle
-from service.inference.policy import BackendName
-from service.records.store import STATE, read
+from service.inference.backends import BackendName
+from service.records.reader import read
+from service.records.schema import STATE
 from tests.support.project import ROOT
 from tests.support.records import ask
 from tests.support.service import Start, clean_environment
@@ -133,7 +134,8 @@ def test_an_export_holds_every_decision_as_it_is_in_the_record(
 ) -> None:
     with closing(sqlite3.connect(record)) as connection, connection:
         connection.execute(
-            "UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL WHERE seq = 25"
+            "UPDATE decisions SET cart_velocity = -0.0, out_of_range = 'pole_angle', seq = NULL"
+            " WHERE seq = 25"
         )
     rows = list(read(record))
     for suffix in ("csv", "jsonl", "parquet"):
@@ -175,3 +177,69 @@ def test_an_unknown_suffix_or_a_missing_library_is_said_in_one_line(
         for path in tmp_path.iterdir()
         if "csv" in path.name or "parquet" in path.name or "xlsx" in path.name
     ]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "pole_angle = 'many'",
+        "q_left = x'00'",
+        "cart_velocity = 1e300",
+        "request_id = CAST(x'ff' AS TEXT)",
+        "action = 7",
+    ],
+)
+def test_a_value_that_no_decision_has_is_told_by_its_row(
+    record: Path, tmp_path: Path, change: str
+) -> None:
+    with closing(sqlite3.connect(record)) as connection, connection:
+        connection.execute(f"UPDATE decisions SET {change} WHERE seq = 25")  # noqa: S608 - our own words
+    target = tmp_path / "out.csv"
+    for expected, command in ((2, ("replay", record)), (1, ("export", record, "--to", target))):
+        code, _, complaint = run(*command)
+        assert (code, complaint.count("\n")) == (expected, 1)
+        assert f"{record}: cannot be read" in complaint
+    assert not target.exists()
+
+
+def test_a_text_that_looks_like_a_formula_is_text_in_the_table(
+    start: Start, tmp_path: Path
+) -> None:
+    file, ids = tmp_path / "decisions.sqlite", ["=1+1", "+1", "-1", "@SUM(A1)", "a=b"]
+    with start("--record", str(file)) as address:
+        for request_id in ids:
+            ask(address, range(1), {"X-Request-ID": request_id})
+    for suffix in ("csv", "jsonl"):
+        assert run("export", file, "--to", tmp_path / f"out.{suffix}")[0] == 0
+    with (tmp_path / "out.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [row["request_id"] for row in rows] == ["'=1+1", "'+1", "'-1", "'@SUM(A1)", "a=b"]
+    assert rows[0]["cart_velocity"] == "0.0"
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["request_id"] for line in lines] == ids
+
+
+def test_an_export_follows_no_link_that_somebody_laid(record: Path, tmp_path: Path) -> None:
+    victim, target = tmp_path / "victim", tmp_path / "out.csv"
+    victim.write_text("mine")
+    target.symlink_to(victim)
+    with subprocess.Popen(
+        [sys.executable, "-m", "service", "export", str(record), "--to", str(target)],
+        cwd=ROOT,
+        env=clean_environment(),
+    ) as process:
+        (tmp_path / f".out.csv.{process.pid}").symlink_to(victim)
+    assert process.returncode == 0
+    assert victim.read_text() == "mine"
+    assert not target.is_symlink()
+
+
+def test_a_texts_line_ends_reach_no_terminal(record: Path) -> None:
+    with closing(sqlite3.connect(record)) as connection, connection:
+        connection.execute(
+            "UPDATE decisions SET request_id = 'a' || char(10, 27) || '[31m', action = 0"
+            " WHERE seq = 25"
+        )
+    code, shown, _ = run("replay", record)
+    assert code == 1
+    assert "request a\\n\\x1b[31m, state 0" in shown

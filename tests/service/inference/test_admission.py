@@ -11,7 +11,8 @@ from benchmarks.operations.bundles import Fault
 from models import bundle
 from models.bundle import Bundle
 from service.inference import admission
-from service.inference.policy import BackendName, Float32Array
+from service.inference.backends import BackendName, Float32Array
+from service.inference.errors import NotAdmittedError
 from tests.support.project import COMMITTED
 from tests.support.service import refused
 
@@ -59,9 +60,7 @@ def test_a_bundle_that_always_chooses_the_same_action_is_refused(
     bundles.relative(
         committed, tmp_path / "stubborn", nothing
     )  # reads back, and does as its manifest says
-    with pytest.raises(
-        admission.NotAdmittedError, match="stubborn: chooses 'left' for each of 544 states"
-    ):
+    with pytest.raises(NotAdmittedError, match="stubborn: chooses 'left' for each of 544 states"):
         admission.admit(tmp_path / "stubborn", "onnx", 0)
 
 
@@ -74,7 +73,7 @@ def test_a_bundle_without_finite_answers_beside_its_golden_states_is_refused(
     )
     bundles.relative(one, tmp_path / "enormous", enormous)
     with pytest.raises(
-        admission.NotAdmittedError, match=r"enormous: has no finite Q-values for the state \["
+        NotAdmittedError, match=r"enormous: has no finite Q-values for the state \["
     ):
         admission.admit(tmp_path / "enormous", "onnx", 0)
 
@@ -85,7 +84,7 @@ def test_a_bundle_below_the_score_that_is_asked_for_is_refused_and_at_it_admitte
     evaluation = committed.manifest.evaluation.model_copy(update={"mean": 474.5})
     poor = bundles.relative(committed, tmp_path / "poor", bundles.halved, evaluation=evaluation)
     assert admission.admit(poor.folder, "onnx", 474.5).bundle.digest == poor.digest
-    with pytest.raises(admission.NotAdmittedError, match=r"474\.5 steps, --min-score asks for 475"):
+    with pytest.raises(NotAdmittedError, match=r"474\.5 steps, --min-score asks for 475"):
         admission.admit(poor.folder, "onnx", 475)
 
 
@@ -94,7 +93,7 @@ def test_other_actions_are_admitted_at_the_start_only(tmp_path: Path, committed:
         committed, tmp_path / "other", bundles.halved, actions=("right", "left")
     )
     assert admission.admit(other.folder, "onnx", 0).bundle.manifest.actions == ("right", "left")
-    with pytest.raises(admission.NotAdmittedError, match="actions"):
+    with pytest.raises(NotAdmittedError, match="actions"):
         admission.admit(other.folder, "onnx", 0, committed.manifest)
 
 
@@ -106,9 +105,7 @@ def test_bounds_as_wide_as_numbers_go_are_probed_as_far_as_32_bits_reach(
         for value in committed.manifest.state
     )
     bundles.relative(committed, tmp_path / "wide", bundles.halved, state=wide)
-    with pytest.raises(
-        admission.NotAdmittedError, match=r"no finite Q-values for the state \[-3\.4028"
-    ):
+    with pytest.raises(NotAdmittedError, match=r"no finite Q-values for the state \[-3\.4028"):
         admission.admit(tmp_path / "wide", "onnx", 0)
 
 

@@ -6,15 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import bundle
-from models.bundle import Bundle, GoldenState
-from service.inference.policy import (
-    BackendName,
-    BackendUnavailableError,
-    Policy,
-    QValuesNotFiniteError,
-    SelfTestError,
-    load,
-)
+from models.bundle import Bundle
+from models.manifest import GoldenState
+from service.inference.backends import BackendName
+from service.inference.errors import BackendUnavailableError, QValuesNotFiniteError, SelfTestError
+from service.inference.loading import load
+from service.inference.policy import Policy
 from tests.support.backends import FixedBackend
 from tests.support.project import COMMITTED
 
@@ -86,7 +83,8 @@ def test_a_q_value_that_is_not_finite_never_becomes_an_action(
 def test_values_outside_what_training_saw_are_named(committed: Bundle) -> None:
     values = committed.manifest.state
     at_the_edge = np.array(
-        [[value.seen_max for value in values], [value.seen_min for value in values]], np.float32
+        [[value.training_max for value in values], [value.training_min for value in values]],
+        np.float32,
     )
     assert ONNX.decide(at_the_edge).out_of_range == [[], []]
     for index, value in enumerate(values):

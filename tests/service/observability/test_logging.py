@@ -43,11 +43,11 @@ def log(tmp_path: Path) -> Path:
     return tmp_path / "service.log"
 
 
-@pytest.mark.parametrize("every", ["true", "false"])
+@pytest.mark.parametrize("every", [("--log-requests",), ()])
 def test_a_failure_is_one_line_with_its_ids_its_digest_and_its_traceback(
-    start: Start, log: Path, committed: Bundle, every: str
+    start: Start, log: Path, committed: Bundle, every: tuple[str, ...]
 ) -> None:
-    with start("--log-format", "json", "--log-requests", every, program=FAILING) as address:
+    with start("--log-format", "json", *every, program=FAILING) as address:
         answer = httpx2.post(f"{address}/act", json={"state": STATE}, headers=HEADERS)
         assert answer.status_code == 500
     (line,) = requests(log)
@@ -92,9 +92,7 @@ def test_each_request_is_a_line_when_asked_for_without_its_state(
     start: Start, log: Path, committed: Bundle
 ) -> None:
     port = free_port()
-    with start(
-        "--log-format", "json", "--log-requests", "true", "--grpc-port", str(port)
-    ) as address:
+    with start("--log-format", "json", "--log-requests", "--grpc-port", str(port)) as address:
         httpx2.post(f"{address}/act", json={"state": STATE}, headers=HEADERS)
         httpx2.post(f"{address}/act", json={"state": [STATE]})
         httpx2.post(f"{address}/act/batch", json={"states": [STATE] * 3})
@@ -154,7 +152,6 @@ def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
         "--log-format",
         "json",
         "--log-requests",
-        "true",
         "--body-timeout",
         "1",
         "--head-timeout",
@@ -182,19 +179,19 @@ def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
 
 
 def test_states_are_logged_when_they_are_asked_for(start: Start, log: Path) -> None:
-    with start("--log-format", "json", "--log-requests", "true", "--log-states", "true") as address:
+    with start("--log-format", "json", "--log-requests", "--log-states") as address:
         httpx2.post(f"{address}/act", json={"state": STATE})
     assert requests(log)[0]["states"] == [STATE]
 
 
 def test_states_without_request_lines_are_refused() -> None:
-    code, complaint = refused("--log-states", "true")
+    code, complaint = refused("--log-states")
     assert (code, complaint.count("\n")) == (2, 1)
-    assert "log_states needs log_requests" in complaint
+    assert "--log-states needs --log-requests" in complaint
 
 
 def test_people_read_plain_lines(start: Start, log: Path) -> None:
-    with start("--log-requests", "true", program=FAILING) as address:
+    with start("--log-requests", program=FAILING) as address:
         httpx2.get(f"{address}/health/live")
         httpx2.post(f"{address}/act", json={"state": STATE}, headers=HEADERS)
     text = log.read_text()
@@ -217,6 +214,6 @@ def test_a_refusal_to_start_is_json_too(tmp_path: Path) -> None:
 
 
 def test_several_processes_log_in_the_one_form(start: Start, log: Path) -> None:
-    with start("--log-format", "json", "--workers", "2", "--log-requests", "true") as address:
+    with start("--log-format", "json", "--workers", "2", "--log-requests") as address:
         assert httpx2.get(f"{address}/health/ready").status_code == 200
     assert [line["endpoint"] for line in requests(log)] == ["/health/ready"]

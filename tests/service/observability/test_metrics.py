@@ -14,14 +14,11 @@ from starlette.testclient import TestClient
 
 from models.bundle import Bundle
 from service.endpoints import endpoint_of
-from service.inference.policy import load
-from service.observability.metrics import (
-    EXPOSITION_TYPE,
-    INFERENCE_BOUNDS,
-    REQUEST_BOUNDS,
-    Metrics,
-)
-from service.rest.app import create_app
+from service.inference.loading import load
+from service.observability.exposition import EXPOSITION_TYPE
+from service.observability.metric_layout import INFERENCE_BOUNDS, REQUEST_BOUNDS
+from service.observability.metrics import Metrics
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import ask_by_grpc, samples
 from tests.support.service import Start, free_port, settings
@@ -49,7 +46,9 @@ def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None
         found["upright_actions_total", ("left",)],
         found["upright_actions_total", ("right",)],
     ) == (1, 4)
-    requests = sum(found["upright_request_seconds_sum", (door,)] for door in ("/act", "/act/batch"))
+    requests = sum(
+        found["upright_request_seconds_sum", (endpoint,)] for endpoint in ("/act", "/act/batch")
+    )
     assert requests > found["upright_inference_seconds_sum", ()] > 0
 
 
@@ -108,14 +107,14 @@ def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
 
 def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
     service_state = ServiceState(load(committed, "onnx"))
-    with TestClient(create_app(settings(), service_state)) as client:
+    with TestClient(create_application(settings(), service_state)) as client:
         ready = [samples(client.get("/metrics").text)["upright_ready", ()]]
         service_state.start_draining()
         ready.append(samples(client.get("/metrics").text)["upright_ready", ()])
     assert ready == [1, 0]
 
 
-def test_grpc_calls_are_counted_as_a_door_by_the_status_that_stands_for_theirs(
+def test_grpc_calls_are_counted_as_an_endpoint_by_the_status_that_stands_for_theirs(
     start: Start,
 ) -> None:
     port = free_port()
@@ -174,7 +173,7 @@ def test_a_status_that_is_not_listed_and_a_path_that_is_not_known_make_no_new_se
 def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_row_of_a_dead_one(
     tmp_path: Path,
 ) -> None:
-    # File locks are a process's own, so one process can stand for the first only: it takes row 0 again and again.
+    # File locks are a process's own, so within one process each takes row 0 again.
     file = tmp_path / "counts"
     file.touch()
     first, successor = (

@@ -83,7 +83,7 @@ def attributes(span: Any) -> dict[str, object]:
 def test_a_span_continues_the_callers_trace_and_says_what_was_answered(
     start: Start, collector: Collector, committed: Bundle
 ) -> None:
-    with start("--tracing", "true", environment=collector.environment) as address:
+    with start("--tracing", environment=collector.environment) as address:
         headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=1", "X-Request-ID": "mine"}
         assert (
             httpx2.post(f"{address}/act", json={"state": STATE}, headers=headers).status_code == 200
@@ -125,11 +125,9 @@ def test_a_request_without_a_trace_begins_one_and_its_log_line_names_it(
     environment = collector.environment | {"OTEL_SERVICE_NAME": "pole"}
     with start(
         "--tracing",
-        "true",
         "--log-format",
         "json",
         "--log-requests",
-        "true",
         environment=environment,
     ) as address:
         httpx2.get(f"{address}/nowhere")
@@ -146,7 +144,7 @@ def test_a_request_without_a_trace_begins_one_and_its_log_line_names_it(
 
 
 def test_a_failure_is_an_error_in_its_trace(start: Start, collector: Collector) -> None:
-    with start("--tracing", "true", program=FAILING, environment=collector.environment) as address:
+    with start("--tracing", program=FAILING, environment=collector.environment) as address:
         assert (
             httpx2.post(
                 f"{address}/act", json={"state": STATE}, headers={"traceparent": TRACEPARENT}
@@ -165,9 +163,7 @@ def test_messages_of_a_stream_and_grpc_calls_have_spans_too(
     start: Start, collector: Collector
 ) -> None:
     port = free_port()
-    with start(
-        "--tracing", "true", "--grpc-port", str(port), environment=collector.environment
-    ) as address:
+    with start("--tracing", "--grpc-port", str(port), environment=collector.environment) as address:
         with connect(
             f"{address.replace('http', 'ws')}/act/stream",
             additional_headers={"traceparent": TRACEPARENT},
@@ -195,7 +191,7 @@ def test_messages_of_a_stream_and_grpc_calls_have_spans_too(
 
 
 def test_what_the_caller_does_not_sample_is_not_sent(start: Start, collector: Collector) -> None:
-    with start("--tracing", "true", environment=collector.environment) as address:
+    with start("--tracing", environment=collector.environment) as address:
         httpx2.post(
             f"{address}/act",
             json={"state": STATE},
@@ -211,7 +207,6 @@ def test_spans_that_still_wait_when_the_service_ends_are_sent(
 ) -> None:
     with start(
         "--tracing",
-        "true",
         environment=collector.environment | {"OTEL_BSP_SCHEDULE_DELAY": "60000"},
     ) as address:
         httpx2.post(f"{address}/act", json={"state": STATE})
@@ -224,7 +219,7 @@ def test_a_collector_that_is_not_there_holds_up_no_answer_and_no_end(start: Star
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
         "OTEL_BSP_SCHEDULE_DELAY": "50",
     }
-    with start("--tracing", "true", environment=environment) as address:
+    with start("--tracing", environment=environment) as address:
         for _ in range(20):
             assert httpx2.post(f"{address}/act", json={"state": STATE}).status_code == 200
 
@@ -240,7 +235,7 @@ runpy.run_module("service", run_name="__main__", alter_sys=True)
 def test_tracing_without_its_extra_is_refused_in_one_line_and_nothing_else_needs_it(
     start: Start,
 ) -> None:
-    command = [sys.executable, "-c", WITHOUT_OPENTELEMETRY, "--port", "0", "--tracing", "true"]
+    command = [sys.executable, "-c", WITHOUT_OPENTELEMETRY, "--port", "0", "--tracing"]
     result = subprocess.run(
         command,
         cwd=ROOT,

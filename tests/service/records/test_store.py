@@ -1,4 +1,4 @@
-"""The decision record: what was answered is in it, whatever happens to the service, the file and the disk."""
+"""What was answered is in the record, whatever happens to the service, the file and the disk."""
 
 import math
 import resource
@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,10 +21,13 @@ from starlette.testclient import TestClient
 from websockets.sync.client import connect
 
 from models.bundle import Bundle
-from service.inference.policy import Policy, load
-from service.records.recorder import WAITING
-from service.records.store import Limits, RecordError, Values, Writer, read
-from service.rest.app import create_app
+from service.inference.loading import load
+from service.inference.policy import Policy
+from service.records.reader import read
+from service.records.recorder import QUEUE_LIMIT
+from service.records.schema import RecordError, Values
+from service.records.writer import Limits, Writer
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.project import COMMITTED, ROOT
@@ -69,7 +73,7 @@ def decision(moment: float, request_id: str = "a") -> Values:
     return (moment, request_id, None, 0, *STATE, 1.5, 2.5, 1, None)
 
 
-def test_every_door_records_what_it_answered_one_row_a_state(tmp_path: Path) -> None:
+def test_every_endpoint_records_what_it_answered_one_row_a_state(tmp_path: Path) -> None:
     file, port, grpc_port = tmp_path / "decisions.sqlite", free_port(), free_port()
     address = f"http://127.0.0.1:{port}"
     with service(
@@ -159,7 +163,7 @@ def test_each_decision_names_the_bundle_that_made_it_while_bundles_change_places
 ) -> None:
     file, policies, digests = tmp_path / "decisions.sqlite", (policy, load(exported, "onnx")), []
     service_state = ServiceState(policy)
-    with TestClient(create_app(settings(record=file), service_state)) as client:
+    with TestClient(create_application(settings(record=file), service_state)) as client:
         for number in range(300):
             service_state.replace_policy(policies[number // 3 % 2])
             digests.append(
@@ -176,7 +180,7 @@ def killed(port: int, *arguments: str) -> Iterator[str]:
         process.wait()
 
 
-def test_a_killed_service_leaves_a_sound_record_with_all_but_the_last_rows_which_the_next_one_continues(
+def test_a_killed_service_leaves_a_sound_record_which_the_next_one_continues(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "decisions.sqlite"
@@ -256,7 +260,7 @@ def test_a_place_that_cannot_be_written_stops_the_start_with_one_line() -> None:
     assert "--record /proc/decisions.sqlite" in complaint
 
 
-def test_a_full_disk_fails_no_request_is_counted_and_said_once_and_the_record_goes_on_when_there_is_room(
+def test_a_full_disk_fails_no_request_is_said_once_and_the_record_goes_on_afterwards(
     tmp_path: Path,
 ) -> None:
     file, log, port = tmp_path / "decisions.sqlite", tmp_path / "service.log", free_port()
@@ -321,7 +325,7 @@ def test_what_waits_is_bounded_and_the_rest_is_dropped_and_counted(
         wait_for(partial(settled, address, batches * size))
         written, dropped = outcomes(address)
     assert dropped > 0
-    assert written >= WAITING - size
+    assert written >= QUEUE_LIMIT - size
     assert len(rows_of(file)) == written
 
 
@@ -421,3 +425,116 @@ def test_a_policy_whose_actions_have_no_columns_is_refused(tmp_path: Path) -> No
     assert code == 1
     assert "port, right" in complaint
     assert not (tmp_path / "decisions.sqlite").exists()
+
+
+READ = """
+import os, sys
+from pathlib import Path
+from service.records.reader import read
+if os.geteuid() == 0:  # whom no permission stops
+    os.setgroups([])
+    os.setgid(65_534)
+    os.setuid(65_534)
+print(len(list(read(Path(sys.argv[1])))))
+"""
+
+
+def read_as_another_user(record: Path) -> "subprocess.CompletedProcess[str]":
+    """Read a record by a process that may write neither it nor its folder."""
+    for path in record.parent.iterdir():
+        path.chmod(0o444)
+    for folder in (record.parent, *record.parent.parents[:2]):
+        folder.chmod(0o555 if folder == record.parent else 0o755)
+    try:
+        return subprocess.run(
+            [sys.executable, "-c", READ, str(record)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=clean_environment() | {"PYTHONPATH": str(ROOT)},
+        )
+    finally:
+        record.parent.chmod(0o755)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that other users reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="record-") as name:
+        folder = Path(name) / "records"
+        folder.mkdir()
+        Path(name).chmod(0o755)
+        yield folder
+
+
+def test_a_record_that_was_closed_is_read_where_nothing_can_be_written(
+    open_folder: Path, start: Start
+) -> None:
+    file = open_folder / "decisions.sqlite"
+    with start("--record", str(file), "--record-size", "40000") as address:
+        ask(address, range(100))
+        wait_for(partial(settled, address, 100))
+        ask(address, range(100, 120))
+    assert read_as_another_user(file).stdout == "120\n"
+    idle = open_folder / "idle.sqlite"
+    with start("--record", str(idle)):
+        pass
+    result = read_as_another_user(idle)
+    assert (result.stdout, result.stderr) == ("0\n", "")
+
+
+def test_a_record_whose_reader_left_last_is_read_where_nothing_can_be_written(
+    open_folder: Path, policy: Policy
+) -> None:
+    file = open_folder / "decisions.sqlite"
+    writer = Writer(file, NEVER)
+    writer.write([(policy, [decision(NOON)])], NOON)
+    with closing(apsw.Connection(str(file))) as reader:
+        reader.execute("SELECT count(*) FROM decisions").fetchall()
+        writer.close()
+    assert read_as_another_user(file).stdout == "1\n"
+
+
+def used(file: Path) -> int:
+    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*"))
+
+
+def test_the_size_of_a_file_counts_its_journal(tmp_path: Path, policy: Policy) -> None:
+    file, size = tmp_path / "decisions.sqlite", 100_000
+    writer = Writer(file, Limits(size=size, age=1e9, keep=1_000))
+    most = 0
+    for number in range(600):
+        writer.write([(policy, [decision(NOON + number)] * 10)], NOON + number)
+        most = max(most, used(file))
+    writer.close()
+    assert most < 1.5 * size
+    older = [path.stat().st_size for path in tmp_path.glob("decisions.2*.sqlite")]
+    assert older
+    assert all(0.5 * size < each < 1.5 * size for each in older)
+    assert len(list(read(file))) == 6_000
+
+
+def test_a_reader_that_stays_makes_the_writer_go_on_in_another_file_and_is_told(
+    tmp_path: Path, policy: Policy, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, size = tmp_path / "decisions.sqlite", 100_000
+    limits = Limits(size=size, age=1e9, keep=1_000)
+    writer = Writer(file, limits)
+    writer.write([(policy, [decision(NOON)])], NOON)
+    with closing(apsw.Connection(str(file), apsw.SQLITE_OPEN_READONLY)) as reader:
+        reader.execute("BEGIN; SELECT count(*) FROM decisions").fetchall()
+        for number in range(1, 600):
+            writer.write([(policy, [decision(NOON + number)] * 10)], NOON + number)
+        assert used(file) < 3 * size
+    assert caplog.text.count("keeps it from being set aside") == 1
+    assert f"recorded in {tmp_path / 'decisions-1.sqlite'}" in caplog.text
+    writer.close()
+
+    writer = Writer(file, limits)  # the next start sets aside what the reader has left
+    writer.write([(policy, [decision(NOON + 600)])], NOON + 600)
+    writer.close()
+    assert len(list(read(file))) == 1 + 5_990 + 1
+    assert [row.time for row in read(file)][-1] == NOON + 600
+    assert file.stat().st_size < size

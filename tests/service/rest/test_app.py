@@ -11,13 +11,25 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.inference.policy import Policy, load
-from service.rest.app import create_app
+from service.endpoints import ENDPOINTS, GRPC_LABEL
+from service.inference.loading import load
+from service.inference.policy import Policy
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.service import settings
 
 STATE = [0.0, 0.0, 0.05, 0.0]
+# No operations of the API: a WebSocket, which OpenAPI cannot describe, and pages for people.
+UNDESCRIBED = (
+    "/",
+    "/act/stream",
+    "/openapi.json",
+    "/docs",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
+    "/docs/favicon.png",
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=8), inner),
@@ -176,7 +188,7 @@ def test_a_bad_batch_is_refused_with_what_and_where(
     committed: Bundle, body: object, status: int, named: str
 ) -> None:
     with TestClient(
-        create_app(settings(max_batch=5), ServiceState(load(committed, "onnx")))
+        create_application(settings(max_batch=5), ServiceState(load(committed, "onnx")))
     ) as client:
         answer = client.post("/act/batch", json=body)
     assert answer.status_code == status
@@ -249,7 +261,9 @@ def test_q_values_that_are_not_finite_are_a_failure_with_a_reason(
     committed: Bundle, door: str
 ) -> None:
     with TestClient(
-        create_app(settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx")))
+        create_application(
+            settings(), ServiceState(Policy(committed, FixedBackend(math.nan, 1), "onnx"))
+        )
     ) as client:
         answer = client.post(door, json={"state": STATE} if door == "/act" else {"states": [STATE]})
     assert answer.status_code == 500
@@ -261,7 +275,7 @@ def test_a_failing_backend_is_a_problem_that_carries_the_request_id(committed: B
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
-    app = create_app(settings(), ServiceState(Policy(committed, Broken(), "onnx")))  # type: ignore[arg-type] # broken on purpose
+    app = create_application(settings(), ServiceState(Policy(committed, Broken(), "onnx")))  # type: ignore[arg-type] # broken on purpose
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post("/act", json={"state": STATE}, headers={"x-request-id": "r1"})
     assert answer.status_code == 500
@@ -301,16 +315,8 @@ def test_openapi_document_describes_the_doors_bodies(client: TestClient) -> None
     assert act["requestBody"]["content"]["application/json"]["schema"]["required"] == ["state"]
     assert "412" in act["responses"]
     assert set(document["paths"]) == {
-        *(
-            "/act",
-            "/act/batch",
-            "/model",
-            "/model/rollback",
-            "/shadow",
-            "/shadow/promote",
-            "/health/live",
-            "/health/ready",
-            "/metrics",
-        )
+        endpoint.path
+        for endpoint in ENDPOINTS
+        if endpoint.label != GRPC_LABEL and endpoint.path not in UNDESCRIBED
     }
     assert "Problem" in document["components"]["schemas"]

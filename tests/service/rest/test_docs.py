@@ -1,7 +1,6 @@
 """The pages: /docs loads nothing from elsewhere and runs nothing else; and which pages elsewhere may call the service."""
 
 import base64
-import json
 import re
 from collections.abc import Iterator
 from hashlib import sha256
@@ -11,11 +10,11 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from service.endpoints import endpoint_of
-from service.inference.policy import load
-from service.rest.app import create_app
+from service.inference.loading import load
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED
-from tests.support.raw_http import Headers, Lanes, ask, lanes, request
+from tests.support.raw_http import BothPaths, Headers, ask, both_paths, request
 from tests.support.service import refused, settings
 
 POLICY = load(bundle.read(COMMITTED), "onnx")
@@ -27,7 +26,7 @@ STRANGER: Headers = [(b"origin", b"https://stranger.example")]
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(settings(), ServiceState(POLICY))) as client:
+    with TestClient(create_application(settings(), ServiceState(POLICY))) as client:
         yield client
 
 
@@ -77,8 +76,10 @@ def test_the_description_says_what_each_door_asks_of_a_key(client: TestClient) -
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[Lanes]:
-    with lanes(settings(cors_origin=[ORIGIN, ANOTHER], max_batch=2), ServiceState(POLICY)) as both:
+def both() -> Iterator[BothPaths]:
+    with both_paths(
+        settings(cors_origin=[ORIGIN, ANOTHER], max_batch=2), ServiceState(POLICY)
+    ) as both:
         yield both
 
 
@@ -86,17 +87,17 @@ def both() -> Iterator[Lanes]:
 @pytest.mark.parametrize("headers", [[], ALLOWED, STRANGER, [(b"Origin", ANOTHER.encode())]])
 @pytest.mark.parametrize("body", [BODY, b'{"states":[[0,0,0.05,0]]}', b"{"])
 def test_no_byte_differs_between_the_lanes_when_pages_may_call(
-    both: Lanes, path: str, headers: Headers, body: bytes
+    both: BothPaths, path: str, headers: Headers, body: bytes
 ) -> None:
     sent = request("POST", path, headers, [body])
-    fast, general = ask(both.fast, sent), ask(both.general, sent)
+    fast, general = ask(both.fast, sent), ask(both.asgi, sent)
     assert fast == general
     assert b"Origin" in fast[0]["vary"]
     named = dict(fast[0].headers).get(b"access-control-allow-origin")
     assert named == (None if headers in ([], STRANGER) else headers[0][1])
 
 
-def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: Lanes) -> None:
+def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: BothPaths) -> None:
     question: Headers = [
         (b"access-control-request-method", b"POST"),
         (b"access-control-request-headers", b"authorization, if-match"),
@@ -110,7 +111,7 @@ def test_a_page_that_is_named_may_ask_before_it_calls_and_another_may_not(both: 
 
 
 def test_no_page_may_call_unless_it_is_named() -> None:
-    with lanes(settings(), ServiceState(POLICY)) as both:
+    with both_paths(settings(), ServiceState(POLICY)) as both:
         for sent in (
             request("POST", "/act", ALLOWED, [BODY]),
             request("OPTIONS", "/act", ALLOWED, []),
@@ -134,6 +135,6 @@ def test_an_origin_that_no_browser_sends_is_refused_by_name(origin: str) -> None
 
 
 def test_origins_come_from_the_environment_too() -> None:
-    code, complaint = refused(environment={"UPRIGHT_CORS_ORIGIN": json.dumps([ORIGIN, "*"])})
+    code, complaint = refused(environment={"UPRIGHT_CORS_ORIGIN": f"{ORIGIN},*"})
     assert code == 2
     assert "cors-origin" in complaint

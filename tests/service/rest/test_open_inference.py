@@ -16,9 +16,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.rest import open_inference as oip
-from service.rest.app import create_app
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.project import COMMITTED
@@ -300,7 +300,7 @@ def test_more_than_the_doors_take_is_refused(client: TestClient, committed: Bund
     assert answer.status_code == 413
     assert "error" in answer.json()
     with TestClient(
-        create_app(settings(max_batch=1), ServiceState(load(committed, "onnx")))
+        create_application(settings(max_batch=1), ServiceState(load(committed, "onnx")))
     ) as small:
         answer = small.post(INFER, json=asked())
         assert answer.status_code == 400
@@ -325,7 +325,7 @@ def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(
     folder = tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
     with TestClient(
-        create_app(settings(bundle=folder), ServiceState(load(committed, "onnx")))
+        create_application(settings(bundle=folder), ServiceState(load(committed, "onnx")))
     ) as client:
         for body in (b"", b"{}", b'{"ready":true}'):
             answer = client.post("/v2/repository/index", content=body)
@@ -352,7 +352,7 @@ def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) ->
     policy._backend = FixedBackend(
         np.nan, np.nan
     )  # the seam of a failure that cannot happen on demand
-    with TestClient(create_app(settings(), ServiceState(policy))) as client:
+    with TestClient(create_application(settings(), ServiceState(policy))) as client:
         answer = client.post(INFER, json=asked())
         assert answer.status_code == 500
         assert list(answer.json()) == ["error"]
@@ -361,7 +361,7 @@ def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) ->
 def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(
     committed: Bundle,
 ) -> None:
-    app = create_app(settings(), ServiceState(load(committed, "onnx")))
+    app = create_application(settings(), ServiceState(load(committed, "onnx")))
     rng = random.Random(6)  # noqa: S311 - no secret depends on it
     good = [json.dumps(body).encode() if isinstance(body, dict) else body for body, _ in WRONG]
     good += [json.dumps(asked()).encode()] * 10

@@ -20,9 +20,9 @@ from starlette.types import Message
 from benchmarks.operations import bundles, reload
 from models import bundle
 from models.bundle import Bundle
-from service.inference.policy import load
-from service.rest.app import create_app
+from service.inference.loading import load
 from service.rollout.reloader import Reloader
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.service import Start, free_port, settings, wait_for
@@ -185,7 +185,7 @@ def test_a_request_whose_body_comes_late_is_answered_by_the_bundle_that_it_began
 ) -> None:
     first = write("1")
     service_state = ServiceState(load(bundle.read(folder), "onnx"))
-    app = create_app(settings(bundle=folder), service_state)
+    app = create_application(settings(bundle=folder), service_state)
 
     async def post(path: str, before: Callable[[], object], body: bytes) -> bytes:
         sent: list[Message] = []

@@ -11,10 +11,12 @@ from starlette.testclient import TestClient
 
 from benchmarks.operations import bundles
 from models.bundle import Bundle
-from service.inference.policy import Float32Array, Inference, Policy, load
-from service.rest.app import create_app
+from service.inference.backends import Float32Array
+from service.inference.loading import load
+from service.inference.policy import Inference, Policy
 from service.rollout import shadow
 from service.rollout.shadow import Shadow
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.metrics import samples
@@ -44,7 +46,7 @@ def found(client: TestClient | httpx2.Client, states: int) -> dict[str, Any]:
 
 
 def app(policy: Policy, shadow: Policy, **changes: object) -> TestClient:
-    return TestClient(create_app(settings(**changes), ServiceState(policy), shadow=shadow))
+    return TestClient(create_application(settings(**changes), ServiceState(policy), shadow=shadow))
 
 
 def test_a_twin_agrees_on_every_state_of_every_door(committed: Bundle) -> None:
@@ -141,8 +143,8 @@ def test_a_full_queue_drops_and_counts(committed: Bundle) -> None:
         1e-5,
     )
     for _ in range(20):
-        idle.watch(inference, "id")
-    assert idle.report().dropped == 20_000 - shadow.QUEUED_MAX // 1_000 * 1_000
+        idle.enqueue(inference, "id")
+    assert idle.report().dropped == 20_000 - shadow.QUEUE_LIMIT // 1_000 * 1_000
 
 
 def test_without_a_shadow_there_is_none_to_look_at_or_to_promote(client: TestClient) -> None:

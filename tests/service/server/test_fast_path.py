@@ -1,4 +1,4 @@
-"""Both lanes answer alike, for every request; and what only the fast lane could get wrong."""
+"""Both paths answer alike, for every request; and what only the fast path could get wrong."""
 
 import asyncio
 import json
@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from models import bundle
 from service.api import act as answers
 from service.api.schemas import ActResponse, BatchResponse
-from service.inference.policy import Policy, load
+from service.inference.loading import load
+from service.inference.policy import Policy
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.metrics import samples
 from tests.support.project import COMMITTED
-from tests.support.raw_http import Headers, Lanes, ask, lanes, leave, request
+from tests.support.raw_http import BothPaths, Headers, ask, both_paths, leave, request
 from tests.support.service import Start, settings
 
 BUNDLE = bundle.read(COMMITTED)
@@ -32,8 +33,8 @@ STATE = b'{"state":[0,0,0.05,0]}'
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[Lanes]:
-    with lanes(
+def both() -> Iterator[BothPaths]:
+    with both_paths(
         settings(max_body=200, max_batch_body=2_000, max_batch=5), ServiceState(POLICY)
     ) as both:
         yield both
@@ -112,14 +113,14 @@ def pieces(draw: st.DrawFn) -> list[bytes]:
     method=methods,
     path=paths,
 )
-def test_no_byte_differs_between_the_lanes(
-    both: Lanes, body: list[bytes], chunked: bool, headers: Headers, method: str, path: str
+def test_no_byte_differs_between_the_paths(
+    both: BothPaths, body: list[bytes], chunked: bool, headers: Headers, method: str, path: str
 ) -> None:
     """`--hypothesis-profile long` compares ten thousand requests."""
     sent = request(method, path, headers, body, chunked=chunked)
     fast = ask(both.fast, sent, has_body=method != "HEAD")
-    general = ask(both.general, sent, has_body=method != "HEAD")
-    assert fast == general
+    asgi = ask(both.asgi, sent, has_body=method != "HEAD")
+    assert fast == asgi
 
 
 @hypothesis_settings(max_examples=50, deadline=None)
@@ -131,43 +132,42 @@ def test_no_byte_differs_between_the_lanes(
     )
 )
 def test_requests_that_do_not_wait_for_answers_get_them_in_their_order(
-    both: Lanes, several: list[tuple[bytes, str, str, bool]]
+    both: BothPaths, several: list[tuple[bytes, str, str, bool]]
 ) -> None:
     sent = b"".join(
         b"".join(request(method, path, [], [body], chunked=chunked))
         for body, path, method, chunked in several
     )
-    fast, general = (ask(port, [sent], answers=len(several)) for port in (both.fast, both.general))
-    assert fast == general
+    fast, asgi = (ask(port, [sent], answers=len(several)) for port in (both.fast, both.asgi))
+    assert fast == asgi
 
 
 @pytest.mark.parametrize("backend", [FixedBackend(np.nan, 1), FixedBackend(3, np.inf)])
-def test_the_lanes_fail_alike_when_the_policy_does(backend: FixedBackend) -> None:
-    with lanes(settings(), ServiceState(Policy(BUNDLE, backend, "onnx"))) as both:
+def test_both_paths_fail_alike_when_the_policy_does(backend: FixedBackend) -> None:
+    with both_paths(settings(), ServiceState(Policy(BUNDLE, backend, "onnx"))) as both:
         for state in (b"[0,0,0,0]", b"[99,0,0,0]"):
             for path, body in (
                 ("/act", b'{"state":%s}' % state),
                 ("/act/batch", b'{"states":[[0.01,0,0,0],%s]}' % state),
             ):
-                fast, general = (
-                    ask(port, request("POST", path, [], [body]))
-                    for port in (both.fast, both.general)
+                fast, asgi = (
+                    ask(port, request("POST", path, [], [body])) for port in (both.fast, both.asgi)
                 )
-                assert fast == general
+                assert fast == asgi
                 assert fast[0].status in (422, 500)
 
 
-def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_callers_id(
+def test_both_paths_answer_an_unforeseen_failure_alike_and_log_it_under_the_callers_id(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Broken:
         def q_values(self, _: object) -> object:
             raise MemoryError("no memory")
 
-    with lanes(settings(), ServiceState(Policy(BUNDLE, Broken(), "onnx"))) as both:  # type: ignore[arg-type] # broken on purpose
+    with both_paths(settings(), ServiceState(Policy(BUNDLE, Broken(), "onnx"))) as both:  # type: ignore[arg-type] # broken on purpose
         sent = request("POST", "/act", [(b"x-request-id", b"r1")], [STATE])
-        fast, general = ask(both.fast, sent), ask(both.general, sent)
-    assert fast == general
+        fast, asgi = ask(both.fast, sent), ask(both.asgi, sent)
+    assert fast == asgi
     failures = [record for record in caplog.records if record.levelname == "ERROR"]
     assert [record.getMessage() for record in failures] == ["request r1 failed: no memory"] * 2
     assert all(record.exc_info for record in failures)
@@ -178,8 +178,8 @@ def test_the_lanes_answer_an_unforeseen_failure_alike_and_log_it_under_the_calle
 def test_a_client_that_leaves_before_its_body_has_come_gets_nothing_and_is_counted(
     path: str,
 ) -> None:
-    with lanes(settings(), ServiceState(POLICY)) as both:
-        for port in (both.fast, both.general):
+    with both_paths(settings(), ServiceState(POLICY)) as both:
+        for port in (both.fast, both.asgi):
             leave(port, request("POST", path, [], [STATE])[0][:-3])
         for _ in range(200):  # until the server has noticed
             text = ask(both.fast, request("GET", "/metrics", [], []))[0].body.decode()
@@ -188,7 +188,9 @@ def test_a_client_that_leaves_before_its_body_has_come_gets_nothing_and_is_count
         raise AssertionError(text)
 
 
-def test_a_request_that_follows_a_good_one_and_is_no_http_gets_its_own_answer(both: Lanes) -> None:
+def test_a_request_that_follows_a_good_one_and_is_no_http_gets_its_own_answer(
+    both: BothPaths,
+) -> None:
     good, bad = ask(
         both.fast, [b"".join(request("POST", "/act", [], [STATE])) + b"nonsense\r\n\r\n"], answers=2
     )
@@ -196,7 +198,7 @@ def test_a_request_that_follows_a_good_one_and_is_no_http_gets_its_own_answer(bo
     assert json.loads(bad.body)["type"] == "urn:upright:problem:not-http"
 
 
-def test_an_offer_to_speak_http_2_is_declined_and_the_request_answered(both: Lanes) -> None:
+def test_an_offer_to_speak_http_2_is_declined_and_the_request_answered(both: BothPaths) -> None:
     """As Java's own HTTP client makes it with its first request."""
     offer = [
         (b"connection", b"Upgrade, HTTP2-Settings"),
@@ -210,9 +212,9 @@ def test_an_offer_to_speak_http_2_is_declined_and_the_request_answered(both: Lan
     assert ask(both.fast, [b"CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\n\r\n"])[0].status == 400
 
 
-def test_a_client_that_reads_late_gets_all_its_answers_whole(both: Lanes) -> None:
+def test_a_client_that_reads_late_gets_all_its_answers_whole(both: BothPaths) -> None:
     rows = b",".join([b"[0,0,0.05,0]"] * 10_000)
-    with lanes(settings(), ServiceState(POLICY)) as both:
+    with both_paths(settings(), ServiceState(POLICY)) as both:
         sent = b"".join(request("POST", "/act/batch", [], [b'{"states":[%s]}' % rows]))
         found = ask(
             both.fast, [sent] * 3 + [b"".join(request("GET", "/health/live", [], []))], answers=4
@@ -240,7 +242,7 @@ def test_an_answer_is_written_as_its_schema_would_write_it(
 
 
 def test_concurrent_clients_get_their_own_answers(start: Start) -> None:
-    """Each of 32 clients sends states of its own; inference reads and writes in place, and must never mix them up."""
+    """Each of 32 clients sends its own states; inference in place must never mix them up."""
     rng = np.random.default_rng(5)
     states = rng.uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (32, 20, 4))
     expected = [POLICY.decide(rows.astype(np.float32)).q_values for rows in states]
@@ -284,8 +286,10 @@ def test_threads_that_share_a_policy_get_their_own_answers() -> None:
     assert found == expected
 
 
-def test_a_body_in_pieces_that_passes_the_limit_with_its_last_one_is_refused(both: Lanes) -> None:
-    for port in (both.fast, both.general):
+def test_a_body_in_pieces_that_passes_the_limit_with_its_last_one_is_refused(
+    both: BothPaths,
+) -> None:
+    for port in (both.fast, both.asgi):
         with socket.create_connection(("127.0.0.1", port), 10) as connection:
             for piece in request("POST", "/act", [], [b"x" * 150, b"x" * 150]):
                 connection.sendall(piece)

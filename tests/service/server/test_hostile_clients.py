@@ -1,4 +1,4 @@
-"""What a hostile or a clumsy client can do to one connection harms nobody else, and is answered in order or ended."""
+"""What a hostile or clumsy client does to its connection harms nobody else."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
-from service.server.http_protocol import HEAD_BYTES, HEAD_LINES
+from service.inference.loading import load
+from service.server.http.request import HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import (
@@ -65,7 +65,10 @@ def test_what_is_no_http_is_refused_after_the_answers_to_what_came_before(port: 
 def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    head = b"POST /act HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n"
+    head = (
+        b"POST /act HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
+    )
     assert statuses(said(port, head + b"zz\r\n")) == [400]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
@@ -97,7 +100,7 @@ def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_a
     [
         b"GET /" + b"a" * 200_000,
         b"GET /model HTTP/1.1\r\nx: " + b"a" * 200_000,
-        b"GET /model HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_LINES + 1) + b"\r\n",
+        b"GET /model HTTP/1.1\r\n" + b"x: y\r\n" * (HEADER_LINES_LIMIT + 1) + b"\r\n",
         CHUNKED % b"" + b"x: " + b"a" * 200_000,
         CHUNKED % b"?x" + b"x: y\r\n" * 50_000,
         b"POST /act HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n16;" + b"a" * 200_000,
@@ -109,16 +112,16 @@ def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: 
     after = samples(ask(port, [request("GET", "/metrics", [], [])[0]])[0].body.decode())
     assert statuses(answered) == [431]
     assert json.loads(answered.partition(b"\r\n\r\n")[2])["detail"].startswith(
-        f"A request may have {HEAD_BYTES} bytes beside its body"
+        f"A request may have {HEADER_BYTES_LIMIT} bytes beside its body"
     )
-    counted = ("upright_refused_requests_total", ("head-too-large",))
+    counted = ("upright_refused_requests_total", ("headers-too-large",))
     assert after[counted] == before[counted] + 1
 
 
 def test_a_head_of_as_many_lines_as_may_be_and_a_body_in_chunks_of_one_byte_are_read(
     port: int,
 ) -> None:
-    lines = [(b"x%d" % number, b"y" * 600) for number in range(HEAD_LINES - 2)]
+    lines = [(b"x%d" % number, b"y" * 600) for number in range(HEADER_LINES_LIMIT - 2)]
     assert ask(port, request("POST", "/act", lines, [STATE]))[0].status == 200
     assert (
         ask(
@@ -140,7 +143,7 @@ def test_a_head_of_as_many_lines_as_may_be_and_a_body_in_chunks_of_one_byte_are_
 
 
 def test_header_lines_after_a_body_change_nothing(port: int) -> None:
-    for path in (b"", b"?general"):
+    for path in (b"", b"?asgi"):
         assert (
             ask(port, [CHUNKED % path + b'if-match: "other"\r\nx-request-id: late\r\n\r\n'])[0][
                 "x-request-id"
@@ -163,7 +166,7 @@ def test_a_client_that_sends_all_at_once_and_closes_its_half_gets_all_answers(po
 def test_ten_thousand_requests_at_once_are_answered_and_do_not_keep_others_waiting(
     port: int,
 ) -> None:
-    """They are read in slices. Another client's request gets its turn between two of them, long before the last is answered."""
+    """They are read in slices: another client is served between two of them, before the last."""
     with socket.create_connection(("127.0.0.1", port), 10) as greedy:
         greedy.sendall(ACT * 1_000)  # not more than the sockets hold, so that this returns
         assert ask(port, [ACT])[0].status == 200
@@ -174,7 +177,7 @@ def test_ten_thousand_requests_at_once_are_answered_and_do_not_keep_others_waiti
                 if line.startswith(b"content-length"):
                     length = int(line.split()[1])
             answered.read(length)
-    for path in ("/act", "/act?general"):
+    for path in ("/act", "/act?asgi"):
         sent = request("POST", path, [], [STATE])[0]
         assert {answer.status for answer in ask(port, [sent * 300] * 3, answers=900)} == {200}
 
@@ -191,13 +194,13 @@ def test_offers_to_speak_http_2_one_after_the_other_are_all_declined(port: int) 
     assert statuses(said(port, closing)) == [200]
 
 
-def test_who_never_reads_its_answers_is_cut_off(port: int) -> None:
-    """On the general lane too, where each of its requests would count as one under way."""
-    with socket.create_connection(("127.0.0.1", port), 10) as deaf:
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        with pytest.raises(ConnectionError):  # noqa: PT012 - it comes once the service has given up
+def test_who_never_reads_its_answers_is_reset(port: int) -> None:
+    """On the ASGI path too, where each of its requests would count as one in flight."""
+    with socket.create_connection(("127.0.0.1", port), 10) as silent:
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        with pytest.raises(ConnectionError):  # noqa: PT012 - it comes at the service's time-out
             while True:
-                deaf.sendall(MODEL * 100)
+                silent.sendall(MODEL * 100)
 
 
 def test_who_reads_slowly_gets_the_whole_answer(start: Start) -> None:
@@ -217,17 +220,17 @@ def test_who_reads_slowly_gets_the_whole_answer(start: Start) -> None:
     assert len(json.loads(content)["actions"]) == 10_000
 
 
-def test_nothing_is_kept_for_a_client_that_is_cut_off(start: Start) -> None:
-    """An end after all that was left would mean that the system had kept it for as long as the client likes."""
+def test_nothing_is_kept_for_a_client_that_is_reset(start: Start) -> None:
+    """An orderly end would mean that the system had kept what was left for the client."""
     with (
         start("--body-timeout", "1") as address,
-        socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), 10) as deaf,
+        socket.create_connection(("127.0.0.1", urlsplit(address).port or 0), 10) as silent,
     ):
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        deaf.sendall(MODEL * 400)
+        silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        silent.sendall(MODEL * 400)
         time.sleep(3)
         with pytest.raises(ConnectionResetError):  # noqa: PT012 - it comes after what had reached this machine
-            while deaf.recv(65_536):
+            while silent.recv(65_536):
                 pass
 
 
@@ -243,7 +246,7 @@ def test_a_head_request_is_answered_as_get_is_without_the_body(port: int) -> Non
     assert ask(port, request("HEAD", "/act", [], []), has_body=False)[0].status == 405
 
 
-def test_a_stream_door_asked_without_a_websocket_says_what_it_needs(port: int) -> None:
+def test_the_stream_endpoint_asked_without_a_websocket_says_what_it_needs(port: int) -> None:
     answer = ask(port, request("GET", "/act/stream", [], []))[0]
     assert (answer.status, answer["upgrade"]) == (426, b"websocket")
 

@@ -1,4 +1,4 @@
-"""The protocol's patience ends, and its limits hold, while everybody else is served."""
+"""The protocol's time-outs and limits hold, while everybody else is served."""
 
 import json
 import socket
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from models.bundle import Bundle
-from service.inference.policy import load
+from service.inference.loading import load
 from service.state import ServiceState
 from tests.support.metrics import samples
 from tests.support.raw_http import ask, request, serving
@@ -44,13 +44,13 @@ def eventually(holds: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("sent", "part"),
     [
-        (b"POST /a", "head"),
-        (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "head"),
-        (ACT[:-5], "body"),  # the fast lane's
+        (b"POST /a", "headers"),
+        (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "headers"),
+        (ACT[:-5], "body"),  # on the fast path
         (
             ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5],
             "body",
-        ),  # the general lane's
+        ),  # on the ASGI path
     ],
 )
 def test_a_request_that_comes_too_slowly_gets_408_and_its_connection_is_closed(
@@ -76,14 +76,14 @@ def test_a_connection_that_asks_nothing_more_is_closed(port: int, sent: bytes) -
         assert idle.makefile("rb").read().count(b"HTTP/1.1 200 OK") == (1 if sent else 0)
 
 
-def test_a_slow_request_after_a_good_one_is_given_up_too(port: int) -> None:
+def test_a_slow_request_after_a_good_one_times_out_too(port: int) -> None:
     with held(port, ACT + b"GET /he") as slow:
         answer = slow.makefile("rb").read()
     assert answer.count(b"HTTP/1.1 200 OK") == 1
     assert b"HTTP/1.1 408 " in answer
 
 
-def test_when_as_many_as_may_be_are_under_way_the_next_gets_503_but_health_and_metrics_are_answered(
+def test_requests_past_the_concurrency_limit_get_503_but_health_and_metrics_are_answered(
     committed: Bundle,
 ) -> None:
     with serving(
@@ -108,7 +108,7 @@ def _fill(port: int) -> None:
             assert ask(port, request("GET", path, [], []))[0].status == 200
         assert (
             ask(port, [ACT])[0].status == 200
-        )  # a request that comes whole is answered at once, and never under way
+        )  # a request that comes whole is answered at once, and never counts
     finally:
         for connection in waiting:
             connection.close()
@@ -116,7 +116,7 @@ def _fill(port: int) -> None:
 
 
 def test_who_does_not_read_is_not_read_and_loses_nothing(port: int) -> None:
-    """Far more answers than the socket's buffers hold; the client begins to read only when no more can be sent."""
+    """Far more answers than the sockets hold; the client reads once no more can be sent."""
     with socket.create_connection(("127.0.0.1", port), 10) as connection:
         connection.setblocking(False)
         sent = 0

@@ -10,15 +10,15 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from models.bundle import Bundle
-from service.inference.policy import load
-from service.server.http_protocol import Protocol
-from service.server.memory import AFTERWARDS, CROWD, Memory
-from service.server.websocket_protocol import StreamProtocol
+from service.inference.loading import load
+from service.server.http.protocol import HttpProtocol
+from service.server.memory import CHECKS_UNTIL_SECOND_TRIM, CROWD, MemoryTrimmer
+from service.server.websocket_protocol import WebSocketProtocol
 from service.state import ServiceState
 from tests.support.raw_http import ACT, HANDSHAKE, MODEL, STATE, frame, serving
 from tests.support.service import settings, wait_for
 
-KINDS = (Protocol, StreamProtocol, RequestResponseCycle)
+KINDS = (HttpProtocol, WebSocketProtocol, RequestResponseCycle)
 H2C = ACT.replace(
     b"\r\n", b"\r\nconnection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AA\r\n", 1
 )
@@ -43,8 +43,8 @@ def without_collector() -> Iterator[None]:
 
 SENT = {
     "nothing": b"",
-    "a request of the fast lane": ACT,
-    "a request of the general lane": MODEL,
+    "a request on the fast path": ACT,
+    "a request on the ASGI path": MODEL,
     "half a body": ACT[:-5],
     "half a head": MODEL[:-2],
     "no HTTP": b"nonsense\r\n\r\n",
@@ -73,20 +73,20 @@ def test_a_connection_that_has_gone_leaves_nothing_to_the_garbage_collector(
 
 
 def test_memory_is_given_back_when_a_crowd_has_gone_and_when_its_last_have_gone() -> None:
-    memory = Memory()
+    memory = MemoryTrimmer()
     with without_collector():
-        memory.tidy(CROWD - 1)
+        memory.check(CROWD - 1)
         circle = weakref.ref(Circle())
-        memory.tidy(0)
+        memory.check(0)
         assert circle() is not None, "it was no crowd"
-        memory.tidy(CROWD + 5)
-        memory.tidy(CROWD)
+        memory.check(CROWD + 5)
+        memory.check(CROWD)
         assert circle() is not None, "the crowd is still there"
-        memory.tidy(5)
+        memory.check(5)
         assert circle() is None
         circle = weakref.ref(Circle())
-        for _ in range(AFTERWARDS - 1):
-            memory.tidy(0)
+        for _ in range(CHECKS_UNTIL_SECOND_TRIM - 1):
+            memory.check(0)
         assert circle() is not None
-        memory.tidy(0)
+        memory.check(0)
         assert circle() is None

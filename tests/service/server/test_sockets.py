@@ -83,7 +83,7 @@ def test_a_socket_that_another_program_listens_on_is_left_alone(tmp_path: Path) 
         (["--uds", "/nowhere/act.sock"], 1, "--uds /nowhere/act.sock"),
         (["--uds", "x" * 200], 1, "--uds"),
         (["--uds-mode", "rw"], 2, "--uds-mode"),
-        (["--uds-only", "true"], 2, "uds_only needs a path"),
+        (["--uds-only"], 2, "--uds-only needs --uds FILE"),
         (["--host", "203.0.113.1"], 1, "--host 203.0.113.1"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_place_that_cannot_be_had_is_refused_in_one_line(
 def test_a_port_that_is_taken_is_refused_in_one_line() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
-        pytest.raises(sockets.SocketError, match=r"--port \d+: "),
+        pytest.raises(sockets.SocketError, match=r"--port \d+: .*; choose another --port"),
         sockets.listening(settings(port=taken.getsockname()[1])),
     ):
         pass

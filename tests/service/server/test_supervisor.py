@@ -58,7 +58,7 @@ def test_metrics_of_all_workers_add_up_also_after_one_has_died(
 
 
 def served_by_all(address: str) -> set[str]:
-    """Return the digests that are answered with, each time on a connection of its own, so that every process is asked."""
+    """Return the digests in answers on connections of their own, so that all processes answer."""
     return {httpx2.post(f"{address}/act", json=STATE).json()["digest"] for _ in range(12)}
 
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from training.dqn import Learner, act
-from training.network import Actor, DQNetwork
-from training.replay import Minibatch
+from training.dqn.learner import Learner, epsilon_greedy
+from training.dqn.replay_buffer import Minibatch
+from training.network import DQNetwork, NumpyPolicy
 
 
 def output_bias(network: DQNetwork) -> torch.Tensor:
@@ -31,23 +31,26 @@ def minibatch(
 def test_one_update_moves_q_towards_the_target_by_the_gradient_of_the_squared_error(
     terminal: float,
 ) -> None:
-    """The gradient is worked out by hand for the output layer's bias, where Adam's first step is ± its learning rate."""
+    """The gradient is worked out by hand for the output layer's bias.
+
+    There Adam's first step is ± its learning rate.
+    """
     torch.manual_seed(0)
     network = DQNetwork()
     batch = minibatch(np.random.default_rng(0), terminal=terminal)
-    q_next = Actor(network).q_values(batch.next_states).max(axis=1)
+    q_next = NumpyPolicy(network).q_values(batch.next_states).max(axis=1)
     target = batch.rewards + 0.9 * q_next * (1 - terminal)
-    q_taken = Actor(network).q_values(batch.states)[np.arange(64), batch.actions]
+    q_taken = NumpyPolicy(network).q_values(batch.states)[np.arange(64), batch.actions]
     gradient = [2 * np.where(batch.actions == a, q_taken - target, 0).mean() for a in (0, 1)]
     before = output_bias(network).detach().clone()
-    Learner(network, learning_rate=1e-3, discount=0.9).update(batch)
+    Learner(network, learning_rate=1e-3, gamma=0.9).update(batch)
     moved = (output_bias(network).detach() - before).numpy()
     np.testing.assert_allclose(moved, -1e-3 * np.sign(gradient), rtol=1e-3)
 
 
 def test_the_action_not_taken_is_left_alone() -> None:
     network = DQNetwork()
-    Learner(network, learning_rate=1e-2, discount=0.99).update(
+    Learner(network, learning_rate=1e-2, gamma=0.99).update(
         minibatch(np.random.default_rng(0), terminal=0, action=1)
     )
     gradient = output_bias(network).grad
@@ -59,38 +62,38 @@ def test_the_action_not_taken_is_left_alone() -> None:
 def test_repeated_updates_on_terminal_transitions_learn_their_rewards() -> None:
     torch.manual_seed(1)
     network = DQNetwork()
-    learner = Learner(network, learning_rate=2.5e-3, discount=0.99)
+    learner = Learner(network, learning_rate=2.5e-3, gamma=0.99)
     batch = minibatch(np.random.default_rng(1), terminal=1, size=16)
     for _ in range(1_500):
         learner.update(batch)
-    q_taken = Actor(network).q_values(batch.states)[np.arange(16), batch.actions]
+    q_taken = NumpyPolicy(network).q_values(batch.states)[np.arange(16), batch.actions]
     np.testing.assert_allclose(q_taken, batch.rewards, atol=0.05)
 
 
 def test_epsilon_is_the_share_of_random_actions() -> None:
     rng = np.random.default_rng(0)
     q_values = np.array([0, 1], np.float32)
-    assert all(act(q_values, 0, rng) == 1 for _ in range(100))
+    assert all(epsilon_greedy(q_values, 0, rng) == 1 for _ in range(100))
     # half of the 40 % random actions are 0: 2,000 of 10,000, with a standard deviation of 40
-    assert abs(sum(act(q_values, 0.4, rng) == 0 for _ in range(10_000)) - 2_000) < 200
+    assert abs(sum(epsilon_greedy(q_values, 0.4, rng) == 0 for _ in range(10_000)) - 2_000) < 200
 
 
 def test_a_tie_is_the_first_action() -> None:
-    assert act(np.array([3, 3], np.float32), 0, np.random.default_rng(0)) == 0
+    assert epsilon_greedy(np.array([3, 3], np.float32), 0, np.random.default_rng(0)) == 0
 
 
-def test_actor_gives_the_networks_q_values_before_and_after_an_update() -> None:
+def test_numpy_policy_gives_the_networks_q_values_before_and_after_an_update() -> None:
     network = DQNetwork()
-    actor = Actor(network)
+    policy = NumpyPolicy(network)
     states = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     for _ in range(2):
         np.testing.assert_allclose(
-            actor.q_values(states),
+            policy.q_values(states),
             network(torch.from_numpy(states)).detach().numpy(),
             rtol=1e-5,
             atol=1e-6,
         )
-        Learner(network, learning_rate=1e-2, discount=0.99).update(
+        Learner(network, learning_rate=1e-2, gamma=0.99).update(
             minibatch(np.random.default_rng(0), terminal=0)
         )
-        actor.refresh()
+        policy.refresh()

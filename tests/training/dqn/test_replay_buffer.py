@@ -1,27 +1,27 @@
 import numpy as np
 import pytest
 
-from training.replay import ReplayMemory
+from training.dqn.replay_buffer import ReplayBuffer
 
 
-def filled(capacity: int, count: int) -> ReplayMemory:
+def filled(capacity: int, count: int) -> ReplayBuffer:
     """Transition i has i in all its parts."""
-    memory = ReplayMemory(capacity)
+    buffer = ReplayBuffer(capacity)
     for i in range(count):
-        memory.add(
+        buffer.add(
             np.full(4, i, np.float32),
             i % 2,
             float(i),
             np.full(4, i + 0.5, np.float32),
             terminal=i % 3 == 0,
         )
-    return memory
+    return buffer
 
 
-def test_memory_keeps_the_last_transitions_and_forgets_the_oldest() -> None:
-    memory = filled(10, 25)
-    assert len(memory) == 10
-    rewards = memory.sample(np.random.default_rng(0), 10).rewards
+def test_buffer_keeps_the_last_transitions_and_forgets_the_oldest() -> None:
+    buffer = filled(10, 25)
+    assert len(buffer) == 10
+    rewards = buffer.sample(np.random.default_rng(0), 10).rewards
     assert sorted(rewards.tolist()) == list(range(15, 25))
 
 
@@ -42,10 +42,10 @@ def test_no_transition_is_twice_in_a_minibatch() -> None:
 
 
 def test_each_transition_is_drawn_equally_often() -> None:
-    memory, rng = filled(20, 20), np.random.default_rng(3)
+    buffer, rng = filled(20, 20), np.random.default_rng(3)
     counts = np.zeros(20)
     for _ in range(4_000):
-        counts[memory.sample(rng, 5).rewards.astype(int)] += 1
+        counts[buffer.sample(rng, 5).rewards.astype(int)] += 1
     # 4,000 × 5 / 20 = 1,000 expected, with a standard deviation of 27
     assert abs(counts - 1_000).max() < 140
 

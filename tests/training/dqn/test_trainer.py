@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from training.network import device
-from training.recipe import recipe
-from training.run import Progress, Run
-from training.states_seen import QUANTILES, StatesSeen
+from training.network import choose_device
+from training.recipes import recipe
+from training.state_statistics import QUANTILES, StateStatistics
 from training.train import train
+from training.trainer import Progress, Run
 
 CPU = torch.device("cpu")
 
@@ -22,7 +22,7 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = train(short, 3, CPU), train(short, 3, CPU), train(short, 4, CPU)
     assert weights(first) == weights(again)
     assert first.history == again.history
-    assert first.states_seen == again.states_seen
+    assert first.state_summary == again.state_summary
     assert weights(first) != weights(other)
 
 
@@ -54,8 +54,8 @@ def test_epsilon_falls_after_each_episode_and_never_below_its_minimum() -> None:
 
 def test_nothing_is_learned_before_more_than_a_minibatch_is_stored() -> None:
     torch.manual_seed(0)
-    untouched = train(recipe("baseline", {"episodes": 1, "batch": 1999}), 0, CPU)
-    learned = train(recipe("baseline", {"episodes": 1, "batch": 4}), 0, CPU)
+    untouched = train(recipe("baseline", {"episodes": 1, "batch_size": 1999}), 0, CPU)
+    learned = train(recipe("baseline", {"episodes": 1, "batch_size": 4}), 0, CPU)
     torch.manual_seed(0)
     fresh = dataclasses.replace(untouched, network=type(untouched.network)())
     assert weights(untouched) == weights(fresh)
@@ -80,7 +80,7 @@ def test_interrupted_training_keeps_what_it_learned() -> None:
         recipe("baseline", {}),
         0,
         CPU,
-        report=reports.append,
+        on_progress=reports.append,
         interrupted=lambda: len(reports) >= 20,
     )
     assert run.stopped == "interrupted"
@@ -90,9 +90,9 @@ def test_interrupted_training_keeps_what_it_learned() -> None:
 
 def test_progress_counts_steps_and_averages_the_last_hundred_scores() -> None:
     reports: list[Progress] = []
-    run = train(recipe("baseline", {"episodes": 130}), 0, CPU, report=reports.append)
-    assert reports[-1].figures["steps"] == sum(row["steps"] for row in run.history) == run.steps
-    assert reports[-1].figures["mean_score"] == pytest.approx(
+    run = train(recipe("baseline", {"episodes": 130}), 0, CPU, on_progress=reports.append)
+    assert reports[-1].metrics["steps"] == sum(row["steps"] for row in run.history) == run.steps
+    assert reports[-1].metrics["mean_score"] == pytest.approx(
         np.mean([row["score"] for row in run.history[-100:]])
     )
 
@@ -105,21 +105,22 @@ def test_seeds_of_the_evaluations_are_refused(seed: int) -> None:
 
 def test_cuda_where_there_is_none_is_refused_by_name() -> None:
     if torch.cuda.is_available():
-        assert device("cuda").type == device("auto").type == "cuda"
+        assert choose_device("cuda").type == choose_device("auto").type == "cuda"
     else:
-        assert device("auto").type == "cpu"
+        assert choose_device("auto").type == "cpu"
         with pytest.raises(ValueError, match="cuda"):
-            device("cuda")
+            choose_device("cuda")
 
 
 def test_range_and_quantiles_are_those_of_all_states() -> None:
     states = np.random.default_rng(0).normal(size=(100_000, 4)).astype(np.float32)
-    seen = StatesSeen(np.random.default_rng(1))
+    statistics = StateStatistics(np.random.default_rng(1))
     for chunk in np.array_split(states, 700):
-        seen.add(chunk)
-    assert (seen.low == states.min(axis=0)).all()
-    assert (seen.high == states.max(axis=0)).all()
-    # A sample of 20,000 of a normal distribution: the median's standard error is 0.009, that of the 1 % quantile 0.026.
-    for share in (0.01, 0.5, 0.99):
-        row = seen.quantiles()[QUANTILES.index(share)]
-        np.testing.assert_allclose(row, np.quantile(states, share, axis=0), atol=0.11)
+        statistics.update(chunk)
+    assert (statistics.minimum == states.min(axis=0)).all()
+    assert (statistics.maximum == states.max(axis=0)).all()
+    # A sample of 20,000 of a normal distribution: the median's standard error is 0.009, that of
+    # the 1 % quantile 0.026.
+    for fraction in (0.01, 0.5, 0.99):
+        row = statistics.quantiles()[QUANTILES.index(fraction)]
+        np.testing.assert_allclose(row, np.quantile(states, fraction, axis=0), atol=0.11)

@@ -1,12 +1,13 @@
-"""The vector environment is Gymnasium's plant under the conditions drawn."""
+"""The vector environment is Gymnasium's plant under the plant parameters that were drawn."""
 
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from training.environments import CartPoles, Conditions, Perturbations, PerturbedCartPole, Reward
+from training.envs.cartpole import RandomizedCartPole, VectorCartPole
+from training.envs.conditions import DomainRandomization, PlantParameters, Reward
 
-WIDE = Perturbations(
+WIDE = DomainRandomization(
     force=(2, 20),
     half_length=(0.05, 1),
     pole_mass=(0.01, 1),
@@ -20,36 +21,36 @@ WIDE = Perturbations(
 
 
 def test_nominal_cart_moves_as_gymnasiums_does() -> None:
-    ours, theirs = CartPoles(1), CartPoleEnv()
+    ours, theirs = VectorCartPole(1), CartPoleEnv()
     state, _ = theirs.reset(seed=3)
-    ours.begin(np.arange(1), Conditions.nominal(1), np.random.default_rng(0))
+    ours.begin_episodes(np.arange(1), PlantParameters.nominal(1), np.random.default_rng(0))
     ours.state = np.asarray(theirs.state, np.float64)[:, None].copy()
     for action in np.random.default_rng(0).integers(0, 2, 30):
         state, _, terminated, _, _ = theirs.step(action)  # type: ignore[no-untyped-call]  # Gymnasium's own
-        fell, _ = ours.move(np.array([action]))
+        fell, _ = ours.advance(np.array([action]))
         np.testing.assert_allclose(ours.state[:, 0], state, rtol=1e-5)
         assert fell[0] == terminated
         if terminated:
             break
 
 
-def test_perturbed_mass_and_length_reach_the_derived_parameters() -> None:
-    environment = PerturbedCartPole(50, WIDE, Reward())
+def test_randomized_mass_and_length_reach_the_derived_parameters() -> None:
+    environment = RandomizedCartPole(50, WIDE, Reward())
     environment.reset(seed=0)
     for _ in range(100):
         environment.step(np.random.default_rng(0).integers(0, 2, 50))
         np.testing.assert_array_equal(
-            environment.total_mass, environment.conditions.pole_mass + 1.0
+            environment.total_mass, environment.parameters.pole_mass + 1.0
         )
         np.testing.assert_array_equal(
             environment.polemass_length,
-            environment.conditions.pole_mass * environment.conditions.half_length,
+            environment.parameters.pole_mass * environment.parameters.half_length,
         )
-    assert len(np.unique(environment.conditions.pole_mass)) > 20
+    assert len(np.unique(environment.parameters.pole_mass)) > 20
 
 
 def test_ended_episode_begins_anew_in_the_same_step_and_shows_its_last_state() -> None:
-    environment = PerturbedCartPole(8, Perturbations(), Reward())
+    environment = RandomizedCartPole(8, DomainRandomization(), Reward())
     environment.reset(seed=0)
     ended = np.zeros(8, np.bool_)
     while not ended.any():
@@ -61,7 +62,7 @@ def test_ended_episode_begins_anew_in_the_same_step_and_shows_its_last_state() -
 
 
 def test_truncation_comes_at_the_limit() -> None:
-    environment = PerturbedCartPole(4, Perturbations(), Reward(), max_episode_steps=5)
+    environment = RandomizedCartPole(4, DomainRandomization(), Reward(), max_episode_steps=5)
     environment.reset(seed=0)
     flags = [environment.step(np.array([0, 1, 0, 1]))[3].all() for _ in range(10)]
     assert [step for step, flag in enumerate(flags) if flag] == [4, 9]
@@ -69,44 +70,44 @@ def test_truncation_comes_at_the_limit() -> None:
 
 @pytest.mark.parametrize("delay", [0, 1, 2, 3])
 def test_delayed_action_is_the_one_of_so_many_steps_ago(delay: int) -> None:
-    late, prompt = CartPoles(1), CartPoles(1)
-    conditions = Conditions.nominal(1)
-    late.begin(np.arange(1), Conditions.nominal(1), np.random.default_rng(0))
-    conditions.delay[:] = delay
-    late.conditions = conditions
-    late.apply_conditions()
-    late.delayed[:] = 0
+    late, prompt = VectorCartPole(1), VectorCartPole(1)
+    parameters = PlantParameters.nominal(1)
+    late.begin_episodes(np.arange(1), PlantParameters.nominal(1), np.random.default_rng(0))
+    parameters.delay[:] = delay
+    late.parameters = parameters
+    late.apply_parameters()
+    late.action_history[:] = 0
     prompt.state = late.state.copy()
     actions = [1, 0, 1, 1, 0, 1, 1, 1]
     for step, action in enumerate(actions):
-        late.move(np.array([action]))
-        prompt.move(np.array([actions[step - delay] if step >= delay else 0]))
+        late.advance(np.array([action]))
+        prompt.advance(np.array([actions[step - delay] if step >= delay else 0]))
         np.testing.assert_array_equal(late.state, prompt.state)
 
 
-def test_noise_is_seen_but_does_not_move_the_cart() -> None:
-    environment = PerturbedCartPole(2000, Perturbations(noise=0.1, nominal=0.0), Reward())
+def test_noise_is_observed_but_does_not_move_the_cart() -> None:
+    environment = RandomizedCartPole(2000, DomainRandomization(noise=0.1, nominal=0.0), Reward())
     environment.reset(seed=0)
-    error = environment.seen - environment.state.T
-    quiet = environment.conditions.noise == 0
+    error = environment.observed_states - environment.state.T
+    quiet = environment.parameters.noise == 0
     assert 0.4 < quiet.mean() < 0.6
     assert np.abs(error[quiet]).max() < 1e-6
-    assert (error[~quiet] / environment.conditions.noise[~quiet, None]).std() == pytest.approx(
+    assert (error[~quiet] / environment.parameters.noise[~quiet, None]).std() == pytest.approx(
         1, abs=0.05
     )
 
 
 def test_reward_is_one_upright_and_less_elsewhere() -> None:
-    reward = Reward(position=0.5, velocity=0.1, angle=0.3, spin=0.1)
+    reward = Reward(position=0.5, velocity=0.1, angle=0.3, angular_velocity=0.1)
     states = np.array([[0, 0, 0, 0], [2.4, 0, 0, 0], [9, 9, 9, 9]], np.float64).T
     standing = np.zeros(3, np.bool_)
-    np.testing.assert_allclose(reward.of(states, standing), [1, 0.5, 0], atol=1e-6)
-    assert (Reward().of(states, ~standing) == 1).all()
+    np.testing.assert_allclose(reward.compute(states, standing), [1, 0.5, 0], atol=1e-6)
+    assert (Reward().compute(states, ~standing) == 1).all()
 
 
-def test_a_fall_pays_its_own_and_nothing_else() -> None:
+def test_a_fall_has_its_own_reward_and_no_other() -> None:
     states = np.array([[2.4, 0, 0, 0], [2.4, 0, 0, 0]], np.float64).T
-    rewards = Reward(alive=0.0, fall=-20.0, position=0.5).of(states, np.array([False, True]))
+    rewards = Reward(alive=0.0, fall=-20.0, position=0.5).compute(states, np.array([False, True]))
     np.testing.assert_allclose(rewards, [-0.5, -20])
 
 
@@ -114,6 +115,6 @@ def test_a_fall_pays_its_own_and_nothing_else() -> None:
     "wrong",
     [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 4}, {"noise": -1.0}],
 )
-def test_impossible_perturbation_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="perturbations"):
-        Perturbations(**wrong)  # type: ignore[arg-type]  # the wrong values are the point
+def test_impossible_domain_randomization_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        DomainRandomization(**wrong)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import seeds
-from training.evaluate import SEED, evaluation, play
+from training.evaluation.episodes import SEED, run_episodes, summarize
+from training.seeding import TRAINING_SEEDS, VALIDATION_SEEDS
 
 
 def toward_the_fall(states: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -20,12 +20,12 @@ def always_left(states: NDArray[np.float32]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("policy", [toward_the_fall, always_left])
 def test_scores_are_those_of_the_ordinary_environment_from_the_same_starts(policy: object) -> None:
     assert callable(policy)
-    played = play(policy, episodes=12)
+    results = run_episodes(policy, episodes=12)
     starts = gym.make_vec(
         "CartPole-v1", num_envs=12, vectorization_mode="vector_entry_point"
     ).reset(seed=SEED)[0]
     environment = gym.make("CartPole-v1")
-    for start, expected in zip(starts, played.steps, strict=True):
+    for start, expected in zip(starts, results.steps, strict=True):
         state, _ = environment.reset()
         environment.unwrapped.state = state = start  # type: ignore[attr-defined] # CartPole's own attribute
         steps, ended = 0, False
@@ -37,20 +37,20 @@ def test_scores_are_those_of_the_ordinary_environment_from_the_same_starts(polic
         assert (
             abs(steps - expected) <= 1
         )  # the one environment reckons in 64 bits, the other stores 32
-    assert len(played.states) == played.steps.sum()
+    assert len(results.states) == results.steps.sum()
 
 
-def test_summary_counts_mean_worst_and_the_share_at_the_limit() -> None:
+def test_summary_counts_mean_worst_and_success_rate() -> None:
     good, bad = (
-        evaluation(play(toward_the_fall, episodes=50)),
-        evaluation(play(always_left, episodes=50)),
+        summarize(run_episodes(toward_the_fall, episodes=50)),
+        summarize(run_episodes(always_left, episodes=50)),
     )
-    assert (good.episodes, good.share_at_limit, good.minimum, good.mean) == (50, 1.0, 500, 500.0)
-    assert bad.share_at_limit == 0
+    assert (good.episodes, good.success_rate, good.minimum, good.mean) == (50, 1.0, 500, 500.0)
+    assert bad.success_rate == 0
     assert bad.minimum <= bad.mean < 15
 
 
-@pytest.mark.parametrize("seed", [0, seeds.TRAINING[-1], seeds.VALIDATION[0], seeds.VALIDATION[-1]])
+@pytest.mark.parametrize("seed", [0, TRAINING_SEEDS[-1], VALIDATION_SEEDS[0], VALIDATION_SEEDS[-1]])
 def test_seeds_that_training_may_use_or_select_by_are_refused(seed: int) -> None:
-    with pytest.raises(ValueError, match=f"{seed}.*judging"):
-        play(always_left, episodes=1, seed=seed)
+    with pytest.raises(ValueError, match=f"{seed}.*evaluating"):
+        run_episodes(always_left, episodes=1, seed=seed)

@@ -5,7 +5,8 @@ import numpy as np
 import onnx
 import pytest
 
-from training.formats import from_network, from_onnx, from_torchscript, to_onnx, to_torchscript
+from training.evaluation.runtimes import from_network, from_onnx, from_torchscript
+from training.export.formats import to_onnx, to_torchscript
 from training.network import DQNetwork
 
 NETWORK = DQNetwork((5, 7))

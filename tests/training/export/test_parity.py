@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import parity
-from training.formats import ExportError, from_network
+from training.evaluation.runtimes import PolicyFileError, from_network
+from training.export import parity
 from training.network import DQNetwork
 
 NETWORK = DQNetwork()
@@ -31,7 +31,7 @@ def test_a_runtime_that_differs_in_one_state_is_refused(error: float) -> None:
             q_values[321, 1] += np.float32(error)
         return q_values
 
-    with pytest.raises(ExportError, match="a and b differ"):
+    with pytest.raises(PolicyFileError, match="a and b differ"):
         parity.compare({"a": from_network(NETWORK), "b": wrong}, STATES)
 
 
@@ -39,7 +39,7 @@ def test_a_runtime_that_fails_one_batch_size_is_refused() -> None:
     def wrong(states: NDArray[np.float32]) -> NDArray[np.float32]:
         return from_network(NETWORK)(states) + np.float32(1 if len(states) == 7 else 0)
 
-    with pytest.raises(ExportError, match="batch of 7"):
+    with pytest.raises(PolicyFileError, match="batch of 7"):
         parity.compare({"a": from_network(NETWORK), "b": wrong}, STATES)
 
 

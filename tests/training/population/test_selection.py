@@ -1,103 +1,13 @@
-"""The population's way of training, from its seed to its bundle."""
-
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 
-from models import bundle
-from models.bundle import Bundle
-from tests.support.project import ROOT
-from training.recipe import recipe
-from training.run import Progress
-from training.school import score
-from training.train import train
-
-CPU = torch.device("cpu")
-SMALL = recipe(
-    "robust",
-    {"agents": 3, "steps": 1_600, "check_every": 100, "memory": 5_000, "learning_starts": 200},
-)
-
-
-def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_path: Path) -> None:
-    """Each in a process of its own, as it is done: TorchScript numbers the classes that a process has exported."""
-
-    def bundle_of(folder: Path) -> Bundle:
-        words = [
-            "--recipe",
-            "robust",
-            "--agents",
-            "3",
-            "--steps",
-            "1600",
-            "--check-every",
-            "100",
-            "--memory",
-            "5000",
-            "--force",
-        ]
-        places = ["--out", str(folder / "p"), "--run", str(folder / "run")]
-        subprocess.run(
-            [sys.executable, "-m", "training", "train", *words, *places],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-        )
-        return bundle.read(folder / "p")
-
-    first, again = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b")
-    assert first.artifacts == again.artifacts
-    untimed = [
-        each.manifest.model_dump(exclude={"created": True, "provenance": {"seconds"}})
-        for each in (first, again)
-    ]
-    assert untimed[0] == untimed[1]
-
-
-def test_default_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> (
-    None
-):
-    reports: list[Progress] = []
-    run = train(recipe("default", {}), 0, CPU, report=reports.append)
-    assert run.stopped == "solved"
-    assert reports[-1].figures["best_score"] == 1
-    assert run.history[-1]["steps"] < 60_000
-    assert run.steps == run.history[-1]["steps"] * 16
-
-
-def test_every_check_reports_what_a_program_may_draw() -> None:
-    reports: list[Progress] = []
-    train(SMALL, 0, CPU, report=reports.append)
-    assert [report.figures["steps"] for report in reports] == [2_400, 4_800]
-    for report in reports:
-        assert report.kept
-        assert report.figures["agents_alive"] == 3
-        assert report.figures["loss"] > 0
-        for name in (
-            "q_value",
-            "action_gap",
-            "gradient_norm",
-            "terminal_share",
-            "best_return",
-            "epsilon",
-            "seconds",
-        ):
-            assert name in report.figures
-
-
-def test_training_that_uses_up_its_steps_without_a_pass_is_not_solved() -> None:
-    run = train(recipe("default", {"steps": 600, "agents": 2}), 0, CPU)
-    assert run.stopped == "limit"
+from training.population.selection import score_of
 
 
 @pytest.mark.parametrize(
-    ("share", "expected"), [([1.0, 1.0], 1.0), ([0.5, 1.0], (0.5 + 0.75) / 2), ([1.0, 0.9], 1.0)]
+    ("rates", "expected"), [([1.0, 1.0], 1.0), ([0.5, 1.0], (0.5 + 0.75) / 2), ([1.0, 0.9], 1.0)]
 )
-def test_score_is_the_worst_column_and_the_mean_against_the_regulator(
-    share: list[float], expected: float
+def test_score_is_the_worst_scenario_and_the_mean_beside_the_lqr(
+    rates: list[float], expected: float
 ) -> None:
-    assert score(np.array([share]), np.array([1.0, 0.9]))[0] == pytest.approx(expected)
+    assert score_of(np.array([rates]), np.array([1.0, 0.9]))[0] == pytest.approx(expected)

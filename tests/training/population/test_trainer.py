@@ -1,191 +1,99 @@
-"""The population learns what each of its agents would learn alone."""
+"""Training of a population, from its seed to its bundle."""
 
-from collections.abc import Iterator
-from itertools import pairwise
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
-import pytest
 import torch
 
-from training.population import Minibatch, Population
+from models import bundle
+from models.bundle import Bundle
+from tests.support.project import ROOT
+from training.recipes import recipe
+from training.train import train
+from training.trainer import Progress
+
+CPU = torch.device("cpu")
+SMALL = recipe(
+    "robust",
+    {
+        "agents": 3,
+        "steps": 1_600,
+        "eval_frequency": 100,
+        "buffer_size": 5_000,
+        "learning_starts": 200,
+    },
+)
 
 
-@pytest.fixture(autouse=True)
-def _as_in_training() -> Iterator[None]:
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
+def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_path: Path) -> None:
+    """Each in a process of its own, as it is done.
+
+    TorchScript numbers the classes that a process has exported.
+    """
+
+    def bundle_of(folder: Path) -> Bundle:
+        words = [
+            "robust",
+            "--agents",
+            "3",
+            "--steps",
+            "1600",
+            "--eval-frequency",
+            "100",
+            "--buffer-size",
+            "5000",
+            "--force",
+        ]
+        places = ["--out", str(folder / "p"), "--run", str(folder / "run")]
+        subprocess.run(
+            [sys.executable, "-m", "training", "train", *words, *places],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
+        return bundle.read(folder / "p")
+
+    first, again = bundle_of(tmp_path / "a"), bundle_of(tmp_path / "b")
+    assert first.artifacts == again.artifacts
+    untimed = [
+        each.manifest.model_dump(exclude={"created": True, "provenance": {"seconds"}})
+        for each in (first, again)
+    ]
+    assert untimed[0] == untimed[1]
 
 
-def population(
-    agents: int,
-    seed: int = 0,
-    batch: int = 8,
-    *,
-    advantage: float = 0.0,
-    huber: float = 1.0,
-    scale: tuple[float, ...] = (1, 1, 1, 1),
-) -> Population:
-    rng = np.random.default_rng(seed)
-    return Population(
-        agents,
-        (24, 24),
-        batch,
-        rng,
-        learning_rate=1e-2,
-        polyak=0.1,
-        advantage=advantage,
-        huber=huber,
-        scale=scale,
-    )
+def test_default_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> (
+    None
+):
+    reports: list[Progress] = []
+    run = train(recipe("default", {}), 0, CPU, on_progress=reports.append)
+    assert run.stopped == "solved"
+    assert reports[-1].metrics["best_score"] == 1
+    assert run.history[-1]["steps"] < 60_000
+    assert run.steps == run.history[-1]["steps"] * 16
 
 
-def fill(minibatch: Minibatch, rng: np.random.Generator) -> None:
-    shape = tuple(minibatch.actions.shape)
-    minibatch.states.copy_(
-        torch.from_numpy(rng.standard_normal(tuple(minibatch.states.shape)).astype(np.float32))
-    )
-    minibatch.actions.copy_(torch.from_numpy(rng.integers(0, 2, shape)))
-    minibatch.rewards.copy_(torch.from_numpy(rng.random(shape, np.float32)))
-    minibatch.discounts.copy_(
-        torch.from_numpy((0.99 * (rng.random(shape) < 0.9)).astype(np.float32))
-    )
-
-
-def test_one_agent_of_the_population_equals_its_plain_network() -> None:
-    four = population(4)
-    states = np.random.default_rng(1).standard_normal((4, 50, 4)).astype(np.float32)
-    together = four.q_values(states)
-    for k in range(4):
-        alone = four.agent(k)(torch.from_numpy(states[k])).numpy()
-        np.testing.assert_allclose(together[k], alone, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("agents", [1, 4])
-@pytest.mark.parametrize("advantage", [0.0, 0.7])
-@pytest.mark.parametrize("huber", [0.1, 1000.0])
-def test_gradient_by_hand_equals_autograds(agents: int, advantage: float, huber: float) -> None:
-    ours = population(agents, advantage=advantage, huber=huber)
-    ours.target.flat.mul_(1.5)
-    fill(ours.minibatch, np.random.default_rng(1))
-    networks = [ours.agent(k) for k in range(agents)]
-    targets = [ours.agent(k, ours.target) for k in range(agents)]
-    ours.learn()
-    batch = ours.minibatch
-    for k, (network, target) in enumerate(zip(networks, targets, strict=True)):
-        states, next_states = batch.states[k, :, 0], batch.states[k, :, 1]
-        with torch.enable_grad():
-            best = network(next_states).argmax(1, keepdim=True)
-            goal = (
-                batch.rewards[k] + batch.discounts[k] * target(next_states).gather(1, best).detach()
-            )
-            here = target(states).detach()
-            goal -= advantage * (
-                here.max(1, keepdim=True).values - here.gather(1, batch.actions[k])
-            )
-            torch.nn.functional.huber_loss(
-                network(states).gather(1, batch.actions[k]), goal, delta=huber
-            ).backward()  # type: ignore[no-untyped-call]  # torch's own
-        linear = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
-        for layer, weights, biases in zip(
-            linear, ours.gradient.weights, ours.gradient.biases, strict=True
+def test_every_check_reports_what_a_program_may_draw() -> None:
+    reports: list[Progress] = []
+    train(SMALL, 0, CPU, on_progress=reports.append)
+    assert [report.metrics["steps"] for report in reports] == [2_400, 4_800]
+    for report in reports:
+        assert report.is_logged
+        assert report.metrics["finite_agents"] == 3
+        assert report.metrics["loss"] > 0
+        for name in (
+            "q_value",
+            "action_gap",
+            "gradient_norm",
+            "terminal_share",
+            "best_return",
+            "epsilon",
+            "seconds",
         ):
-            assert layer.weight.grad is not None
-            assert layer.bias.grad is not None
-            torch.testing.assert_close(weights[k].T, layer.weight.grad, rtol=1e-4, atol=1e-6)
-            torch.testing.assert_close(biases[k, 0], layer.bias.grad, rtol=1e-4, atol=1e-6)
+            assert name in report.metrics
 
 
-def test_scale_of_the_states_is_folded_into_the_plain_network() -> None:
-    scaled, other = population(2, scale=(1, 1, 0.1, 2)), population(2)
-    states = np.random.default_rng(1).standard_normal((2, 50, 4)).astype(np.float32)
-    expected = other.q_values((states / np.array([1, 1, 0.1, 2])).astype(np.float32))
-    np.testing.assert_allclose(scaled.q_values(states), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        scaled.agent(1)(torch.from_numpy(states[1])).numpy(), expected[1], rtol=1e-4, atol=1e-5
-    )
-    fill(scaled.minibatch, np.random.default_rng(1))
-    fill(other.minibatch, np.random.default_rng(1))
-    other.minibatch.states.div_(torch.tensor([1, 1, 0.1, 2]))
-    scaled.learn()
-    other.learn()
-    torch.testing.assert_close(scaled.online.flat, other.online.flat)
-
-
-def test_diagnostics_are_those_of_the_last_update() -> None:
-    ours = population(3)
-    fill(ours.minibatch, np.random.default_rng(1))
-    q_values = torch.stack([ours.agent(k)(ours.minibatch.states[k, :, 0]) for k in range(3)])
-    ours.learn()
-    found = ours.diagnostics()
-    assert found["q_value"] == pytest.approx(q_values.mean().item(), abs=1e-5)
-    assert found["action_gap"] == pytest.approx(
-        (q_values[..., 0] - q_values[..., 1]).abs().mean().item(), abs=1e-5
-    )
-    assert found["loss"] > 0
-    assert found["gradient_norm"] > 0
-
-
-def test_an_agent_whose_weights_are_lost_is_not_alive() -> None:
-    ours = population(3)
-    assert ours.alive() == 3
-    ours.online.weights[1][2, 0, 0] = torch.nan
-    assert ours.alive() == 2
-
-
-def test_agents_do_not_touch_each_other() -> None:
-    two, alone = population(2), population(1)
-    for ours, mine in zip(
-        (*two.online.weights, *two.online.biases),
-        (*alone.online.weights, *alone.online.biases),
-        strict=True,
-    ):
-        mine[0].copy_(ours[1])
-    alone.target.flat.copy_(alone.online.flat)
-    two.target.flat.copy_(two.online.flat)
-    rng = np.random.default_rng(2)
-    for _ in range(20):
-        fill(two.minibatch, rng)
-        for name in ("states", "actions", "rewards", "discounts"):
-            getattr(alone.minibatch, name)[0].copy_(getattr(two.minibatch, name)[1])
-        two.learn()
-        alone.learn()
-    for ours, mine in zip(two.online.weights, alone.online.weights, strict=True):
-        torch.testing.assert_close(ours[1], mine[0], rtol=1e-3, atol=1e-5)
-
-
-def test_adam_equals_pytorchs_own() -> None:
-    ours = population(1)
-    parameter = torch.nn.Parameter(ours.online.flat.clone())
-    adam = torch.optim.Adam([parameter], lr=1e-2)
-    rng = np.random.default_rng(3)
-    for _ in range(5):
-        fill(ours.minibatch, rng)
-        ours.learn()
-        parameter.grad = ours.gradient.flat.clone()
-        adam.step()
-    torch.testing.assert_close(ours.online.flat, parameter.data)
-
-
-def test_target_follows_by_polyak_averaging() -> None:
-    ours = population(2)
-    before = ours.target.flat.clone()
-    fill(ours.minibatch, np.random.default_rng(1))
-    ours.learn()
-    torch.testing.assert_close(ours.target.flat, 0.9 * before + 0.1 * ours.online.flat)
-
-
-def test_weights_start_as_pytorchs_linear_layers_do() -> None:
-    ours = population(64)
-    for weights, (inputs, _) in zip(ours.online.weights, pairwise(ours.shape), strict=True):
-        assert weights.abs().max() <= inputs**-0.5
-        assert weights.std().item() == pytest.approx(inputs**-0.5 / 3**0.5, rel=0.05)
-
-
-def test_epsilon_one_is_a_fair_coin_and_zero_is_greedy() -> None:
-    ours = population(4)
-    states = np.random.default_rng(1).standard_normal((4000, 4)).astype(np.float32)
-    rng = np.random.default_rng(2)
-    assert abs(ours.act(states, 1.0, rng).mean() - 0.5) < 0.05
-    greedy = ours.q_values(states.reshape(4, -1, 4)).argmax(2).reshape(-1)
-    np.testing.assert_array_equal(ours.act(states, 0.0, rng), greedy)
+def test_training_that_uses_up_its_steps_without_a_pass_is_not_solved() -> None:
+    run = train(recipe("default", {"steps": 600, "agents": 2}), 0, CPU)
+    assert run.stopped == "limit"

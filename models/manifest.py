@@ -1,0 +1,234 @@
+"""The manifest of a bundle: its schema, version 2, as Pydantic models.
+
+Training writes a manifest and the service reads it. Both rely on the meaning of every field, so a
+change of names or meanings needs a new `schema_version`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+MANIFEST = "manifest.json"  # the file's name in the bundle's folder
+
+FLOAT32_MAX = 3.4028234663852886e38
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=50)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Format = Literal["onnx", "torchscript"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Artifact(_Part):
+    """One file of the bundle that a program loads."""
+
+    file: FileName
+    size: int = Field(ge=0, le=1 << 30, description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Environment(_Part):
+    """What the policy was trained in."""
+
+    id: str
+    step_seconds: float = Field(gt=0, description="time between two states")
+    max_episode_steps: int = Field(gt=0)
+
+
+class StateValue(_Part):
+    """One of the four numbers of a state: its meaning, its bounds and its range in training."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    unit: str
+    low: Finite | None = Field(
+        description="least value the environment can observe; none if unbounded"
+    )
+    high: Finite | None = Field(
+        description="largest value the environment can observe; none if unbounded"
+    )
+    training_min: Float32 = Field(description="least value in training")
+    training_max: Float32 = Field(description="largest value in training")
+    quantiles: dict[str, Finite] = Field(
+        description="quantiles of the values in training, by their fraction"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.training_min > self.training_max:
+            raise ValueError(
+                f"{self.name}: training_min {self.training_min} is above"
+                f" training_max {self.training_max}"
+            )
+        return self
+
+
+class Network(_Part):
+    """The shape of the network: states in, hidden layers with ReLU, Q-values out."""
+
+    inputs: int = Field(gt=0)
+    hidden: tuple[Annotated[int, Field(gt=0)], ...]
+    outputs: int = Field(gt=0)
+    activation: Literal["relu"] = "relu"
+
+
+class Provenance(_Part):
+    """How the policy came to be."""
+
+    recipe: str
+    hyperparameters: dict[str, JsonValue]
+    seed: int = Field(ge=0)
+    device: str
+    versions: dict[str, str] = Field(
+        description="releases of Python and the libraries that trained and exported"
+    )
+    commit: str | None = Field(
+        description="commit of the project, with +changes where the checkout had any; none outside"
+        " of git"
+    )
+    steps: int = Field(ge=0, description="environment steps, of all agents together")
+    stopped: str = Field(description="why training ended")
+    seconds: float = Field(ge=0, description="wall time of training")
+
+
+class Evaluation(_Part):
+    """Greedy episodes of the exported ONNX file, on seeds that training never uses."""
+
+    seed: int
+    episodes: int = Field(gt=0)
+    mean: Finite = Field(description="mean score, in steps")
+    minimum: int = Field(ge=0, description="worst score, in steps")
+    success_rate: float = Field(
+        ge=0, le=1, description="share of the episodes that lasted to the time limit"
+    )
+
+
+class ScenarioResult(_Part):
+    """How often the pole stayed up in one scenario: episodes under one kind of difficulty."""
+
+    name: str
+    steps: int = Field(gt=0, description="length of an episode")
+    episodes: int = Field(gt=0)
+    success_rate: float = Field(
+        ge=0, le=1, description="share of the episodes in which the pole stayed up"
+    )
+    lqr_success_rate: float = Field(
+        ge=0, le=1, description="the same of a linear-quadratic regulator, in the same episodes"
+    )
+
+
+class RobustnessEvaluation(_Part):
+    """How the exported ONNX file does beyond the nominal plant, beside an LQR."""
+
+    seed: int
+    scenarios: tuple[ScenarioResult, ...] = Field(min_length=1)
+
+
+class Gate(_Part):
+    """What the recipe asks of a policy before it is exported, and whether this one passed."""
+
+    name: Literal["nominal", "robust"]
+    passed: bool
+    failures: tuple[str, ...] = Field(
+        description="what the policy failed, in words; empty if it passed"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.passed == bool(self.failures):
+            raise ValueError(
+                f"passed is {self.passed}, but there are {len(self.failures)} failures"
+            )
+        return self
+
+
+class Parity(_Part):
+    """How closely torch, ONNX and TorchScript agreed on the same states."""
+
+    states: int = Field(gt=0)
+    absolute_tolerance: float = Field(gt=0, le=1e-3)
+    relative_tolerance: float = Field(ge=0, le=1e-3)
+    largest_difference: dict[str, Finite] = Field(description="largest |ΔQ| by pair of runtimes")
+    near_ties: int = Field(
+        ge=0,
+        description="states whose two best Q-values lie within twice the tolerance, where actions"
+        " may differ",
+    )
+
+
+class GoldenState(_Part):
+    """A state with the Q-values that every backend must reproduce before it serves."""
+
+    state: tuple[Float32, ...]
+    q_values: tuple[Float32, ...]
+
+
+class Manifest(_Part):
+    """All that is known of a bundle. The SHA-256 of its file is the bundle's digest."""
+
+    schema_version: Literal[2] = 2
+    name: Name
+    version: Version
+    created: AwareDatetime
+    provenance: Provenance
+    environment: Environment
+    state: tuple[StateValue, ...] = Field(min_length=1)
+    actions: tuple[str, ...] = Field(min_length=1)
+    network: Network
+    evaluation: Evaluation
+    robustness: RobustnessEvaluation
+    gate: Gate
+    parity: Parity
+    golden_states: tuple[GoldenState, ...] = Field(min_length=1)
+    artifacts: dict[Format, Artifact] = Field(min_length=1)
+    extra_files: tuple[FileName, ...] = Field(
+        default=(), description="files beside the artifacts, for people"
+    )
+
+    @property
+    def files(self) -> frozenset[str]:
+        """The names of all files in the bundle's folder but the manifest's own."""
+        return frozenset(artifact.file for artifact in self.artifacts.values()) | frozenset(
+            self.extra_files
+        )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self._check_shapes()
+        self._check_names()
+        return self
+
+    def _check_shapes(self) -> None:
+        shape = (self.network.inputs, self.network.outputs)
+        if shape != (len(self.state), len(self.actions)):
+            raise ValueError(
+                f"network is {shape[0]} → {shape[1]}, but there are {len(self.state)} state values"
+                f" and {len(self.actions)} actions"
+            )
+
+        for index, golden in enumerate(self.golden_states):
+            if (len(golden.state), len(golden.q_values)) != shape:
+                raise ValueError(
+                    f"golden_states[{index}] does not have {shape[0]} state values"
+                    f" and {shape[1]} Q-values"
+                )
+
+    def _check_names(self) -> None:
+        for field, names in (
+            ("state", [value.name for value in self.state]),
+            ("actions", self.actions),
+        ):
+            if len(set(names)) != len(names) or not all(names):
+                raise ValueError(
+                    f"{field} has a name that is empty or there twice: {', '.join(names)}"
+                )
+
+        artifacts = (artifact.file for artifact in self.artifacts.values())
+        file_names = [MANIFEST, *artifacts, *self.extra_files]
+        if len(set(file_names)) != len(file_names):
+            raise ValueError(
+                f"two files of the bundle have the same name: {', '.join(sorted(file_names))}"
+            )

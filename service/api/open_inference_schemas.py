@@ -1,0 +1,183 @@
+"""The JSON documents of the Open Inference Protocol v2 over REST."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Parameters = dict[str, JsonValue]
+Dimension = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
+
+
+class _Part(BaseModel):
+    # Unlike on /act, an unknown field is no error: the protocol lets its extensions add some.
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    parameters: Parameters = {}
+
+
+# What the OpenAPI document says of a request is narrower than what is validated by these classes:
+# `service.api.open_inference` refuses the rest, in words that name the model's own tensors.
+_SHAPE: dict[str, JsonValue] = {
+    "prefixItems": [{"type": "integer", "minimum": 1}, {"type": "integer", "const": 4}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+
+
+class InputTensor(_Part):
+    """An input: `data` has its numbers, flat or in rows, unless they follow the JSON as bytes."""
+
+    name: str = Field(json_schema_extra={"const": "state"})
+    shape: list[Dimension] = Field(max_length=16, json_schema_extra=_SHAPE)
+    datatype: str = Field(json_schema_extra={"const": "FP32"})
+    data: list[JsonValue] | None = None
+
+
+class RequestedOutput(_Part):
+    """An output that is asked for."""
+
+
+class InferRequest(BaseModel):
+    """What to infer. The one input is `state`, FP32 of shape [n, 4]."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "a",
+                    "inputs": [
+                        {
+                            "name": "state",
+                            "shape": [1, 4],
+                            "datatype": "FP32",
+                            "data": [0.0, 0.0, 0.05, 0.0],
+                        }
+                    ],
+                }
+            ]
+        },
+    )
+
+    id: str | None = None
+    parameters: Parameters = {}
+    inputs: list[InputTensor] = Field(
+        max_length=16, json_schema_extra={"minItems": 1, "maxItems": 1}
+    )
+    outputs: list[RequestedOutput] = Field([], max_length=16, description="all, if none is named")
+
+
+class RepositoryRequest(BaseModel):
+    """Options of a repository request, none of which changes anything here."""
+
+    ready: bool = Field(False, strict=True)
+    parameters: Parameters = {}
+
+
+class LoadRequest(RepositoryRequest):
+    """As any repository request, but without parameters."""
+
+    parameters: Parameters = Field({}, json_schema_extra={"maxProperties": 0})
+
+
+class ServerMetadata(BaseModel):
+    """The server and the extensions of the protocol that it knows."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class ServerLive(BaseModel):
+    """Whether the process is alive."""
+
+    live: bool
+
+
+class ServerReady(BaseModel):
+    """Whether the server takes requests."""
+
+    ready: bool
+
+
+class ModelReady(BaseModel):
+    """Whether a model takes requests."""
+
+    name: str
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    """A tensor; -1 in its shape is any number."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """The model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """A tensor, whose shape is without the batch."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfig(BaseModel):
+    """The model as Triton's own configuration would describe it."""
+
+    name: str
+    platform: str
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class OutputTensor(BaseModel):
+    """An output: `data` has its numbers, unless they follow the JSON as bytes."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: Parameters = {}
+    data: list[float] | None = None
+
+
+class InferResponse(BaseModel):
+    """The outputs that were asked for. The parameter `digest` names the bundle that answered."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: Parameters = {}
+    outputs: list[OutputTensor]
+
+
+class ModelIndexEntry(BaseModel):
+    """A model of the repository."""
+
+    name: str
+    version: str
+    state: Literal["READY"]
+    reason: str
+
+
+class Empty(BaseModel):
+    """Nothing more than that it was done."""
+
+
+class OpenInferenceErrorResponse(BaseModel):
+    """Why a request cannot be answered."""
+
+    error: str

@@ -1,0 +1,109 @@
+"""Serving: checks everything that the settings name, then listens."""
+
+import gc
+import logging
+import logging.config
+import signal
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from service.auth import key_file, keys, tls
+from service.auth.keys import KeysError
+from service.auth.tls import TlsError
+from service.inference import admission
+from service.inference.policy import Policy
+from service.observability.logging import configuration, print_error
+from service.server import server, sockets, supervisor
+from service.server.sockets import SocketError
+from service.settings import Settings
+from service.state import ServiceState
+
+CANNOT_START = 1
+WRONG_SETTING = 2
+
+
+class StartError(Exception):
+    """Raised when the service cannot start; holds the exit code."""
+
+    def __init__(self, message: str, code: int = CANNOT_START) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop. Returns 1 when the service cannot start, 2 for a wrong setting."""
+    # A SIGHUP that comes before there is anything to reload waits until there is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        _check_extras(settings)
+        policy, shadow = admission.at_start(settings)
+        service_state = ServiceState(
+            policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings)
+        )
+        return _listen(settings, service_state, shadow)
+    except StartError as error:
+        print_error(str(error), settings.log_format)
+        return error.code
+    except (*admission.REFUSALS, KeysError, TlsError, SocketError) as error:
+        print_error(str(error), settings.log_format)
+        return CANNOT_START
+
+
+def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | None) -> int:
+    bundle = service_state.policy.bundle
+    with sockets.listening(settings) as listeners:
+        if settings.grpc_port is not None:
+            sockets.check_free(settings.host, settings.grpc_port)
+        if settings.record is not None:
+            _check_record(settings.record, service_state.policy)
+
+        gc.enable()  # `__main__` disabled it while modules were imported
+        logging.config.dictConfig(configuration(settings.log_format))
+        sockets.announce(listeners, tls=service_state.tls is not None)
+        keys.announce(settings)
+        if settings.workers > 1:
+            return supervisor.serve(settings, bundle, listeners)
+        has_started = server.serve(settings, service_state, listeners, shadow=shadow)
+        return 0 if has_started else CANNOT_START  # the log says why
+
+
+def _check_extras(settings: Settings) -> None:
+    """Check that what a setting needs is installed, and set as it must be."""
+    if settings.grpc_port is not None and find_spec("grpc") is None:
+        raise StartError(
+            "--grpc-port needs grpc, which is not installed:"
+            " in a checkout, .venv/bin/pip install '.[grpc]'"
+        )
+    if settings.tracing:
+        _check_tracing(settings)
+
+
+def _check_tracing(settings: Settings) -> None:
+    # The libraries log what they make of a wrong variable, some of it as they are imported.
+    logging.config.dictConfig(configuration(settings.log_format))
+    try:
+        tracing = import_module("service.observability.tracing")
+    except ModuleNotFoundError as error:
+        raise StartError(
+            "--tracing needs OpenTelemetry, which is not installed:"
+            " in a checkout, .venv/bin/pip install '.[tracing]'"
+        ) from error
+    except Exception as error:  # with some values OpenTelemetry cannot even be imported
+        raise StartError(f"--tracing: {error}", WRONG_SETTING) from error
+
+    try:
+        tracing.check_environment()
+    except tracing.TracingError as error:
+        raise StartError(f"--tracing: {error}", WRONG_SETTING) from error
+
+
+def _check_record(record: Path, policy: Policy) -> None:
+    # It needs SQLite, which takes time to import.
+    from service.records.schema import RecordError
+    from service.records.writer import check
+
+    try:
+        check(record, policy.bundle.manifest)
+    except RecordError as error:
+        raise StartError(f"--record {error}") from error

@@ -1,0 +1,157 @@
+"""The methods of the Open Inference Protocol's gRPC service. What a request means is in `api.open_inference`."""
+
+from http import HTTPStatus
+
+from google.protobuf import json_format
+
+from service.api import open_inference
+from service.api.act import check_digest
+from service.api.open_inference import OpenInferenceError, bad_request
+from service.grpc import inference_pb2 as pb
+from service.grpc import inference_pb2_grpc
+from service.grpc.interceptors import Call
+from service.inference.backends import Float32Array
+from service.rollout.reloader import Reloader
+from service.settings import Settings
+from service.state import ServiceState
+
+
+class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
+    """The service's methods, named as in its description. Each may raise `ServiceError`."""
+
+    def __init__(self, settings: Settings, service_state: ServiceState, reloader: Reloader) -> None:
+        self._settings = settings
+        self._service_state = service_state
+        self._reloader = reloader
+
+    # Health
+
+    async def ServerLive(self, _: pb.ServerLiveRequest, __: Call) -> pb.ServerLiveResponse:
+        """Answer while the process is alive."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, _: pb.ServerReadyRequest, __: Call) -> pb.ServerReadyResponse:
+        """Answer whether a self-tested policy is loaded, and the service does not drain."""
+        return pb.ServerReadyResponse(ready=not self._service_state.draining)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
+        """Answer whether this model is served."""
+        self._check_model(request.name, request.version)
+        return pb.ModelReadyResponse(ready=not self._service_state.draining)
+
+    # Descriptions
+
+    async def ServerMetadata(
+        self, _: pb.ServerMetadataRequest, __: Call
+    ) -> pb.ServerMetadataResponse:
+        """Describe the server."""
+        return pb.ServerMetadataResponse(
+            name=open_inference.SERVER,
+            version=open_inference.SERVER_VERSION,
+            extensions=open_inference.EXTENSIONS,
+        )
+
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, _: Call
+    ) -> pb.ModelMetadataResponse:
+        """Describe the model's tensors."""
+        self._check_model(request.name, request.version)
+        response = pb.ModelMetadataResponse()
+        json_format.ParseDict(open_inference.metadata(self._service_state.policy), response)
+        return response
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, _: Call) -> pb.ModelConfigResponse:
+        """Describe the model as Triton's own configuration would."""
+        self._check_model(request.name, request.version)
+        config = open_inference.config(self._service_state.policy, self._settings.max_batch)
+        response = pb.ModelConfigResponse()
+        json_format.ParseDict({"config": config}, response)
+        return response
+
+    # Inference
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
+        """Answer some states."""
+        call.name(request.id)
+        call.check_deadline()
+        policy = self._service_state.policy
+        open_inference.check_model(policy, request.model_name, request.model_version)
+        if_match = call.metadata.get("if-match")
+        check_digest(policy, if_match if isinstance(if_match, str) else None)
+
+        states = _states(request, self._settings.max_batch)
+        tensors, inference = open_inference.infer(
+            policy, states, [output.name for output in request.outputs]
+        )
+        call.note_inference(inference)
+        self._service_state.observers.on_inference(inference, call.request_id)
+
+        manifest = policy.bundle.manifest
+        return pb.ModelInferResponse(
+            model_name=manifest.name,
+            model_version=manifest.version,
+            id=request.id,
+            parameters={"digest": pb.InferParameter(string_param=policy.bundle.digest)},
+            outputs=[
+                pb.ModelInferResponse.InferOutputTensor(
+                    name=tensor.name, datatype=tensor.datatype, shape=tensor.shape
+                )
+                for tensor in tensors
+            ],
+            raw_output_contents=[tensor.raw for tensor in tensors],
+        )
+
+    # The repository of models
+
+    async def RepositoryIndex(
+        self, _: pb.RepositoryIndexRequest, __: Call
+    ) -> pb.RepositoryIndexResponse:
+        """List the one model."""
+        manifest = self._service_state.policy.bundle.manifest
+        model = pb.RepositoryIndexResponse.ModelIndex(
+            name=manifest.name, version=manifest.version, state="READY"
+        )
+        return pb.RepositoryIndexResponse(models=[model])
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, _: Call
+    ) -> pb.RepositoryModelLoadResponse:
+        """Serve the bundle that lies in the folder."""
+        self._check_model(request.model_name, None)
+        if request.parameters:
+            raise bad_request(open_inference.NO_LOAD_PARAMETERS)
+        reload = await self._reloader.load(request.model_name)
+        if reload.outcome == "refused":
+            raise open_inference.refused_load(reload.digest, reload.reason)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, _: Call
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Refuse: the model is served until the service ends."""
+        self._check_model(request.model_name, None)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
+
+    def _check_model(self, name: str, version: str | None) -> None:
+        open_inference.check_model(self._service_state.policy, name, version)
+
+
+def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
+    """Return the states, (n, 4), from the raw contents or from the typed ones.
+
+    Raises `OpenInferenceError`.
+    """
+    names = [tensor.name for tensor in request.inputs]
+    tensor = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
+    count = open_inference.check_input(names, tensor.datatype, tensor.shape, max_batch)
+    if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
+        raise bad_request(f"input {tensor.name!r}: shared memory is not offered here")
+
+    numbers, raw = tensor.contents.fp32_contents, request.raw_input_contents
+    if not raw:
+        return open_inference.states_of_numbers(list(numbers), count)
+    if numbers:
+        raise bad_request(f"input {tensor.name!r}: has both fp32_contents and raw_input_contents")
+    if len(raw) != 1:
+        raise bad_request(f"raw_input_contents holds {len(raw)} tensors, expected 1")
+    return open_inference.states_of_raw(raw[0], count)

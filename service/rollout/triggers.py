@@ -1,0 +1,56 @@
+"""What makes a running service reload without a request: SIGHUP, a changed folder, another process."""
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from service.rollout.reloader import Reloader
+from service.settings import Settings
+from service.state import ServiceState
+
+SYNC_SECONDS = 0.1  # between two looks at what other processes have loaded
+
+
+@asynccontextmanager
+async def reload_triggers(
+    settings: Settings, service_state: ServiceState, reloader: Reloader
+) -> AsyncIterator[None]:
+    """Watch for reasons to reload until the end of the block."""
+    loop = asyncio.get_running_loop()
+    takes_signals = threading.current_thread() is threading.main_thread()
+    tasks: list[asyncio.Task[None]] = []
+
+    if reloader.store is not None:
+        await reloader.sync()  # what others have loaded while this process started
+        tasks.append(loop.create_task(_every(SYNC_SECONDS, reloader.sync)))
+    reloader.start()
+    if settings.watch is not None:
+        tasks.append(loop.create_task(_every(settings.watch, reloader.load_if_changed)))
+
+    def reload_everything() -> None:
+        service_state.renew_secrets()
+        reloader.queue_load()
+
+    if takes_signals:
+        loop.add_signal_handler(signal.SIGHUP, reload_everything)
+        # It was blocked from the start of the process: one that came earlier is taken now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        if takes_signals:
+            loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a service that stops has nothing to load
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        reloader.stop()
+
+
+async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        await work()

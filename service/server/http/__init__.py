@@ -1,0 +1,1 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol with a fast path, limits and time-outs."""

@@ -1,0 +1,103 @@
+import multiprocessing
+import stat
+from pathlib import Path
+
+import pytest
+
+from models.files import (
+    atomic_replacement,
+    exclusive_lock,
+    move_folder,
+    write_atomically,
+    write_durably,
+)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_file_is_made_and_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state.json"
+    for content in (b"first", b"second"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_older_file_and_no_rest(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text("older")
+
+    def write_half() -> None:
+        with atomic_replacement(path) as temp_path:
+            temp_path.write_text("half of the")
+            raise ValueError("interrupted")
+
+    with pytest.raises(ValueError, match="interrupted"):
+        write_half()
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_has_the_permissions_asked_for_and_an_older_one_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "keys.toml"
+    write_atomically(path, b"", mode=0o600)
+    assert mode(path) == 0o600
+    path.chmod(0o640)
+    write_atomically(path, b"", mode=0o600)
+    assert mode(path) == 0o640
+
+
+def test_the_temporary_file_never_has_more_permissions_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    with atomic_replacement(path, mode=0o600) as temp_path:
+        assert mode(temp_path) == 0o600
+
+
+def test_write_durably_never_replaces(tmp_path: Path) -> None:
+    write_durably(tmp_path / "file", b"first")
+    with pytest.raises(FileExistsError):
+        write_durably(tmp_path / "file", b"second")
+    assert (tmp_path / "file").read_bytes() == b"first"
+
+
+def _try_lock(path: Path, results: "multiprocessing.Queue[bool]") -> None:
+    try:
+        with exclusive_lock(path, wait=False):
+            results.put(True)
+    except BlockingIOError:
+        results.put(False)
+
+
+@pytest.mark.parametrize("name", ["lock", "."])
+def test_a_lock_on_a_file_or_a_folder_keeps_other_processes_out_until_its_end(
+    tmp_path: Path, name: str
+) -> None:
+    processes = multiprocessing.get_context("spawn")
+    results = processes.Queue()
+
+    def other_process_gets_it() -> bool:
+        process = processes.Process(target=_try_lock, args=(tmp_path / name, results))
+        process.start()
+        process.join()
+        acquired: bool = results.get()
+        return acquired
+
+    with exclusive_lock(tmp_path / name):
+        assert not other_process_gets_it()
+    assert other_process_gets_it()
+
+
+def test_a_folder_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    move_folder(new, old)
+    assert (old / "name").read_text() == "new"
+    assert (new / "name").read_text() == "old"
+    move_folder(old, tmp_path / "free")
+    assert [entry.name for entry in (tmp_path / "free").iterdir()] == ["name"]

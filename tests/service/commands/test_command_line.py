@@ -1,0 +1,146 @@
+"""What can be typed after `python -m service`, and what is said where it is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.commands.command_line import COMMANDS, UsageError, parse, parse_settings
+from service.settings import GROUP_STARTS
+from tests.support.project import ROOT
+from tests.support.service import clean_environment, refused
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=clean_environment(),
+    )
+
+
+@pytest.mark.parametrize("command", [(), ("serve",)])
+def test_the_help_shows_the_commands_and_the_settings_in_their_groups(
+    command: tuple[str, ...],
+) -> None:
+    result = run(*command, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", result.stdout, re.MULTILINE)
+    titles = re.findall(r"^([A-Z][^:\n]*):$", result.stdout, re.MULTILINE)
+    assert titles[-len(GROUP_STARTS) :] == list(GROUP_STARTS.values())
+    for shown in ("--port PORT", "--bundle FOLDER", "--drain SECONDS", "--max-body BYTES"):
+        assert f"  {shown} " in result.stdout
+    assert re.search(r"^  --tracing {2,}", result.stdout, re.MULTILINE)  # a switch has no value
+
+
+@pytest.mark.parametrize("command", ["key", "replay", "export"])
+def test_each_command_has_a_help_of_its_own(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert f"python -m service {command}" in result.stdout
+    assert "UPRIGHT_" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prot", "1"], "--prot is no flag; did you mean --port?"),
+        (["--port=1", "--sahdow=x"], "--sahdow is no flag; did you mean --shadow?"),
+        (["--zzzzzz"], "--zzzzzz is no flag"),
+        (["--port"], "--port needs a value: --port PORT"),
+        (["--tracing", "true"], "--tracing takes no value"),
+        (["--tracing=true"], "--tracing takes no value"),
+        (["--port", "1", "key"], "'key' is no flag"),
+        (["replya", "x"], "'replya' is no command; did you mean replay?"),
+        (["--port", "x"], "--port: should be a valid integer"),
+        (["--grpc-port", "1", "--workers", "2"], "--grpc-port needs --workers 1"),
+        (["key"], "missing: NAME"),
+        (["key", "a"], "missing: --scope"),
+        (["key", "a", "--scope", "all", "--keys", "k"], "--scope: should be 'act', 'admin' or"),
+        (["replay"], "missing: FILE"),
+        (["export", "a.sqlite"], "missing: --to"),
+        (["export", "a.sqlite", "--too", "b.csv"], "--too is no flag; did you mean --to?"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told_in_one_line(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith(f"upright: {message}")
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "service.toml"
+    file.write_text(
+        "port = 1\ndrain = 2.5\nlog-format = 'json'\nlog_requests = true\n"
+        "cors-origin = ['https://a.example']\n"
+    )
+    monkeypatch.setenv("UPRIGHT_PORT", "2")
+    monkeypatch.setenv("UPRIGHT_DRAIN", "3")
+    settings = parse_settings(["--config", str(file), "--port", "4"])
+    assert (settings.port, settings.drain, settings.log_format) == (4, 3, "json")
+    assert (settings.log_requests, settings.cors_origin) == (True, ["https://a.example"])
+    monkeypatch.setenv("UPRIGHT_CONFIG", str(file))
+    assert parse_settings([]).log_format == "json"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("prot = 1", "--config: 'prot' is no setting; did you mean port?"),
+        ("drain = 'x'", "--config: drain: should be a valid number"),
+        ("[serve]\nport = 1", "--config: 'serve' is no setting"),
+        ("config = 'another.toml'", "cannot name another one"),
+        ("port = ", "cannot be read as TOML"),
+        ('uds = "a\\u0000b"', "a path cannot hold a NUL character"),
+        (f"port = {'9' * 5_000}", "cannot be read as TOML"),
+        (f"port = {'[' * 5_000}", "cannot be read as TOML"),
+        (b"\xff\xfe", "cannot be read as TOML"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_wrong_file_of_settings_is_told_in_one_line(
+    tmp_path: Path, content: str | bytes | None, message: str
+) -> None:
+    file = tmp_path / "service.toml"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, complaint = refused("--config", str(file))
+    assert (code, complaint.count("\n")) == (2, 1)
+    assert message in complaint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (["--prot", "1"], {"UPRIGHT_LOG_FORMAT": "json"}),
+        (["--prot", "1", "--log-format", "json"], {}),
+        (["--log-format=json"], {"UPRIGHT_DRAIN": "x"}),
+        ([], {"UPRIGHT_LOG_FORMAT": "json", "UPRIGHT_PORTT": "1"}),
+        (["--grpc-port", "1", "--workers", "2"], {"UPRIGHT_LOG_FORMAT": "json"}),
+    ],
+)
+def test_a_refusal_is_json_where_the_log_would_be(
+    arguments: list[str], environment: dict[str, str]
+) -> None:
+    code, complaint = refused(*arguments, environment=environment)
+    (line,) = complaint.splitlines()
+    assert (code, json.loads(line)["level"]) == (2, "critical")
+
+
+def test_variables_named_as_commands_are_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SERVE", "KEY", "REPLAY", "EXPORT", "NAME"):
+        monkeypatch.setenv(name, "{")
+    assert parse_settings([]).port == 8000
+    with pytest.raises(UsageError, match="missing: NAME"):
+        parse(["key"])

@@ -1,0 +1,1 @@
+"""The tutorial's DQN: one agent in one environment."""

@@ -1,0 +1,1 @@
+"""CartPole as many environments side by side, each episode under plant parameters of its own."""

@@ -1,0 +1,39 @@
+"""The whole evaluation of a policy: greedy episodes, robustness and the gate."""
+
+from dataclasses import dataclass
+
+from models.manifest import Evaluation, Gate, RobustnessEvaluation
+from training.evaluation.episodes import EPISODES, SEED, run_episodes, summarize
+from training.evaluation.gate import GateName, check_gate
+from training.evaluation.robustness import evaluate_robustness
+from training.types import Float32Array, QFunction
+
+
+@dataclass(frozen=True)
+class PolicyEvaluation:
+    """What was measured of a policy."""
+
+    evaluation: Evaluation
+    robustness: RobustnessEvaluation
+    gate: Gate
+    states: Float32Array  # (n, 4), those that the greedy episodes went through
+
+
+def evaluate_policy(
+    q_values: QFunction,
+    gate: GateName,
+    *,
+    seed: int = SEED,
+    episodes: int = EPISODES,
+    scenario_episodes: int | None = None,
+) -> PolicyEvaluation:
+    """Evaluate a policy. `scenario_episodes` replaces each scenario's own number of episodes.
+
+    Raises `ValueError` for a seed that training may use, or select an agent by.
+    """
+    results = run_episodes(q_values, episodes=episodes, seed=seed)
+    evaluation = summarize(results, seed)
+    robustness = evaluate_robustness(q_values, seed=seed, episodes=scenario_episodes)
+    return PolicyEvaluation(
+        evaluation, robustness, check_gate(gate, evaluation, robustness), results.states
+    )

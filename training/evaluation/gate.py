@@ -1,0 +1,31 @@
+"""The gate: what a recipe asks of a policy before it is exported."""
+
+from typing import Literal
+
+from models.manifest import Evaluation, Gate, RobustnessEvaluation
+
+GateName = Literal["nominal", "robust"]
+
+REQUIRED_RATIO = 0.95  # of the LQR's success rate, in every scenario
+
+
+def check_gate(name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation) -> Gate:
+    """Return whether a policy passes a gate, and what it failed.
+
+    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every scenario
+    of the robustness evaluation at least 95 % of the LQR's success rate.
+    """
+    failures = []
+    if evaluation.success_rate < 1:
+        failures.append(
+            f"{evaluation.success_rate:.2%} of {evaluation.episodes:,} greedy episodes lasted to"
+            " the time limit, not all"
+        )
+    if name == "robust":
+        failures += [
+            f"scenario {scenario.name}: success rate {scenario.success_rate:.1%},"
+            f" below {REQUIRED_RATIO:.0%} of the LQR's {scenario.lqr_success_rate:.1%}"
+            for scenario in robustness.scenarios
+            if scenario.success_rate < REQUIRED_RATIO * scenario.lqr_success_rate
+        ]
+    return Gate(name=name, passed=not failures, failures=tuple(failures))

@@ -1,0 +1,216 @@
+"""The robustness evaluation: success rates in scenarios that are harder than the nominal plant.
+
+Every controller meets the same episodes: plant parameters, first states, noise and pushes come from
+the seed and never from what a controller did.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+from models.manifest import RobustnessEvaluation, ScenarioResult
+from training.envs.cartpole import VectorCartPole
+from training.envs.conditions import Interval, PlantParameters
+from training.evaluation.lqr import lqr
+from training.seeding import EVALUATION_SEEDS
+from training.types import BoolArray, Controller, Float32Array, Float64Array, Int64Array, QFunction
+
+PUSH_INTERVAL = 50  # steps
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the episodes of one scenario are run under.
+
+    A parameter with several intervals takes one of them for each episode, each as likely.
+    """
+
+    name: str
+    steps: int = 500  # an episode is a success if nothing fell in so many
+    episodes: int = 400
+    force: tuple[Interval, ...] = ((10.0, 10.0),)  # N, uniform
+    half_length: tuple[Interval, ...] = ((0.5, 0.5),)  # m, of the pole, uniform
+    pole_mass: tuple[Interval, ...] = ((0.1, 0.1),)  # kg, uniform
+    noise: float = 0.0  # standard deviation on each value as observed
+    delay: int = 0  # steps
+    start: float = 0.05  # half width of the ranges of the first state
+    push: float = 0.0  # m/s; every 50 steps the cart's velocity changes by a uniform draw in ± this
+
+    def draw(self, rng: np.random.Generator, episodes: int) -> PlantParameters:
+        """Draw the plant parameters of the episodes."""
+
+        def uniform(intervals: tuple[Interval, ...]) -> Float64Array:
+            low, high = np.array(intervals)[rng.integers(0, len(intervals), episodes)].T
+            sample: Float64Array = rng.uniform(low, high)
+            return sample
+
+        return PlantParameters(
+            force=uniform(self.force),
+            half_length=uniform(self.half_length),
+            pole_mass=uniform(self.pole_mass),
+            start=np.full((episodes, 4), self.start),
+            noise=np.full(episodes, self.noise),
+            delay=np.full(episodes, self.delay, np.int64),
+            push=np.full(episodes, self.push),
+        )
+
+
+SCENARIOS: tuple[Scenario, ...] = (
+    Scenario("nominal"),
+    Scenario("10,000 steps", steps=10_000, episodes=100),
+    Scenario(
+        "moderate",
+        force=((5.0, 15.0),),
+        half_length=((0.25, 0.75),),
+        pole_mass=((0.05, 0.5),),
+    ),
+    Scenario(
+        "extreme",
+        force=((1.0, 5.0), (15.0, 20.0)),
+        half_length=((0.05, 0.25), (0.75, 1.0)),
+        pole_mass=((0.01, 0.05), (0.5, 1.0)),
+    ),
+    Scenario("noise 0.01", noise=0.01),
+    Scenario("noise 0.05", noise=0.05),
+    Scenario("noise 0.1", noise=0.1),
+    Scenario("delay 1", delay=1),
+    Scenario("delay 2", delay=2),
+    Scenario("delay 3", delay=3),
+    Scenario("start ±0.2", start=0.2),
+    Scenario("push 0.5", push=0.5),
+    Scenario("push 1", push=1.0),
+)
+
+
+def evaluate_robustness(
+    q_values: QFunction, *, seed: int = EVALUATION_SEEDS.start, episodes: int | None = None
+) -> RobustnessEvaluation:
+    """Run a policy and the LQR in the same episodes of every scenario.
+
+    `episodes` replaces each scenario's own number.
+    """
+
+    def policy_and_lqr(states: Float32Array) -> Int64Array:
+        middle = len(states) // 2
+        return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
+
+    policy_rates, lqr_rates = success_rates(policy_and_lqr, seed, episodes=episodes, copies=2)
+    results = (
+        ScenarioResult(
+            name=scenario.name,
+            steps=scenario.steps,
+            episodes=episodes or scenario.episodes,
+            success_rate=float(policy_rate),
+            lqr_success_rate=float(lqr_rate),
+        )
+        for scenario, policy_rate, lqr_rate in zip(SCENARIOS, policy_rates, lqr_rates, strict=True)
+    )
+    return RobustnessEvaluation(seed=seed, scenarios=tuple(results))
+
+
+def success_rates(
+    controller: Controller,
+    seed: int,
+    scenarios: tuple[Scenario, ...] = SCENARIOS,
+    *,
+    episodes: int | None = None,
+    copies: int = 1,
+) -> Float64Array:
+    """Return the success rates, (copies, scenarios), of a controller.
+
+    `episodes` replaces each scenario's own number. With `copies` = K the controller is K agents: it
+    gets states (K · n, 4), agent by agent, and each agent meets the same n episodes.
+    """
+    rates = np.zeros((copies, len(scenarios)))
+    for steps in sorted({scenario.steps for scenario in scenarios}):
+        groups = [
+            _Group(number, scenario, episodes or scenario.episodes, seed)
+            for number, scenario in enumerate(scenarios)
+            if scenario.steps == steps
+        ]
+        successes = _run(controller, groups, steps, copies)
+        for group, succeeded in zip(groups, successes, strict=True):
+            rates[:, group.number] = succeeded.mean(axis=1)
+    return rates
+
+
+class _Group:
+    """The episodes of one scenario, with a random stream of their own."""
+
+    def __init__(self, number: int, scenario: Scenario, episodes: int, seed: int) -> None:
+        self.number, self.scenario, self.episodes = number, scenario, episodes
+        self.rng = np.random.default_rng((seed, number))
+
+
+def _run(
+    controller: Controller, groups: Sequence[_Group], steps: int, copies: int
+) -> list[BoolArray]:
+    """Return which episodes succeeded, (copies, episodes) for each group.
+
+    All scenarios of one length are run in one vector environment.
+    """
+    ends = list(accumulate(group.episodes for group in groups))
+    slices = [slice(end - group.episodes, end) for group, end in zip(groups, ends, strict=True)]
+    total = ends[-1]
+
+    environment = _begin(groups, slices, steps, copies)
+    disturbances = _Disturbances(groups, slices, total)
+    running = np.ones(copies * total, np.bool_)
+    for step in range(steps):
+        if step and step % PUSH_INTERVAL == 0:
+            environment.push(np.tile(disturbances.pushes(), copies))
+
+        observed_states = disturbances.add_noise(environment.state.T).astype(np.float32)
+        terminated, _ = environment.advance(controller(observed_states))
+
+        running &= ~terminated
+        # A fallen pole stays fallen; its numbers must not overflow.
+        environment.state[:, ~running] = 0.0
+        if not running.any():
+            break
+    return [running.reshape(copies, total)[:, rows] for rows in slices]
+
+
+def _begin(
+    groups: Sequence[_Group], slices: Sequence[slice], steps: int, copies: int
+) -> VectorCartPole:
+    """Return an environment at the start of the same episodes for each copy."""
+    drawn = VectorCartPole(slices[-1].stop)
+    for group, rows in zip(groups, slices, strict=True):
+        parameters = group.scenario.draw(group.rng, group.episodes)
+        drawn.begin_episodes(np.arange(rows.start, rows.stop), parameters, group.rng)
+
+    environment = VectorCartPole(copies * slices[-1].stop, max_episode_steps=steps)
+    environment.parameters = PlantParameters.concatenate([drawn.parameters] * copies)
+    environment.state = np.tile(drawn.state, copies)
+    environment.action_history = np.tile(drawn.action_history, copies)
+    environment.apply_parameters()
+    return environment
+
+
+class _Disturbances:
+    """Sensor noise and pushes, each scenario's from its own stream: the same for every copy."""
+
+    def __init__(self, groups: Sequence[_Group], slices: Sequence[slice], total: int) -> None:
+        pairs = list(zip(groups, slices, strict=True))
+        self._noisy = [(group, rows) for group, rows in pairs if group.scenario.noise]
+        self._pushed = [(group, rows) for group, rows in pairs if group.scenario.push]
+        self._noise, self._pushes = np.zeros((total, 4)), np.zeros(total)
+
+    def pushes(self) -> Float64Array:
+        """Draw the change of each cart's velocity, (total,), m/s."""
+        for group, rows in self._pushed:
+            size = group.scenario.push
+            self._pushes[rows] = group.rng.uniform(-size, size, group.episodes)
+        return self._pushes
+
+    def add_noise(self, states: Float64Array) -> Float64Array:
+        """Return the states, (copies · total, 4), with newly drawn noise."""
+        if not self._noisy:
+            return states
+        for group, rows in self._noisy:
+            noise = group.rng.standard_normal((group.episodes, 4))
+            self._noise[rows] = noise * group.scenario.noise
+        return (states.reshape(-1, *self._noise.shape) + self._noise).reshape(-1, 4)

@@ -1,0 +1,273 @@
+"""Export of a training run as a bundle.
+
+What ships is what was evaluated: the scores are measured on the ONNX file that was written.
+"""
+
+import copy
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from models import bundle
+from models.bundle import Bundle
+from models.manifest import (
+    Environment,
+    Gate,
+    GoldenState,
+    Manifest,
+    Network,
+    Parity,
+    Provenance,
+    RobustnessEvaluation,
+    StateValue,
+)
+from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.evaluation.episodes import EPISODES
+from training.evaluation.evaluator import PolicyEvaluation, evaluate_policy
+from training.evaluation.runtimes import from_network, from_onnx, from_torchscript
+from training.export import formats, parity, plots
+from training.export.animation import animation
+from training.export.model_card import model_card
+from training.network import DQNetwork
+from training.recipes import title
+from training.trainer import Run
+from training.types import Float32Array, QFunction
+
+ACTIONS = ("left", "right")
+STATE = (
+    ("cart_position", "m"),
+    ("cart_velocity", "m/s"),
+    ("pole_angle", "rad"),
+    ("pole_angular_velocity", "rad/s"),
+)
+LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
+CODE = ("training", "models/*.py", "pyproject.toml", "constraints.txt")  # what a policy depends on
+ROOT = Path(__file__).parents[2]
+
+
+class GateError(Exception):
+    """Raised when a policy does not pass its recipe's gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(
+            f"the policy does not pass the gate {gate.name}: {'; '.join(gate.failures)}"
+        )
+
+
+def export(
+    run: Run,
+    folder: Path,
+    *,
+    name: str,
+    model_version: str,
+    created: datetime,
+    force: bool = False,
+    episodes: int = EPISODES,
+    scenario_episodes: int | None = None,
+) -> Bundle:
+    """Export a run as a bundle.
+
+    The files are made, the ONNX file is evaluated, all runtimes are compared, and only then the
+    bundle is put in its place. `force` exports a policy that fails its gate, with the failure in
+    the manifest. `scenario_episodes` replaces each scenario's own number of episodes.
+
+    Raises `PolicyFileError` when a file does not agree with the network, `GateError` when the
+    policy is not good enough, and `BundleError` when the place is taken. Nothing is written then.
+    """
+    bundle.check_place(folder)
+    files = _make_files(run.network)
+
+    result = evaluate_policy(
+        files.onnx_policy,
+        run.recipe.gate,
+        episodes=episodes,
+        scenario_episodes=scenario_episodes,
+    )
+    if not result.gate.passed and not force:
+        raise GateError(result.gate)
+
+    extra_files = _extra_files(run, name, files.onnx_policy, result.robustness)
+    manifest = _manifest(
+        run,
+        files,
+        result,
+        name=name,
+        model_version=model_version,
+        created=created,
+        extra_files=("README.md", *sorted(extra_files)),
+    )
+    contents = {
+        **extra_files,
+        "policy.onnx": files.onnx,
+        "policy.pt": files.torchscript,
+        "README.md": model_card(manifest),
+    }
+    return bundle.write(folder, manifest, contents)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The network, and the files that were made of it."""
+
+    network: DQNetwork
+    onnx: bytes
+    torchscript: bytes
+    onnx_policy: QFunction  # as onnxruntime runs the file
+
+
+def _make_files(network: DQNetwork) -> _Files:
+    network = copy.deepcopy(network).cpu()
+    onnx, torchscript = formats.to_onnx(network), formats.to_torchscript(network)
+    with tempfile.TemporaryDirectory() as temp_folder:
+        path = Path(temp_folder) / "policy.onnx"
+        path.write_bytes(onnx)
+        return _Files(network, onnx, torchscript, from_onnx(path))
+
+
+def _manifest(
+    run: Run,
+    files: _Files,
+    result: PolicyEvaluation,
+    *,
+    name: str,
+    model_version: str,
+    created: datetime,
+    extra_files: tuple[str, ...],
+) -> Manifest:
+    network, states = files.network, _state_values(run)
+    agreement, golden_states = _check_parity(files, states, result.states, run.seed)
+    return Manifest(
+        name=name,
+        version=model_version,
+        created=created,
+        provenance=_provenance(run),
+        environment=Environment(
+            id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=time_limit()
+        ),
+        state=states,
+        actions=ACTIONS,
+        network=Network(inputs=network.states, hidden=network.hidden, outputs=network.actions),
+        evaluation=result.evaluation,
+        robustness=result.robustness,
+        gate=result.gate,
+        parity=agreement,
+        golden_states=golden_states,
+        artifacts={
+            "onnx": bundle.describe("policy.onnx", files.onnx),
+            "torchscript": bundle.describe("policy.pt", files.torchscript),
+        },
+        extra_files=extra_files,
+    )
+
+
+def _check_parity(
+    files: _Files, values: tuple[StateValue, ...], on_policy: Float32Array, seed: int
+) -> tuple[Parity, tuple[GoldenState, ...]]:
+    """Compare all runtimes, and pick the golden states from what they were compared on."""
+    # Where the environment has no bound, the range in training is the bound.
+    low = [value.training_min if value.low is None else value.low for value in values]
+    high = [value.training_max if value.high is None else value.high for value in values]
+    states = parity.states_to_compare(
+        on_policy,
+        np.array(low, np.float32),
+        np.array(high, np.float32),
+        np.random.default_rng(seed),
+    )
+    runtimes = {
+        "torch": from_network(files.network),
+        "onnx": files.onnx_policy,
+        "torchscript": from_torchscript(files.torchscript),
+    }
+    agreement = parity.compare(runtimes, states)
+    return agreement, parity.golden_states(files.onnx_policy, states)
+
+
+def _extra_files(
+    run: Run, name: str, q_values: QFunction, robustness: RobustnessEvaluation
+) -> dict[str, bytes]:
+    """Return the files for people, but for the model card."""
+    files = {
+        "scores.csv": plots.scores_csv(run.history),
+        "robustness.png": plots.robustness_chart(robustness, f"{name}: robustness evaluation"),
+        "surface.png": plots.decision_surface(q_values, f"{name}: preferred action"),
+        "policy.gif": animation(q_values),
+    }
+    if run.history:
+        files["scores.png"] = plots.scores_plot(
+            run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}"
+        )
+    return files
+
+
+def _state_values(run: Run) -> tuple[StateValue, ...]:
+    space = CartPoleEnv().observation_space
+    assert isinstance(space, gym.spaces.Box)
+    summary = run.state_summary
+    assert summary is not None, "a run without a step cannot be exported"
+    return tuple(
+        StateValue(
+            name=name,
+            unit=unit,
+            low=_finite(low),
+            high=_finite(high),
+            training_min=summary.minimum[index],
+            training_max=summary.maximum[index],
+            quantiles=summary.quantiles[index],
+        )
+        for index, ((name, unit), low, high) in enumerate(
+            zip(STATE, space.low.tolist(), space.high.tolist(), strict=True)
+        )
+    )
+
+
+def _finite(bound: float) -> float | None:
+    return bound if np.isfinite(bound) else None
+
+
+def _provenance(run: Run) -> Provenance:
+    return Provenance(
+        recipe=title(run.recipe),
+        hyperparameters=run.recipe.model_dump(mode="json"),
+        seed=run.seed,
+        device=run.device,
+        versions={
+            "python": platform.python_version(),
+            **{library: version(library) for library in LIBRARIES},
+        },
+        commit=_commit(),
+        steps=run.steps,
+        stopped=run.stopped,
+        seconds=run.seconds,
+    )
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout; none outside of git.
+
+    It ends in +changes where the code that trains and exports differs from the commit.
+    """
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git is found by PATH
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        changed = subprocess.run(  # noqa: S603 - fixed words
+            ["git", "diff", "--quiet", "HEAD", "--", *CODE],  # noqa: S607 - git is found by PATH
+            cwd=ROOT,
+            capture_output=True,
+            check=False,
+        ).returncode
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changed else commit

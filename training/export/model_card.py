@@ -1,0 +1,175 @@
+"""The model card: the README of a bundle, made from its manifest alone."""
+
+from collections.abc import Iterable
+
+from models.manifest import Manifest
+
+PICTURES = {
+    "policy.gif": "The policy balances a pole that is pushed",
+    "robustness.png": "Success rate in each scenario, beside an LQR",
+    "surface.png": "Q(right) - Q(left) over pole angle and angular velocity",
+    "scores.png": "Score over the course of training",
+}
+
+
+def model_card(manifest: Manifest) -> bytes:
+    """Return the card as Markdown."""
+    sections = (
+        _introduction(manifest),
+        _performance(manifest),
+        _provenance(manifest),
+        _interface(manifest),
+        _files(manifest),
+        _usage(manifest),
+        LIMITS,
+    )
+    return "\n".join(sections).encode()
+
+
+def _introduction(manifest: Manifest) -> str:
+    network = manifest.network
+    widths = " → ".join(map(str, (network.inputs, *network.hidden, network.outputs)))
+    return f"""# {manifest.name}, version {manifest.version}
+
+A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network,
+{widths} with ReLU, that maps a state to one Q-value per action. The greedy action is the first with
+the highest Q-value. This page is generated from `manifest.json`.
+{_picture(manifest, "policy.gif")}"""
+
+
+def _performance(manifest: Manifest) -> str:
+    evaluation, robustness, gate = manifest.evaluation, manifest.robustness, manifest.gate
+    scenarios = _table(
+        ("scenario", "episodes × steps", "this policy", "LQR"),
+        (
+            (
+                scenario.name,
+                f"{scenario.episodes} × {scenario.steps:,}",
+                f"{scenario.success_rate:.4g}",
+                f"{scenario.lqr_success_rate:.4g}",
+            )
+            for scenario in robustness.scenarios
+        ),
+    )
+    passed = "passed" if gate.passed else "FAILED: " + "; ".join(gate.failures)
+    return f"""## How good it is
+{evaluation.episodes:,} greedy episodes of the exported ONNX file, on starts that training never saw
+(seed {evaluation.seed}): mean {evaluation.mean:.2f} steps, worst {evaluation.minimum},
+{evaluation.success_rate:.1%} lasted all {manifest.environment.max_episode_steps} steps.
+
+The robustness evaluation (seed {robustness.seed}) goes beyond the nominal plant. Each number is a
+success rate, the share of episodes in which the pole stayed up, beside that of a linear-quadratic
+regulator (LQR) in the same episodes:
+
+{scenarios}
+{_picture(manifest, "robustness.png")}
+Gate `{gate.name}`: {passed}. `python -m training evaluate FOLDER` measures all of it again.
+{_picture(manifest, "surface.png")}"""
+
+
+def _provenance(manifest: Manifest) -> str:
+    made = manifest.provenance
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    hyperparameters = _table(
+        ("hyperparameter", "value"),
+        (
+            (f"`{name}`", str(value))
+            for name, value in made.hyperparameters.items()
+            if name != "name"
+        ),
+    )
+    return f"""## How it was made
+Recipe `{made.recipe}`, seed {made.seed}, on {made.device}: {made.steps:,} environment steps over
+all agents, {made.seconds:.1f} s; training stopped because: {made.stopped}.
+{manifest.created:%Y-%m-%d}, commit {made.commit or "unknown"}.
+{versions}.
+{_picture(manifest, "scores.png")}
+{hyperparameters}
+"""
+
+
+def _interface(manifest: Manifest) -> str:
+    states = _table(
+        ("state value", "unit", "bounds of the environment", "range in training"),
+        (
+            (
+                f"`{value.name}`",
+                value.unit,
+                f"{_bound(value.low)} … {_bound(value.high)}",
+                f"{value.training_min:.4g} … {value.training_max:.4g}",
+            )
+            for value in manifest.state
+        ),
+    )
+    actions = ", ".join(f"{index} = {name}" for index, name in enumerate(manifest.actions))
+    return f"""## State and actions
+{states}
+
+Actions: {actions}. One step is {manifest.environment.step_seconds} s.
+"""
+
+
+def _files(manifest: Manifest) -> str:
+    parity = manifest.parity
+    artifacts = _table(
+        ("file", "format", "bytes", "SHA-256"),
+        (
+            (f"`{artifact.file}`", name, str(artifact.size), f"`{artifact.sha256}`")
+            for name, artifact in manifest.artifacts.items()
+        ),
+    )
+    differences = _table(
+        ("pair", "largest difference in Q"),
+        ((pair, f"{difference:.2g}") for pair, difference in parity.largest_difference.items()),
+    )
+    return f"""## The files
+{artifacts}
+
+On {parity.states:,} states (on-policy, uniform inside the bounds, at the bounds) the runtimes
+differ at most by:
+
+{differences}
+
+{parity.near_ties} of these states are near ties, where runtimes may choose differently.
+"""
+
+
+def _usage(manifest: Manifest) -> str:
+    actions = ", ".join(f"{index} {name}" for index, name in enumerate(manifest.actions))
+    return f"""## How to use it
+Serve it with `python -m service --bundle FOLDER`, or run the file yourself:
+
+```python
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("policy.onnx", providers=["CPUExecutionProvider"])
+states = np.array([[0, 0, 0.05, 0]], np.float32)
+q_values = session.run(["q_values"], {{"state": states}})[0]
+action = int(q_values.argmax(axis=1)[0])  # {actions}
+```
+"""
+
+
+LIMITS = """## Limits
+- It was trained and evaluated in simulation. How often it succeeds there is in the table above;
+  nothing is promised for another plant.
+- Outside the range in training it still answers, but nobody checked those answers; the service
+  names such values in `out_of_range`.
+- A Q-value is a discounted sum of rewards as the policy estimates it, not a probability, and not
+  comparable between bundles.
+"""
+
+
+def _picture(manifest: Manifest, name: str) -> str:
+    """Return the line that shows a picture, if the bundle has it, between empty lines."""
+    return f"\n![{PICTURES[name]}]({name})\n" if name in manifest.extra_files else ""
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = (header, ("---",) * len(header), *rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _bound(value: float | None) -> str:
+    return "unbounded" if value is None else f"{value:.4g}"

@@ -1,0 +1,123 @@
+"""Where the progress of training is shown: a terminal, lines of JSON, TensorBoard."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from training.trainer import Progress
+
+REFRESH_SECONDS = 0.1  # of the live line
+
+
+class Logger(Protocol):
+    """Shows progress between `__enter__` and `__exit__`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def log(self, progress: Progress) -> None:
+        """Show where training stands."""
+        ...
+
+
+class ConsoleLogger:
+    """A live line that is overwritten, and logged lines, which stay.
+
+    Without a terminal only the logged lines are printed.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = (
+            Live(console=console, auto_refresh=False, transient=True)
+            if console.is_terminal
+            else None
+        )
+        self._next_refresh = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def log(self, progress: Progress) -> None:
+        """Show where training stands."""
+        line = Text(progress.line, no_wrap=True, overflow="crop")
+        if progress.is_logged:
+            self._console.print(line, soft_wrap=True)
+
+        now = time.monotonic()
+        if self._live is not None and now >= self._next_refresh:
+            self._live.update(line, refresh=True)
+            self._next_refresh = now + REFRESH_SECONDS
+
+
+class JsonLogger:
+    """One JSON object a logged line, for programs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return
+
+    def log(self, progress: Progress) -> None:
+        """Print the metrics."""
+        if progress.is_logged:
+            self._console.print(json.dumps(dict(progress.metrics)), soft_wrap=True, markup=False)
+
+
+class TensorBoardLogger:
+    """The metrics of every logged line as TensorBoard scalars."""
+
+    def __init__(self, folder: Path) -> None:
+        # It takes a second to import, and few ask for it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+
+    def log(self, progress: Progress) -> None:
+        """Write the metrics at their environment step."""
+        if progress.is_logged:
+            for name, value in progress.metrics.items():
+                self._writer.add_scalar(name, value, int(progress.metrics["steps"]))

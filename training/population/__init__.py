@@ -1,0 +1,1 @@
+"""K DQN agents that learn side by side in stacked tensors."""

@@ -1,0 +1,266 @@
+"""Training of K DQN agents side by side.
+
+The story of one vector step: every agent acts ε-greedily in its environments, stores the
+transitions in its replay buffer and learns from minibatches of it. Every `eval_frequency` steps all
+agents are evaluated greedily, and the best one so far is kept: `selection` says how.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from training.envs.cartpole import RandomizedCartPole
+from training.network import DQNetwork
+from training.population.learner import PopulationLearner, UpdateSettings
+from training.population.q_networks import StackedLayers, StackedQNetworks
+from training.population.replay_buffer import ReplayBuffer
+from training.population.selection import ModelSelection
+from training.recipes import PopulationRecipe
+from training.seeding import generator_state, set_generator_state
+from training.snapshot import Snapshot, Stateful
+from training.state_statistics import StateStatistics, StateSummary
+from training.trainer import History, Progress, Stopped, stopped_in
+from training.types import BoolArray, Float32Array, Float64Array
+
+RETURN_SMOOTHING = 0.05  # weight of the newest episode in an agent's smoothed return
+HISTORY_COLUMNS = (
+    "steps",
+    "seconds",
+    "epsilon",
+    "best_score",
+    "median_score",
+    "best_return",
+    "median_return",
+)
+
+
+class PopulationTrainer:
+    """A population in training; it can be stopped between two greedy checks."""
+
+    def __init__(self, recipe: PopulationRecipe, seed: int, device: torch.device) -> None:
+        self.recipe = recipe
+        self.history: History = []
+        self.stopped: Stopped | None = None
+        self.vector_steps = 0
+
+        weights, exploration, sampling, environment = np.random.SeedSequence(seed).spawn(4)
+        self._networks = StackedQNetworks(
+            recipe.agents,
+            recipe.hidden,
+            np.random.default_rng(weights),
+            scale=recipe.scale,
+            device=device.type,
+        )
+        self._learner = PopulationLearner(self._networks, _update_settings(recipe))
+        self._update = self._learner.update if device.type == "cpu" else self._learner.captured()
+        self._replay_buffer = ReplayBuffer(
+            recipe.agents,
+            recipe.buffer_size,
+            recipe.num_envs,
+            n_step=recipe.n_step,
+            gamma=recipe.gamma,
+            device=device.type,
+        )
+        self._environment = RandomizedCartPole(
+            recipe.agents * recipe.num_envs,
+            recipe.domain_randomization,
+            recipe.reward,
+            recipe.max_episode_steps,
+        )
+        self._environment.reset(seed=int(environment.generate_state(1)[0]))
+
+        self._exploration = np.random.default_rng(exploration)
+        self._sampling = np.random.default_rng(sampling)
+        self._selection = ModelSelection(recipe.model_selection, recipe.hidden)
+        self._returns = _EpisodeReturns(recipe.agents, recipe.num_envs)
+        # A random stream of its own, so that the statistics do not change what is learned.
+        self._statistics = StateStatistics(np.random.default_rng((seed, 1)))
+
+    @property
+    def agent_steps(self) -> int:
+        """Environment steps of each agent so far."""
+        return self.vector_steps * self.recipe.num_envs
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far, of all agents together."""
+        return self.agent_steps * self.recipe.agents
+
+    @property
+    def epsilon(self) -> float:
+        """Share of random actions: linear in the environment steps of an agent, then constant."""
+        recipe = self.recipe
+        progress = min(1.0, self.agent_steps / recipe.epsilon_steps)
+        return recipe.epsilon_start + (recipe.epsilon_end - recipe.epsilon_start) * progress
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's step size: linear over the whole training."""
+        recipe = self.recipe
+        progress = min(1.0, self.agent_steps / recipe.steps)
+        return recipe.learning_rate + (recipe.learning_rate_end - recipe.learning_rate) * progress
+
+    @property
+    def network(self) -> DQNetwork:
+        """The best agent; while there is none, the first."""
+        best = self._selection.best
+        return self._networks.agent(0, self._evaluated_layers) if best is None else best.network
+
+    def advance(self, elapsed: Callable[[], float]) -> Progress:
+        """Train until the next greedy check, or to the end, and check."""
+        recipe = self.recipe
+        observed_states = []
+        with torch.no_grad():  # the gradient is written by hand
+            while True:
+                observed_states.append(self._environment.observed_states)
+                self._step()
+                at_end = self.agent_steps >= recipe.steps
+                if at_end or self.vector_steps % recipe.eval_frequency == 0:
+                    break
+            self._statistics.update(np.concatenate(observed_states))
+            scores = self._selection.check(
+                self._networks, self._evaluated_layers, self.vector_steps
+            )
+
+        if at_end or self._selection.is_final:
+            self.stopped = "limit" if self._selection.best is None else "solved"
+        return self._progress(scores, elapsed())
+
+    def state_summary(self) -> StateSummary | None:
+        """Return range and quantiles of the states so far; none while there was no state."""
+        return self._statistics.summary()
+
+    def snapshot(self) -> Snapshot:
+        """Return all that the next step depends on."""
+        rows = [[row[name] for name in HISTORY_COLUMNS] for row in self.history]
+        return Snapshot(
+            {"history": np.array(rows, np.float64).reshape(-1, len(HISTORY_COLUMNS))},
+            {
+                "vector_steps": self.vector_steps,
+                "stopped": self.stopped,
+                "exploration": generator_state(self._exploration),
+                "sampling": generator_state(self._sampling),
+            },
+            {name: part.snapshot() for name, part in self._parts().items()},
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over the state of the trainer that gave the snapshot."""
+        for name, part in self._parts().items():
+            part.restore(snapshot.parts[name])
+
+        self.vector_steps = snapshot.integer("vector_steps")
+        self.stopped = stopped_in(snapshot)
+        set_generator_state(self._exploration, snapshot.values["exploration"])
+        set_generator_state(self._sampling, snapshot.values["sampling"])
+        self.history = [
+            dict(zip(HISTORY_COLUMNS, row, strict=True))
+            for row in snapshot.arrays["history"].tolist()
+        ]
+
+    def _parts(self) -> dict[str, Stateful]:
+        """Return everything with a state of its own, by its name in a snapshot."""
+        return {
+            "learner": self._learner,
+            "replay_buffer": self._replay_buffer,
+            "environment": self._environment,
+            "returns": self._returns,
+            "selection": self._selection,
+            "statistics": self._statistics,
+        }
+
+    @property
+    def _evaluated_layers(self) -> StackedLayers:
+        """The weights that are evaluated and exported."""
+        networks = self._networks
+        return networks.average if self.recipe.weight_ema else networks.online
+
+    def _step(self) -> None:
+        """Take one step of the vector environment, store it, and learn."""
+        recipe, states = self.recipe, self._environment.observed_states
+        actions = self._networks.act(states, self.epsilon, self._exploration)
+        _, rewards, terminated, truncated, info = self._environment.step(actions)
+
+        buffer = self._replay_buffer
+        buffer.add(states, actions, rewards, info["final_obs"], terminated, truncated)
+        self._returns.add(rewards, terminated | truncated)
+
+        if buffer.size >= recipe.learning_starts:
+            self._learner.learning_rate.fill_(self.learning_rate)
+            for _ in range(recipe.updates):
+                buffer.sample(self._sampling, self._learner.minibatch, recipe.mirror)
+                self._update()
+        self.vector_steps += 1
+
+    def _progress(self, scores: Float64Array, seconds: float) -> Progress:
+        """Note the check in the history, and report it."""
+        recipe, best = self.recipe, self._selection.best
+        returns = self._returns.smoothed
+        row = {
+            "steps": self.agent_steps,
+            "seconds": seconds,
+            "epsilon": self.epsilon,
+            "best_score": float(scores.max()),
+            "median_score": float(np.median(scores)),
+            "best_return": float(returns.max()),
+            "median_return": float(np.median(returns)),
+        }
+        self.history.append(row)
+
+        finite = self._networks.count_finite()
+        speed = self.steps / seconds if seconds > 0 else 0.0
+        seconds_left = seconds * (recipe.steps / self.agent_steps - 1)
+        selected = "none" if best is None else f"{best.score:.3f}"
+        line = (
+            f"step {self.agent_steps:>7,}/{recipe.steps:,}  finite {finite}/{recipe.agents}"
+            f"  best {row['best_score']:.3f}  median {row['median_score']:.3f}"
+            f"  selected {selected:>5}  ε {self.epsilon:.3f}"
+            f"  {speed:>7,.0f} steps/s  {seconds_left:>4.0f} s left"
+        )
+        metrics = {
+            **row,
+            "steps": self.steps,
+            "finite_agents": finite,
+            "selected_score": 0.0 if best is None else best.score,
+            "learning_rate": self.learning_rate,
+            "terminal_share": float(self._replay_buffer.terminal_share().mean()),
+            **self._learner.metrics(),
+        }
+        return Progress(line, metrics, is_logged=True)
+
+
+class _EpisodeReturns:
+    """The smoothed return of each agent's training episodes."""
+
+    def __init__(self, agents: int, num_envs: int) -> None:
+        self.smoothed: Float64Array = np.zeros(agents)
+        self._so_far: Float64Array = np.zeros(agents * num_envs)  # of the running episodes
+        self._num_envs = num_envs
+
+    def add(self, rewards: Float32Array, ended: BoolArray) -> None:
+        """Add a step of every environment: arrays (K · num_envs,), agent by agent."""
+        self._so_far += rewards
+        for environment in np.flatnonzero(ended):
+            agent = environment // self._num_envs
+            difference = self._so_far[environment] - self.smoothed[agent]
+            self.smoothed[agent] += RETURN_SMOOTHING * difference
+            self._so_far[environment] = 0
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot({"smoothed": self.smoothed, "so_far": self._so_far})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self.smoothed = snapshot.arrays["smoothed"].copy()
+        self._so_far = snapshot.arrays["so_far"].copy()
+
+
+def _update_settings(recipe: PopulationRecipe) -> UpdateSettings:
+    return UpdateSettings(
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        tau=recipe.tau,
+        weight_ema=recipe.weight_ema,
+        huber_delta=recipe.huber_delta,
+        advantage=recipe.advantage,
+    )
