@@ -97,10 +97,10 @@ def create_app(
     app.include_router(_monitoring_router(service_state))
     app.include_router(admin_router(service_state, reloader))
     app.include_router(shadow_act_router(settings, reloader))
+    app.include_router(Page(settings, service_state, reloader).router())
     app.include_router(OpenInferenceEndpoints(settings, service_state, reloader).router())
     app.router.routes.append(WebSocketRoute(STREAM_PATH, stream))
     app.router.routes.extend(docs_routes(app))
-    app.router.routes.extend(Page(settings, service_state, reloader).routes())
     return _with_middleware(KnownEndpointsMiddleware(app), settings, service_state)
 
 

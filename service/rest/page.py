@@ -15,14 +15,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
 
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from models import bundle
 from models.bundle import MANIFEST_BYTES_MAX, Bundle
 from models.manifest import MANIFEST
 from service.api.problems import ProblemError
+from service.rest.docs import problem_responses
 from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
@@ -42,6 +43,10 @@ MEDIA_TYPES = {
 EXTRA_FILE_SUFFIXES = (".csv", ".gif", ".md", ".png")  # of the bundle's files for people
 EXTRA_FILE_BYTES_MAX = 1 << 24
 ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+
+EXTRA_FILE_RESPONSES = problem_responses(
+    {404: "The bundle that is served has another digest, or no such file"}
+)
 
 HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
@@ -84,20 +89,26 @@ class StaticFile(NamedTuple):
 
 
 class Page:
-    """The routes of the page, of its files and of the files that the served bundle holds for people."""
+    """The routes of the page, of its files and of the bundle's files for people."""
 
     def __init__(self, settings: Settings, service_state: ServiceState, reloader: Reloader) -> None:
         self._settings = settings
         self._service_state = service_state
         self._reloader = reloader
 
-    def routes(self) -> list[BaseRoute]:
+    def router(self) -> APIRouter:
         """Return the routes."""
-        return [
-            Route("/", self._index),
-            Route("/page/{name}", self._static),
-            Route("/model/files/{digest}/{name}", self._extra_file),
-        ]
+        router = APIRouter(tags=["Monitoring"])
+        router.add_route("/", self._index, include_in_schema=False)
+        router.add_route("/page/{name}", self._static, include_in_schema=False)
+        router.add_api_route(
+            "/model/files/{digest}/{name}",
+            self._extra_file,
+            response_class=Response,
+            responses=EXTRA_FILE_RESPONSES,
+            summary="Get a file that the bundle holds for people",
+        )
+        return router
 
     async def _index(self, request: Request) -> Response:
         """Answer people with the page, and programs with the addresses of the endpoints."""
@@ -131,12 +142,9 @@ class Page:
             raise _not_found(f"The page has no file {name[:100]!r}")
         return _static_response(request, name)
 
-    def _extra_file(self, request: Request) -> Response:
-        """Answer with a file that the served bundle holds for people.
-
-        Starlette calls it in a thread, since it is no coroutine: it reads the disk.
-        """
-        digest, name = request.path_params["digest"], request.path_params["name"]
+    def _extra_file(self, digest: str, name: str) -> Response:
+        """Return a picture or a table of the bundle that is served, which never changes."""
+        # FastAPI calls it in a thread, since it is no coroutine: it reads the disk.
         served = self._service_state.policy.bundle
         if digest != served.digest or name not in served.manifest.extra_files:
             raise _not_found("The bundle that is served has another digest, or no such file")

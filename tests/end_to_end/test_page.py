@@ -1,4 +1,4 @@
-"""The page in a real browser, against the real service: what people see when they open its address and play."""
+"""The page in a real browser, against the real service: what people see, and what they can do."""
 
 import csv
 import json
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+SHOWN_STATE = """() => {
+  const table = document.getElementById('state');
+  const texts = [...table.querySelectorAll('output')].map((output) => output.textContent);
+  return [Number(table.dataset.seq), JSON.parse(table.dataset.state), texts];
+}"""
 PATIENCE = 20.0  # seconds that a test waits for what must become true
 
 
@@ -56,7 +62,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(browser: Browser, record: Path) -> Iterator[str]:  # noqa: ARG001 - without a browser no service is needed
+def address(browser: Browser, record: Path) -> Iterator[str]:  # noqa: ARG001 - skips without one
     port = free_port()
     with service(port, "--record", str(record), "--shadow", str(COMMITTED)):
         yield f"http://127.0.0.1:{port}"
@@ -64,7 +70,7 @@ def address(browser: Browser, record: Path) -> Iterator[str]:  # noqa: ARG001 - 
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open pages, and hold each to what every page must keep: no complaint, no request to another host."""
+    """Open pages, and hold each to this: no complaint, no request to another host."""
     opened: list[tuple[Page, Watch, str, bool]] = []
 
     def opening(address: str, *, strict: bool = True, **options: Any) -> Page:
@@ -93,7 +99,10 @@ def steps(page: Page) -> int:
 
 
 def until(page: Page, claim: str) -> None:
-    """Wait until a JavaScript expression is true. The page's own policy forbids what `wait_for_function` does."""
+    """Wait until a JavaScript expression is true.
+
+    `wait_for_function` evaluates strings in the page, which the page's own policy forbids.
+    """
     ends = time.monotonic() + PATIENCE
     while not page.evaluate(claim):
         assert time.monotonic() < ends, (
@@ -136,11 +145,12 @@ def test_a_thousand_steps_in_real_time_without_a_fall_and_at_50_hertz(
     frames = page.evaluate(
         """() => new Promise((resolve) => {
           const times = [];
-          const frame = (now) => times.push(now) < 300 ? requestAnimationFrame(frame) : resolve(times);
+          const frame = (now) =>
+            times.push(now) < 300 ? requestAnimationFrame(frame) : resolve(times);
           requestAnimationFrame(frame);
         })"""
     )
-    gaps = sorted(after - before for before, after in zip(frames, frames[1:], strict=False))
+    gaps = sorted(after - before for before, after in pairwise(frames))
     until_steps(page, 1000)
     rate = (steps(page) - first) / (time.monotonic() - began)
     assert page.is_hidden("#banner")
@@ -171,7 +181,7 @@ def test_the_pole_survives_pushes_of_a_metre_a_second(
         page.click(button)
         until_steps(page, before + 120)
     velocities = [float(row["cart_velocity"]) for row in saved_run(page)]
-    changes = [after - before for before, after in zip(velocities, velocities[1:], strict=False)]
+    changes = [after - before for before, after in pairwise(velocities)]
     assert max(changes) == pytest.approx(1, abs=0.25)
     assert min(changes) == pytest.approx(-1, abs=0.25)
     assert page.is_hidden("#banner")
@@ -193,7 +203,7 @@ def test_a_click_beside_the_cart_pushes_it_away_and_a_drag_by_its_length(
     page.mouse.up()
     until_steps(page, 100)
     velocities = [float(row["cart_velocity"]) for row in saved_run(page)]
-    changes = [after - before for before, after in zip(velocities, velocities[1:], strict=False)]
+    changes = [after - before for before, after in pairwise(velocities)]
     assert max(changes) > 0.7
     assert min(changes) < -0.3
 
@@ -210,9 +220,7 @@ def test_a_finger_pushes_too_and_the_page_does_not_scroll_sideways(
     page.touchscreen.tap(box["x"] + 20, box["y"] + box["height"] - 50)
     until_steps(page, 60)
     velocities = [float(row["cart_velocity"]) for row in saved_run(page)]
-    assert (
-        max(after - before for before, after in zip(velocities, velocities[1:], strict=False)) > 0.7
-    )
+    assert max(after - before for before, after in pairwise(velocities)) > 0.7
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
@@ -241,17 +249,10 @@ def test_what_is_shown_is_what_was_posted(
 ) -> None:
     page = open_page(address)
     until_steps(page, 40)
-    shown = [
-        page.evaluate(
-            """() => {
-              const table = document.getElementById('state');
-              const texts = [...table.querySelectorAll('output')].map((output) => output.textContent);
-              return [Number(table.dataset.seq), JSON.parse(table.dataset.state), texts];
-            }"""
-        )
-        for _ in range(5)
-        if page.wait_for_timeout(130) is None
-    ]
+    shown = []
+    for _ in range(5):
+        page.wait_for_timeout(130)
+        shown.append(page.evaluate(SHOWN_STATE))
     page.click("#pause")
     run = {int(row["seq"]): row for row in saved_run(page)}
     time.sleep(0.5)  # the record is written each tenth of a second
@@ -366,7 +367,7 @@ def test_a_setting_that_breaks_the_policy_shows_the_fall(
     page = open_page(f"{address}/#delay=8")
     until(
         page,
-        "/(fell|left the track) after \\d+ steps/.test(document.getElementById('banner').textContent)",
+        "/(fell|track) after \\d+ steps/.test(document.getElementById('banner').textContent)",
     )
     until(page, "/(fell|left)/.test(document.getElementById('live').textContent)")
     until(page, "document.getElementById('banner').hidden")

@@ -1,4 +1,4 @@
-"""The page's own modules, run on Node: the physics against Gymnasium, the scenarios against the evaluation, the figures."""
+"""The page's own modules, run on Node: physics, scenarios, links and figures."""
 
 import json
 import subprocess
@@ -78,16 +78,15 @@ def test_the_physics_equals_gymnasiums_over_10_000_steps_of_the_same_actions(nam
     expected, episode = [], 0
     env.state = np.array(starts[episode])
     for action in actions:
-        _, _, terminated, _, _ = env.step(action)
+        _, _, terminated, _, _ = env.step(action)  # type: ignore[no-untyped-call] # Gymnasium's
         assert env.state is not None
         expected.append([*env.state, terminated])
         if terminated:
             episode += 1
             env.state, env.steps_beyond_terminated = np.array(starts[episode]), None
 
-    (result,) = run(RUN, "physics.js", runs=[
-        {"plant": as_object(PLANTS[name]), "starts": starts, "actions": actions, "integrator": "euler"}
-    ])  # fmt: skip
+    values = {"plant": as_object(PLANTS[name]), "starts": starts, "actions": actions}
+    (result,) = run(RUN, "physics.js", runs=[values | {"integrator": "euler"}])
     assert episode > 20
     assert [row[4] for row in result] == [row[4] for row in expected]
     np.testing.assert_allclose(
@@ -105,7 +104,7 @@ def test_a_step_from_anywhere_equals_gymnasiums(integrator: str) -> None:
         expected = []
         for start, action in zip(starts, actions, strict=False):
             env.state, env.steps_beyond_terminated = np.array(start), None
-            env.step(action)
+            env.step(action)  # type: ignore[no-untyped-call] # Gymnasium's
             assert env.state is not None
             expected.append(env.state.tolist())
         values = {"plant": as_object(plant), "starts": starts, "actions": actions}
@@ -123,10 +122,10 @@ def test_the_presets_are_the_scenarios_of_the_manifest(committed: Bundle) -> Non
 
 
 def test_the_presets_draw_from_the_evaluations_ranges() -> None:
-    from training.evaluation.robustness import SCORECARD
+    from training.evaluation.robustness import SCENARIOS
 
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
-    for shown, evaluated in zip(scenarios, SCORECARD, strict=True):
+    for shown, evaluated in zip(scenarios, SCENARIOS, strict=True):
         for name, field in (
             ("force", "force"),
             ("halfLength", "half_length"),
@@ -143,13 +142,18 @@ def test_the_presets_draw_from_the_evaluations_ranges() -> None:
 
 def test_a_link_restores_every_setting_and_a_scenario_draws_the_same_again() -> None:
     code = """
-    const { SCENARIOS, DEFAULT_SETTING, settingOf, toFragment, fromFragment } = await import(input.module);
+    const { SCENARIOS, DEFAULT_SETTING, settingOf, toFragment, fromFragment } =
+      await import(input.module);
     const settings = [
       ...SCENARIOS.map(({ name }, index) => settingOf(name, index + 2)),
-      { ...DEFAULT_SETTING }, { ...DEFAULT_SETTING, noise: 0.03, dropped: 0.25, stepTime: 31, start: [0.1, -1, 0.02, 0] },
+      { ...DEFAULT_SETTING },
+      { ...DEFAULT_SETTING, noise: 0.03, dropped: 0.25, stepTime: 31, start: [0.1, -1, 0.02, 0] },
       { ...settingOf("extreme", 9), noise: 0.05 },
     ];
-    return settings.map((setting) => [setting, fromFragment("#" + toFragment(setting)), toFragment(setting)]);
+    return settings.map((setting) => {
+      const fragment = toFragment(setting);
+      return [setting, fromFragment("#" + fragment), fragment];
+    });
     """
     restored = run(code, "scenarios.js")
     for setting, again, _ in restored:
@@ -177,15 +181,19 @@ def test_a_link_that_holds_nonsense_is_the_default(fragment: str) -> None:
 
 
 def test_a_link_cannot_ask_for_what_no_slider_has() -> None:
-    code = "return (await import(input.module)).fromFragment('force=1e9&stepTime=0&delay=2.7&halfLength=-3');"
-    setting = run(code, "scenarios.js")
+    fragment = "force=1e9&stepTime=0&delay=2.7&halfLength=-3"
+    code = "return (await import(input.module)).fromFragment(input.fragment);"
+    setting = run(code, "scenarios.js", fragment=fragment)
     assert (setting["force"], setting["stepTime"]) == (30, 5)
     assert (setting["delay"], setting["halfLength"]) == (2, 0.05)
 
 
 def test_the_intervals_are_wilsons() -> None:
     counts = [(400, 400), (392, 400), (397, 400), (0, 10), (99, 100)]
-    code = "const { wilson } = await import(input.module); return input.counts.map((each) => wilson(...each));"
+    code = """
+    const { wilson } = await import(input.module);
+    return input.counts.map((each) => wilson(...each));
+    """
     for (successes, episodes), (low, high) in zip(
         counts, run(code, "statistics.js", counts=counts), strict=True
     ):
@@ -194,7 +202,7 @@ def test_the_intervals_are_wilsons() -> None:
 
 
 def test_a_run_under_delay_and_pushes_is_the_evaluations() -> None:
-    """The force of an action acts `delay` steps later, and each 50 steps there is a push within the range."""
+    """An action's force acts `delay` steps later, and each 50 steps there is a push."""
     code = """
     const { Simulation } = await import(input.module);
     const simulation = new Simulation(input.setting);

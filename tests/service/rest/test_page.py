@@ -1,4 +1,4 @@
-"""The page over HTTP: what is open, what is sent with it, and the files of the bundle that it shows."""
+"""The page over HTTP: what is open, what is sent with it, and the bundle's files that it shows."""
 
 import gzip
 import re
@@ -13,12 +13,11 @@ from starlette.testclient import TestClient
 
 from models import bundle
 from models.bundle import Bundle
-from service.auth import key_file
-from service.auth.keys import Keys
+from service.auth.key_file import load_keys
 from service.endpoints import endpoint_of
-from service.inference.policy import load
-from service.rest.app import create_app
+from service.inference.loading import load
 from service.rest.page import STATIC
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, ROOT
 from tests.support.service import settings
@@ -29,7 +28,9 @@ FILES = sorted(file.name for file in STATIC.iterdir() if file.name != "index.htm
 
 @pytest.fixture
 def page(committed: Bundle) -> Iterator[TestClient]:
-    with TestClient(create_app(settings(), ServiceState(load(committed, "onnx")))) as client:
+    with TestClient(
+        create_application(settings(), ServiceState(load(committed, "onnx")))
+    ) as client:
         yield client
 
 
@@ -188,7 +189,7 @@ def test_a_file_that_is_not_the_served_bundles_any_more_is_not_served(
     folder = tmp_path / "bundle"
     shutil.copytree(COMMITTED, folder)
     served = bundle.read(folder)
-    app = create_app(settings(bundle=folder), ServiceState(load(served, "onnx")))
+    app = create_application(settings(bundle=folder), ServiceState(load(served, "onnx")))
     with TestClient(app) as client:
         path = f"/model/files/{served.digest}/scores.csv"
         assert client.get(path).status_code == 200
@@ -208,9 +209,8 @@ def test_keys_leave_the_page_open_and_close_what_it_shows(
         [sys.executable, "-m", "service", "key", "--keys", str(file), "--scope", "act", "page"],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
     ).stdout.strip()  # fmt: skip
-    assert key_file.read(file)
-    state = ServiceState(load(committed, "onnx"), keys=Keys(file))
-    with TestClient(create_app(settings(), state)) as client:
+    state = ServiceState(load(committed, "onnx"), keys=load_keys(file))
+    with TestClient(create_application(settings(), state)) as client:
         for path in ("/", *(f"/page/{name}" for name in FILES)):
             answer = client.get(path, headers=HTML)
             assert answer.status_code == 200
@@ -237,7 +237,7 @@ def test_the_shadow_answers_a_state_and_counts_no_inference(
     committed: Bundle, exported: Bundle
 ) -> None:
     state = ServiceState(load(committed, "onnx"))
-    app = create_app(settings(), state, shadow=load(exported, "onnx"))
+    app = create_application(settings(), state, shadow=load(exported, "onnx"))
     with TestClient(app) as client:
         before = client.get("/metrics").text
         answer = client.post("/shadow/act", json={"state": [0, 0, 0.05, 0], "seq": 3})
