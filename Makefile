@@ -17,7 +17,7 @@ CONNECTIONS := 20000
 FUZZ_SEED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda proto openapi settings image
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda proto openapi pictures settings image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -65,6 +65,9 @@ proto: setup ## make the gRPC messages from service/grpc/inference.proto
 
 openapi: setup ## write docs/openapi.json from the application
 	$(BIN)/python -m tests.support.openapi
+
+pictures: setup ## make the README's animations of the page (needs chromium)
+	$(BIN)/python -m tests.support.pictures
 
 settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page

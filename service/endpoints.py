@@ -45,7 +45,8 @@ def _grpc(path: str, scope: Scope | None) -> Endpoint:
     return Endpoint(path, scope, GRPC_LABEL)
 
 
-# Health is open, since probes carry no key; so is the documentation, which holds nothing secret.
+# Health is open, since probes carry no key; so are the page and the documentation, which hold
+# nothing secret.
 ENDPOINTS = (
     _rest("/act", "act"),
     _rest("/act/batch", "act"),
@@ -54,10 +55,13 @@ ENDPOINTS = (
     _rest("/model/rollback", "admin"),
     _rest("/shadow", "admin"),
     _rest("/shadow/promote", "admin"),
+    _rest("/shadow/act", "admin"),
     _rest("/health/live", None, always_answered=True),
     _rest("/health/ready", None, always_answered=True),
     _rest("/metrics", "metrics", always_answered=True),
-    _rest("/", "admin"),
+    _rest("/", None),
+    Endpoint("/page/{name}", None, "/"),
+    Endpoint("/model/files/{digest}/{name}", "act", "/model"),
     _rest("/openapi.json", None),
     _docs("/docs"),
     _docs("/docs/swagger-ui-bundle.js"),

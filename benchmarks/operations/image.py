@@ -80,7 +80,7 @@ def running(root: Path, image: dict[str, Any], folder: Path) -> Iterator["subpro
     spec["root"] = {"path": str(root), "readonly": True}
     spec["mounts"].append(
         {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}
-    )  # noqa: S108 - the container's
+    )
     (folder / "config.json").write_text(json.dumps(spec))
     with (
         (folder / "log").open("wb") as log,

@@ -180,7 +180,7 @@ def _first_answer(
 ) -> None:
     request = urllib.request.Request(
         server.url, server.body.read_bytes(), {"Content-Type": "application/json"}
-    )  # noqa: S310 - loopback
+    )
     problem = "no answer"
     for _ in range(int(PATIENCE / 0.01)):
         if process.poll() is not None:

@@ -11,7 +11,7 @@ from service.endpoints import LABELS, OTHER_LABEL
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's number: the client went away before it was answered
 STATUSES = (
-    *(200, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429),
+    *(200, 304, 400, 401, 403, 404, 405, 409, 412, 413, 422, 429),
     *(CLIENT_CLOSED_REQUEST, 500, 501, 503, 504),
 )
 

@@ -7,18 +7,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from pydantic import BaseModel
-from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from starlette.routing import WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
+from starlette.types import ASGIApp
 
 from models.manifest import Manifest
-from service.api import open_inference, problems
+from service.api import problems
 from service.api.act import Answer, act, act_batch, etag
-from service.api.problems import ProblemError
 from service.api.schemas import (
     ActRequest,
     ActResponse,
@@ -27,21 +23,21 @@ from service.api.schemas import (
     Health,
     Problem,
 )
-from service.endpoints import find_endpoint
-from service.errors import ServiceError
 from service.inference.backends import BackendName
 from service.observability.exposition import EXPOSITION_TYPE
 from service.rest.admin import admin_router
-from service.rest.auth_middleware import AuthMiddleware
 from service.rest.docs import TAGS, DescribedApp, docs_routes, problem_responses, request_body
+from service.rest.error_handlers import add_error_handlers
+from service.rest.middleware.auth import AuthMiddleware
+from service.rest.middleware.known_endpoints import KnownEndpointsMiddleware
 from service.rest.open_inference import (
     HEADER_LENGTH,
     OpenInferenceEndpoints,
-    method_not_allowed,
-    not_found,
 )
+from service.rest.page.routes import Page
 from service.rest.request_body import read_body
-from service.rest.responses import ObservedResponse, Outcome, error_response, is_open_inference
+from service.rest.responses import ObservedResponse, Outcome
+from service.rest.shadow_act import shadow_act_router
 from service.rest.stream import PATH as STREAM_PATH
 from service.rest.stream import Stream
 from service.rollout.reloader import Reloader
@@ -50,7 +46,6 @@ from service.state import ServiceState
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[None]]
 
-MAX_PATH_SHOWN = 200  # characters of a path in the text of an error
 IfMatch = Annotated[
     str | None,
     Header(description='answer only if the bundle served has this digest, in quotes: "sha256:…"'),
@@ -86,10 +81,7 @@ def create_app(
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         lifespan=lifespan,
     )
-    app.add_exception_handler(ServiceError, _handle_service_error)
-    app.add_exception_handler(HTTPException, _handle_http_exception)
-    app.add_exception_handler(Exception, _handle_unforeseen_error)
-    app.add_exception_handler(ClientDisconnect, _handle_disconnect)  # type: ignore[arg-type] # Starlette sends nothing for None
+    add_error_handlers(app)
 
     # The routes themselves, for a router within the router costs each request 10 µs.
     for router in (
@@ -97,32 +89,13 @@ def create_app(
         OpenInferenceEndpoints(settings, service_state, reloader).router(),
         _monitoring_router(service_state),
         admin_router(service_state, reloader),
+        shadow_act_router(settings, reloader),
+        Page(settings, service_state, reloader).router(),
     ):
         app.router.routes.extend(router.routes)
     app.router.routes.append(WebSocketRoute(STREAM_PATH, stream))
     app.router.routes.extend(docs_routes(app))
     return _with_middleware(KnownEndpointsMiddleware(app), settings, service_state)
-
-
-class KnownEndpointsMiddleware:
-    """Passes only those requests on whose path is in the table of endpoints.
-
-    Keys are asked for by the table. The router's own patterns are looser: they also match a path
-    with a line end behind it.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer that there is no such endpoint."""
-        if scope["type"] == "lifespan" or find_endpoint(scope["path"]) is not None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
-        else:
-            response = _not_found(Request(scope))
-            await response(scope, receive, send)
 
 
 def _act_router(settings: Settings, service_state: ServiceState) -> APIRouter:
@@ -240,57 +213,3 @@ def _answer_response(answer: Answer) -> Response:
     content, headers, inference = answer
     outcome = Outcome(inference)
     return ObservedResponse(content, HTTPStatus.OK, headers, "application/json", outcome)
-
-
-async def _handle_service_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)  # noqa: S101 - registered for this class
-    return error_response(error, request.scope["path"])
-
-
-async def _handle_http_exception(request: Request, error: Exception) -> Response:
-    """Answer what Starlette refuses by itself: a path that is not found, another method."""
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
-    path = request.scope["path"]
-    status = HTTPStatus(error.status_code)
-    headers = error.headers or {}
-    if status == HTTPStatus.NOT_FOUND:
-        return _not_found(request)
-    if is_open_inference(path) and "Allow" in headers:
-        return error_response(
-            method_not_allowed(request.method, request.url.path, headers["Allow"]), path
-        )
-
-    name = status.phrase.lower().replace(" ", "-")
-    raw_headers = [
-        (key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()
-    ]
-    return error_response(
-        ProblemError(status, name, _detail(request, status), headers=raw_headers), path
-    )
-
-
-def _not_found(request: Request) -> Response:
-    path = request.scope["path"]
-    if is_open_inference(path):
-        return error_response(not_found(path), path)
-
-    detail = _detail(request, HTTPStatus.NOT_FOUND)
-    return error_response(ProblemError(HTTPStatus.NOT_FOUND, "not-found", detail), path)
-
-
-def _detail(request: Request, status: HTTPStatus) -> str:
-    path = request.url.path[:MAX_PATH_SHOWN]
-    return f"{request.method} {path}: {status.description or status.phrase}"
-
-
-async def _handle_unforeseen_error(request: Request, _: Exception) -> Response:
-    """Answer that the service failed. Starlette raises the error again, and it is logged."""
-    path = request.scope["path"]
-    error: ServiceError = problems.internal_error()
-    if is_open_inference(path):
-        error = open_inference.internal_error()
-    return error_response(error, path)
-
-
-async def _handle_disconnect(_: Request, __: Exception) -> None:
-    """Send nothing: the client has gone, and that is no failure of the service."""

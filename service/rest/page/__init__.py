@@ -1,0 +1,1 @@
+"""The page at `/` where people watch the policy, push the pole and judge what they see."""
