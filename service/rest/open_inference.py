@@ -7,12 +7,9 @@ in `service.api.open_inference`.
 import json
 import re
 import zlib
-from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -39,7 +36,13 @@ from service.api.open_inference_schemas import (
 from service.endpoints import OPEN_INFERENCE_PREFIX
 from service.inference.backends import Float32Array
 from service.inference.policy import Policy
-from service.rest.docs import open_inference_responses, reference, request_body
+from service.rest.docs import (
+    DocumentedRoute,
+    Handler,
+    open_inference_responses,
+    reference,
+    request_body,
+)
 from service.rest.request_body import read_body
 from service.rest.responses import ObservedResponse, Outcome
 from service.rollout.reloader import Reloader
@@ -49,8 +52,6 @@ from service.types import RawHeader
 
 # A header: the bytes of the JSON that a binary body begins with.
 HEADER_LENGTH = "Inference-Header-Content-Length"
-
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _MODEL_PATHS = ("/models/{name}", "/models/{name}/versions/{version}")
 _BELOW_MODEL = re.compile(
@@ -70,15 +71,6 @@ _OTHER_BUNDLE = {412: "Another bundle is served"}
 _FAILED = {500: "The policy failed on a state as training saw them"}
 
 
-class _Route(APIRoute):
-    """A route whose handler takes the request and returns the response, with nothing between."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler without FastAPI's reading of parameters, which costs 20 µs."""
-        handler: Handler = self.endpoint
-        return handler
-
-
 class OpenInferenceEndpoints:
     """Answers requests below /v2; every status but 200 comes with `{"error": …}`."""
 
@@ -87,24 +79,18 @@ class OpenInferenceEndpoints:
         self._service_state = service_state
         self._reloader = reloader
 
-    def router(self) -> APIRouter:
-        """Return the routes."""
-        router = APIRouter(
-            prefix=OPEN_INFERENCE_PREFIX,
-            tags=["Open Inference Protocol v2"],
-            route_class=_Route,
-        )
-        # Routes are tried in turn, so those that control loops use come first.
-        self._add_infer_routes(router)
-        self._add_model_routes(router)
-        self._add_server_routes(router)
-        self._add_repository_routes(router)
-        return router
+    def routes(self) -> list[DocumentedRoute]:
+        """Return the routes. They are tried in turn, so those that control loops use come first."""
+        return [
+            *self._infer_routes(),
+            *self._model_routes(),
+            *self._server_routes(),
+            *self._repository_routes(),
+        ]
 
-    def _add_infer_routes(self, router: APIRouter) -> None:
-        for path in _MODEL_PATHS:
-            _add(
-                router,
+    def _infer_routes(self) -> list[DocumentedRoute]:
+        return [
+            _route(
                 "POST",
                 f"{path}/infer",
                 self.infer,
@@ -113,83 +99,74 @@ class OpenInferenceEndpoints:
                 errors=_BAD_REQUEST | _NO_MODEL | _OTHER_BUNDLE | _BAD_ENCODING | _FAILED,
                 body=request_body(reference(InferRequest)),
             )
+            for path in _MODEL_PATHS
+        ]
 
-    def _add_server_routes(self, router: APIRouter) -> None:
-        _add(router, "GET", "", self.server_metadata, ServerMetadata, "Describe the server")
-        _add(router, "GET", "/health/live", self.live, ServerLive, "Is the process alive?")
-        _add(
-            router,
-            "GET",
-            "/health/ready",
-            self.ready,
-            ServerReady,
-            "Does the server take requests?",
-            errors={503: "The service is ending"},
-        )
+    def _server_routes(self) -> list[DocumentedRoute]:
+        return [
+            _route("GET", "", self.server_metadata, ServerMetadata, "Describe the server"),
+            _route("GET", "/health/live", self.live, ServerLive, "Is the process alive?"),
+            _route(
+                "GET",
+                "/health/ready",
+                self.ready,
+                ServerReady,
+                "Does the server take requests?",
+                errors={503: "The service is ending"},
+            ),
+        ]
 
-    def _add_model_routes(self, router: APIRouter) -> None:
-        for path in _MODEL_PATHS:
-            _add(
-                router,
-                "GET",
-                path,
-                self.model_metadata,
-                ModelMetadata,
-                "Describe the model's tensors",
-                errors=_NO_MODEL,
-            )
-            _add(
-                router,
-                "GET",
-                f"{path}/ready",
-                self.model_ready,
-                ModelReady,
-                "Does the model take requests?",
-                errors=_NO_MODEL,
-            )
-            _add(
-                router,
-                "GET",
-                f"{path}/config",
+    def _model_routes(self) -> list[DocumentedRoute]:
+        endpoints: list[tuple[str, Handler, Any, str]] = [
+            ("", self.model_metadata, ModelMetadata, "Describe the model's tensors"),
+            ("/ready", self.model_ready, ModelReady, "Does the model take requests?"),
+            (
+                "/config",
                 self.model_config,
                 ModelConfig,
                 "Describe the model as Triton's configuration does",
-                errors=_NO_MODEL,
-            )
+            ),
+        ]
+        return [
+            _route("GET", path + end, handler, response, summary, errors=_NO_MODEL)
+            for path in _MODEL_PATHS
+            for end, handler, response, summary in endpoints
+        ]
 
-    def _add_repository_routes(self, router: APIRouter) -> None:
+    def _repository_routes(self) -> list[DocumentedRoute]:
         body = request_body(reference(RepositoryRequest), is_required=False)
         errors = _BAD_REQUEST | _BAD_ENCODING
-        _add(
-            router,
-            "POST",
-            "/repository/index",
-            self.index,
-            list[ModelIndexEntry],
-            "List the one model",
-            errors=errors,
-            body=body,
-        )
-        _add(
-            router,
-            "POST",
-            "/repository/models/{name}/load",
-            self.load,
-            Empty,
-            "Serve the bundle that lies in the folder",
-            errors=errors | _NO_MODEL | {409: "The bundle cannot be served; the one served stays"},
-            body=request_body(reference(LoadRequest), is_required=False),
-        )
-        _add(
-            router,
-            "POST",
-            "/repository/models/{name}/unload",
-            self.unload,
-            Empty,
-            "Unload the model, which is always refused",
-            errors=errors | _NO_MODEL | {501: "The one model cannot be unloaded"},
-            body=body,
-        )
+        return [
+            _route(
+                "POST",
+                "/repository/index",
+                self.index,
+                list[ModelIndexEntry],
+                "List the one model",
+                errors=errors,
+                body=body,
+            ),
+            _route(
+                "POST",
+                "/repository/models/{name}/load",
+                self.load,
+                Empty,
+                "Serve the bundle that lies in the folder",
+                errors=errors
+                | _NO_MODEL
+                | {409: "The bundle cannot be served; the one served stays"},
+                body=request_body(reference(LoadRequest), is_required=False),
+            ),
+            _route(
+                "POST",
+                "/repository/models/{name}/unload",
+                self.unload,
+                Empty,
+                "Unload the model, which is always refused",
+                errors=errors | _NO_MODEL | {501: "The one model cannot be unloaded"},
+                body=body,
+            ),
+        ]
 
     async def server_metadata(self, _: Request) -> Response:
         """Name the server, and the extensions of the protocol that it knows."""
@@ -327,8 +304,7 @@ def method_not_allowed(method: str, path: str, allowed: str) -> OpenInferenceErr
     )
 
 
-def _add(
-    router: APIRouter,
+def _route(
     method: str,
     path: str,
     handler: Handler,
@@ -337,23 +313,23 @@ def _add(
     *,
     errors: dict[int, str] | None = None,
     body: dict[str, Any] | None = None,
-) -> None:
-    """Add a route, with what the OpenAPI document says of it."""
+) -> DocumentedRoute:
+    """Return a route below /v2, with what the OpenAPI document says of it."""
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
     if errors is not None and HTTPStatus.PRECONDITION_FAILED in errors:
         parameters.append(_IF_MATCH)
-    router.add_api_route(
-        path,
-        handler,
-        methods=[method],
-        response_model=response,
-        responses=open_inference_responses(errors or {}),
-        summary=summary,
-        openapi_extra={"parameters": parameters} | (body or {}),
-    )
+
+    documentation = {
+        "response_model": response,
+        "responses": open_inference_responses(errors or {}),
+        "summary": summary,
+        "tags": ["Open Inference Protocol v2"],
+        "openapi_extra": {"parameters": parameters} | (body or {}),
+    }
+    return DocumentedRoute(OPEN_INFERENCE_PREFIX + path, handler, method, documentation)
 
 
 def _infer_response(
