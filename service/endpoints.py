@@ -5,7 +5,6 @@ path. gRPC's methods are paths too. A path that is not in the table is not found
 `admin` all the same, so that a key of any other scope learns nothing by it.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -98,19 +97,12 @@ ENDPOINTS = (
 )
 LABELS = tuple(dict.fromkeys([*(endpoint.label for endpoint in ENDPOINTS), OTHER_LABEL]))
 
-_PARAMETER = re.compile(r"\{\w+\}")
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile("[^/]+".join(map(re.escape, _PARAMETER.split(path))))
-
-
 _BY_PATH = {endpoint.path: endpoint for endpoint in ENDPOINTS}
-_BY_PATTERN = [
-    (_pattern(endpoint.path), endpoint)
-    for endpoint in ENDPOINTS
-    if _PARAMETER.search(endpoint.path)
-]
+_BY_LENGTH: dict[int, list[tuple[list[str], Endpoint]]] = {}  # those with parameters, by parts
+for _endpoint in ENDPOINTS:
+    if "{" in _endpoint.path:
+        _parts = _endpoint.path.split("/")
+        _BY_LENGTH.setdefault(len(_parts), []).append((_parts, _endpoint))
 
 
 def find_endpoint(path: str) -> Endpoint | None:
@@ -122,7 +114,20 @@ def find_endpoint(path: str) -> Endpoint | None:
     if endpoint is not None:
         return endpoint
 
-    return next((endpoint for pattern, endpoint in _BY_PATTERN if pattern.fullmatch(path)), None)
+    parts = path.split("/")
+    for pattern, endpoint in _BY_LENGTH.get(len(parts), ()):
+        if _matches(pattern, parts):
+            return endpoint
+    return None
+
+
+def _matches(pattern: list[str], parts: list[str]) -> bool:
+    """Return whether the parts of a path are those of a pattern; a parameter is any text."""
+    for expected, part in zip(pattern, parts, strict=True):
+        is_match = part != "" if expected.startswith("{") else part == expected
+        if not is_match:
+            return False
+    return True
 
 
 def endpoint_of(path: str) -> Endpoint:
