@@ -58,11 +58,11 @@ def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | No
         if settings.record is not None:
             _check_record(settings.record, service_state.policy)
 
-        gc.enable()  # `__main__` disabled it while modules were imported
         logging.config.dictConfig(configuration(settings.log_format))
         sockets.announce(listeners, tls=service_state.tls is not None)
         keys.announce(settings)
         if settings.workers > 1:
+            gc.enable()  # `service.__main__` disables it; a process that serves enables it later
             return supervisor.serve(settings, bundle, listeners)
         has_started = server.serve(settings, service_state, listeners, shadow=shadow)
         return 0 if has_started else CANNOT_START  # the log says why
