@@ -1,1 +1,4 @@
-"""What is measured against peers and limits, each in one run on one machine. Tables go to docs/, raw results are not kept."""
+"""What is measured against peers and limits, each in one run on one machine.
+
+Tables go to docs/; raw results are not kept.
+"""

@@ -1,4 +1,7 @@
-"""Environments of peers: a requirements file in, a virtual environment with exactly that installed out. Made once, and ignored by git."""
+"""Environments of peers: each holds exactly what its requirements file names.
+
+They are made once, and git ignores them.
+"""
 
 import shutil
 import subprocess
@@ -10,7 +13,10 @@ FOLDER = ROOT / "benchmarks" / ".peers"
 
 
 def environment(name: str, requirements: Path, *stands_on: Path) -> Path:
-    """Return the folder of the environment; it is made anew when the requirements, or a file that they stand on, have changed."""
+    """Return the folder of the environment.
+
+    It is made anew when the requirements, or a file that they stand on, have changed.
+    """
     folder = FOLDER / name
     stamp, wanted = (
         folder / "requirements.txt",

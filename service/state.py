@@ -1,6 +1,7 @@
-"""What this process serves now: the policy that answers, the keys and the certificate, and whether it drains.
+"""What this process serves now: the policy, the keys, the certificate, and whether it drains.
 
-Every endpoint reads the policy here, once a request: a request finishes on the policy that it began with, whatever replaces it.
+Every endpoint reads the policy here, once a request: a request finishes on the policy that it began
+with, whatever replaces it.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What several tests share: the committed bundle, small runs and bundles made from them, and the real server on a loopback port."""
+"""What tests share: the committed bundle, small runs, and the real server on a loopback port."""
 
 import re
 import subprocess

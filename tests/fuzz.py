@@ -1,8 +1,9 @@
 """Mutated bodies and mutated HTTP, in any number, at both lanes and the stream: `make fuzz`.
 
-Each body is asked of both lanes and, where it is a single state's, of the stream too. All say the same, byte for byte; nothing is a 5xx,
-and no answer holds a number that is not finite. Each mutated connection ends, with answers that are whole; and requests that are right are
-answered as ever wherever their bytes are cut. What fails is printed with the seed and the number that make it again.
+Each body is asked of both lanes and, where it is a single state's, of the stream too. All say the
+same, byte for byte; nothing is a 5xx, and no answer holds a number that is not finite. Each mutated
+connection ends, with answers that are whole; and requests that are right are answered as ever
+wherever their bytes are cut. What fails is printed with the seed and the number that make it again.
 """
 
 import argparse
@@ -144,7 +145,7 @@ def _not_finite(name: str) -> object:
 
 
 def retold(rng: random.Random, seeds: tuple[bytes, ...], pieces: tuple[bytes, ...]) -> bytes:
-    """Return a seed in which something between two marks of JSON is another thing: most often it is still JSON."""
+    """Return a seed in which something between two marks of JSON is replaced by something else."""
     parts = MARKS.split(rng.choice(seeds))
     told = [index for index, part in enumerate(parts) if part.strip() and not MARKS.fullmatch(part)]
     for index in rng.sample(told, rng.choice((1, 1, 2))):
@@ -217,7 +218,7 @@ class Client:
         return self._take(size)
 
     def rest(self) -> bytes:
-        """Return what comes until the service closes; what it is reset by is no answer, and no failure."""
+        """Return what comes until the service closes; a reset is no answer, and no failure."""
         with suppress(ConnectionError):
             while data := self._connection.recv(65_536):
                 self._received += data
@@ -352,7 +353,10 @@ def _cut(rng: random.Random, text: bytes) -> Iterator[bytes]:
 
 
 def connections(fast: int, count: int, seed: int) -> Counter[str]:
-    """Cut requests anywhere, mutate half of them, and see that each connection ends as it should. Raises `FoundError`."""
+    """Cut requests anywhere, mutate half of them, and see that each connection ends as it should.
+
+    Raises `FoundError`.
+    """
     rng = random.Random(seed)  # noqa: S311 - bytes, no secrets
     found: Counter[str] = Counter()
     left: list[tuple[int, Client, float]] = []  # open, until the service's patience ends
@@ -412,7 +416,7 @@ def _ended(client: Client) -> str:
 
 
 def serve(told: Connection) -> None:
-    """Serve both lanes in a process of its own until told to stop; tell what was logged as an error."""
+    """Serve both paths in a process of its own until told to stop; tell the errors it logged."""
     log = Log()
     logging.getLogger().addHandler(log)
     settings = Settings.model_validate(
@@ -453,13 +457,15 @@ def main() -> int:
     try:
         statuses = bodies(fast, general, options.bodies, options.seed)
         print(
-            f"{options.bodies} bodies in {time.monotonic() - began:.0f} s: {dict(statuses.most_common())}",
+            f"{options.bodies} bodies in {time.monotonic() - began:.0f} s:"
+            f" {dict(statuses.most_common())}",
             flush=True,
         )
         began = time.monotonic()
         ends = connections(fast, options.connections, options.seed)
         print(
-            f"{options.connections} connections in {time.monotonic() - began:.0f} s: {dict(ends.most_common())}"
+            f"{options.connections} connections in {time.monotonic() - began:.0f} s:"
+            f" {dict(ends.most_common())}"
         )
         ours.send("end")
         if errors := ours.recv():

@@ -1,4 +1,4 @@
-"""Bundles: a bundle in, its good and bad relatives out, as a training that went otherwise or a careless copy would leave them."""
+"""Good and bad relatives of a bundle, as another training or a careless copy would leave them."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def exchanged(weights: Float32Array) -> Float32Array:
 
 
 def relative(source: Bundle, folder: Path, change: Change, **manifest: object) -> Bundle:
-    """Write a whole and honest bundle with a changed last layer, and with other values for some fields of its manifest."""
+    """Write a good bundle with a changed last layer, and other values in its manifest."""
     model = onnx.load_model_from_string(source.artifacts["onnx"])
     for tensor in model.graph.initializer:
         if tensor.name in OUTPUT:

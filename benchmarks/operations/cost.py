@@ -1,10 +1,10 @@
-"""What a feature costs each request: the service with it beside the service without it, loaded in turns.
+"""What a feature costs each request: services with and without it, loaded one after the other.
 
     python -m benchmarks.operations.cost
     python -m benchmarks.operations.cost --pairs metrics tracing
 
-Both servers of a pair run at the same time on one core, wrk on the other; only one of them is asked at a time.
-Ratios are taken within a round.
+Both servers of a pair run at the same time on one core, wrk on the other; only one of them is asked
+at a time. Ratios are taken within a round.
 """
 
 import argparse
@@ -37,7 +37,10 @@ PLAIN = ("-m", "service")
 
 @dataclass(frozen=True)
 class Pair:
-    """The service without a feature and with it: commands for Python, and what the feature needs in the environment."""
+    """The service without a feature and with it.
+
+    Holds commands for Python, and what the feature needs in the environment.
+    """
 
     without: tuple[str, ...] = PLAIN
     with_it: tuple[str, ...] = PLAIN
@@ -74,12 +77,12 @@ def main() -> None:
     arguments = parser.parse_args()
     state = bundle.read(ROOT / "models" / "cartpole-dqn").manifest.golden_states[0].state
     print(
-        f"Python {platform.python_version()}, uvicorn {version('uvicorn')}; {ROUNDS} rounds, {CONNECTIONS} connections\n"
+        f"Python {platform.python_version()}, uvicorn {version('uvicorn')}; {ROUNDS} rounds,"
+        f" {CONNECTIONS} connections\n"
     )
     print(
-        "| with | requests/s | of those without | CPU µs a request | of those without | p99 µs | without |\n"
-        + "| --- " * 7
-        + "|",
+        "| with | requests/s | of those without | CPU µs a request | of those without | p99 µs"
+        " | without |\n" + "| --- " * 7 + "|",
         flush=True,
     )
     seen = {}
@@ -121,9 +124,11 @@ def _row(name: str, rounds: list[tuple[Load, Load]]) -> str:
         return statistics.median(value(one[place]) for one in rounds)
 
     return (
-        f"| {name} | {middle(1, lambda load: load.requests_per_second):,.0f} | {ratio(lambda load: load.requests_per_second)} "
+        f"| {name} | {middle(1, lambda load: load.requests_per_second):,.0f} |"
+        f" {ratio(lambda load: load.requests_per_second)} "
         f"| {middle(1, lambda load: load.cpu_us):.1f} | {ratio(lambda load: load.cpu_us)} "
-        f"| {middle(1, lambda load: load.p99_ms) * 1e3:,.0f} | {middle(0, lambda load: load.p99_ms) * 1e3:,.0f} |"
+        f"| {middle(1, lambda load: load.p99_ms) * 1e3:,.0f} |"
+        f" {middle(0, lambda load: load.p99_ms) * 1e3:,.0f} |"
     )
 
 

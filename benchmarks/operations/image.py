@@ -1,9 +1,12 @@
-"""The image run as an operator should run it: with a read-only root, no capabilities, its own numeric user; looked at from both sides.
+"""The image run as an operator should run it, looked at from outside and from inside.
+
+Its root is read-only, it has no capabilities, and a numeric user of its own.
 
     make image
     python -m benchmarks.operations.image
 
-Needs root, and Debian's packages buildah and runc. Nothing of the container is reachable from outside: what is asked is asked within.
+Needs root, and Debian's packages buildah and runc. Nothing of the container is reachable from
+outside: what is asked is asked within.
 """
 
 import argparse
@@ -79,7 +82,12 @@ def running(root: Path, image: dict[str, Any], folder: Path) -> Iterator["subpro
     }
     spec["root"] = {"path": str(root), "readonly": True}
     spec["mounts"].append(
-        {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "nodev"]}
+        {
+            "destination": "/tmp",  # noqa: S108 - within the container
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "nodev"],
+        }
     )
     (folder / "config.json").write_text(json.dumps(spec))
     with (
@@ -115,7 +123,7 @@ def _values(fields: str, status: str) -> str:
 
 
 def main() -> None:
-    """Run the image, look at it from outside and from inside, print a table, and fail where something is not as it should be."""
+    """Run the image, look at it from both sides, print a table; fail where it is wrong."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,7 @@
-"""Load at a fixed rate: a port and a rate in, what became of each request out. Knows nothing of what happens to the service meanwhile.
+"""Load on a port at a fixed rate, and what became of each request.
 
-The load is open: a request is due at its time however late the others are, and its seconds count from when it was due.
+The load is open: a request is due at its time however late the others are, and its seconds count
+from when it was due.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ class Found:
     connections: int = 0
 
     def row(self) -> str:
-        """Return the figures as cells of a table: requests, failed, p50, p99 and the longest in milliseconds."""
+        """Return the cells of a table: requests, failed, p50, p99 and the longest in ms."""
         times = [1e3 * seconds for seconds in self.seconds] or [0.0]
         failed = sum(self.failures.values())
         figures = " | ".join(
@@ -72,7 +73,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Load:
-    """Requests to `POST /act`, each with a state of its own, each answer checked number by number."""
+    """Requests to `POST /act`, each with its own state; each answer is checked number by number."""
 
     def __init__(self, port: int, seed: int = 1) -> None:
         self._port = port

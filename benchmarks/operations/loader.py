@@ -1,6 +1,7 @@
-"""One caller under watch: an address and what each bundle must answer in; what was wrong, and how long each answer took, out.
+"""One caller, whose answers are held to what each bundle must answer, and timed.
 
-It runs in a process of its own until its standard input is closed, on one connection, and holds each answer to the bundle that it names.
+It runs in a process of its own until its standard input is closed, on one connection, and holds
+each answer to the bundle that it names.
 """
 
 import json
@@ -25,7 +26,7 @@ SHOWN = 5  # wrong answers that are told in full
 
 
 def main(port: int, expectations: Path, out: Path) -> None:
-    """Ask until told to stop; then write the seconds of each answer, and at which moment it came."""
+    """Ask until told to stop; then write when each answer came, and its seconds."""
     expected = json.loads(expectations.read_text())
     asked = [b'{"state":%s}' % json.dumps(state).encode() for state in expected["states"]]
     requests = [
@@ -69,7 +70,8 @@ def _judged(received: bytes, row: int, answers: dict[str, list[list[float]]]) ->
     if q_values != answers[digest][row] or answer["action"] != q_values.index(max(q_values)):
         return (
             digest,
-            f"state {row}: {q_values} and action {answer['action']}, expected {answers[digest][row]} of {digest}",
+            f"state {row}: {q_values} and action {answer['action']}, expected"
+            f" {answers[digest][row]} of {digest}",
         )
     return digest, ""
 

@@ -2,10 +2,13 @@
 
     python -m benchmarks.operations.record
 
-Cost: one service with the record and one without, on one core and asked in turns by wrk on the other. Ratios are taken between neighbours.
-Both are started anew for each round: one process is up to a microsecond a request slower than the next.
-Kill: 5,000 requests a second for a minute, each with its own seq, then `kill -9`. What was answered is looked up in the file, the file is
-checked, and every row is answered again.
+Cost: one service with the record and one without, on one core and asked in turns by wrk on the
+other. Ratios are taken between neighbours. Both are started anew for each round: one process is up
+to a microsecond a request slower than the next.
+
+Kill: 5,000 requests a second for a minute, each with its own seq, then `kill -9`. What was answered
+is looked up in the file, the file is checked, and every row is answered again.
+
 Rows: the processor time of writing one, by the ways that were to choose from (docs/decisions/0016).
 """
 
@@ -72,7 +75,8 @@ def main() -> None:
             figures["cost"] = cost(Path(folder), options.rounds)
         if "kill" in options.parts:
             print(
-                "\n| requests answered | per second | missing | the oldest of them, ms before the kill | integrity | replay |"
+                "\n| requests answered | per second | missing | the oldest of them, ms before"
+                " the kill | integrity | replay |"
             )
             print("| --- | --- | --- | --- | --- | --- |")
             figures["kills"] = [
@@ -156,17 +160,21 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
         "bytes_per_row": size,
     }
     print(
-        "\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | --- | --- | --- |"
+        "\n| record | requests/s | of those without | CPU a request | p99 |\n| --- | --- | ---"
+        " | --- | --- |"
     )
     print(
-        f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f} µs | {found['p99_ms_without']:.2f} ms |"
+        f"| off | {found['requests_per_second_without']:,.0f} | | {found['cpu_us_without']:.1f}"
+        f" µs | {found['p99_ms_without']:.2f} ms |"
     )
     share = f"{found['ratio']:.3f} ({ratios[0]:.3f} … {ratios[-1]:.3f})"
     print(
-        f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs | {found['p99_ms']:.2f} ms |"
+        f"| on | {found['requests_per_second']:,.0f} | {share} | {found['cpu_us']:.1f} µs |"
+        f" {found['p99_ms']:.2f} ms |"
     )
     print(
-        f"\n{rounds} rounds of {LOADS} loads each, {CONNECTIONS} connections; {found['bytes_per_row']:.0f} bytes a decision",
+        f"\n{rounds} rounds of {LOADS} loads each, {CONNECTIONS} connections;"
+        f" {found['bytes_per_row']:.0f} bytes a decision",
         flush=True,
     )
     return found
@@ -199,7 +207,8 @@ def kill(file: Path, seconds: int) -> dict[str, object]:
         "replay": replayed.stdout,
     }
     print(
-        f"| {len(answered):,} | {len(answered) / seconds:,.0f} | {len(missing)} | {oldest:.0f} | {', '.join(integrity)} "
+        f"| {len(answered):,} | {len(answered) / seconds:,.0f} | {len(missing)} | {oldest:.0f}"
+        f" | {', '.join(integrity)} "
         f"| {replayed.stdout.strip()}, exit code {replayed.returncode} |",
         flush=True,
     )
@@ -207,7 +216,7 @@ def kill(file: Path, seconds: int) -> dict[str, object]:
 
 
 def rows(scratch: Path) -> dict[str, float]:
-    """Return the processor time, in microseconds, of making and writing a row: in columns or packed, row by row or many at once."""
+    """Return the processor time of making and writing a row, in microseconds, by each way."""
     decisions = [
         (
             NOW + number,
@@ -256,7 +265,10 @@ def rows(scratch: Path) -> dict[str, float]:
         ),
         (f"apsw, SQLite {apsw.sqlite_lib_version()}", apsw.Connection),
     )
-    table = "CREATE TABLE packed (id INTEGER PRIMARY KEY, time, request_id, seq, row, state, q, action, names, policy)"
+    table = (
+        "CREATE TABLE packed (id INTEGER PRIMARY KEY,"
+        " time, request_id, seq, row, state, q, action, names, policy)"
+    )
     found: dict[str, float] = {}
     print("\n| way | library | µs a row |\n| --- | --- | --- |")
     for (way, make, insert), (library, connect) in itertools.product(ways, libraries):
@@ -278,7 +290,7 @@ def rows(scratch: Path) -> dict[str, float]:
 
 
 async def _load_and_kill(port: int, pid: int, seconds: int, answered: dict[int, float]) -> float:
-    """Ask `RATE` times a second for so long, then kill the process while it is asked; returns when."""
+    """Ask `RATE` times a second for so long, then kill the process meanwhile; return when."""
     loop, seqs = asyncio.get_running_loop(), itertools.count()
     clients = [
         (await loop.create_connection(lambda: _Client(seqs, answered), "127.0.0.1", port))[1]

@@ -1,4 +1,6 @@
-"""Thousands of reloads of good and bad bundles, in random order, while every answer is held to the bundle that it names.
+"""Thousands of reloads of good and bad bundles, in random order, under load.
+
+Every answer is held to the bundle that it names.
 
     python -m benchmarks.operations.reload
 
@@ -152,7 +154,7 @@ def _loading(
 
 
 def _prepare(scratch: Path) -> tuple[dict[str, str], Path]:
-    """Write all kinds of bundles, and what the good ones must answer; return their digests and that file."""
+    """Write all kinds of bundles, and what the good ones answer to a file; return both."""
     committed = bundle.read(BUNDLE)
     good = {
         "A": bundles.relative(committed, scratch / "A", lambda weights: weights),

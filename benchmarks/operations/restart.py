@@ -1,7 +1,10 @@
 """A rolling restart of two processes behind nginx, under load: how many requests fail.
 
-python -m benchmarks.operations.restart            1,000 requests a second for a minute, each process restarted five times
-python -m benchmarks.operations.restart --others   the same with nginx's own rule for POST, and with SIGKILL in the place of SIGTERM
+python -m benchmarks.operations.restart            each process is restarted five times
+python -m benchmarks.operations.restart --others   the same by nginx's own rule, and by SIGKILL
+
+The load is 1,000 requests a second for a minute. nginx's own rule never repeats a POST; SIGKILL
+stands in the place of SIGTERM.
 
 nginx runs by itself, in a temporary folder, with deploy/nginx/upright.conf.
 """
@@ -106,7 +109,7 @@ def nginx(ports: tuple[int, int], text: str) -> Iterator[int]:
 async def measure(
     text: str, rate: float, seconds: float, restarts: int, number: signal.Signals = signal.SIGTERM
 ) -> tuple[Found, list[int]]:
-    """Return what the load saw while each process was restarted `restarts` times, and the exit codes."""
+    """Return what the load saw while each process was restarted so often, and the exit codes."""
     processes = Process(free_port()), Process(free_port())
     codes: list[int] = []
     for process in processes:
@@ -163,10 +166,12 @@ def main() -> None:
         ["/usr/sbin/nginx", "-v"], capture_output=True, text=True, check=False
     ).stderr
     print(
-        f"{re.sub('.*: ', '', said.strip())}, uvicorn {version('uvicorn')}, {options.rate:.0f} requests/s for {options.seconds:.0f} s\n"
+        f"{re.sub('.*: ', '', said.strip())}, uvicorn {version('uvicorn')}, {options.rate:.0f}"
+        f" requests/s for {options.seconds:.0f} s\n"
     )
     print(
-        "| way | restarts | requests | failed | p50 ms | p99 ms | longest ms |\n| --- | --- | --- | --- | --- | --- | --- |",
+        "| way | restarts | requests | failed | p50 ms | p99 ms | longest ms |\n| --- | --- |"
+        " --- | --- | --- | --- | --- |",
         flush=True,
     )
     worst = 0

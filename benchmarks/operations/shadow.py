@@ -1,8 +1,9 @@
-"""What a shadow costs the requests that it follows: pairs of services, without and with one, under the same load.
+"""What a shadow costs requests: pairs of services, without and with one, under the same load.
 
     python -m benchmarks.operations.shadow
 
-Needs wrk and two cores. Service and load have a core each, so the shadow's thread has none of its own: the worst case.
+Needs wrk and two cores. Service and load have a core each, so the shadow's thread has none of its
+own: the worst case.
 """
 
 import argparse
@@ -77,7 +78,8 @@ def main() -> None:
 def table(pairs: list[Pair]) -> str:
     """Return the medians as the documents show them."""
     lines = [
-        "| connections | requests/s without, with | ratio in a pair: median, range | p99 without, with | processor time of a request |",
+        "| connections | requests/s without, with | ratio in a pair: median, range | p99"
+        " without, with | processor time of a request |",
         "| --- | --- | --- | --- | --- |",
     ]
     for connections in CONNECTIONS:
@@ -99,7 +101,7 @@ def table(pairs: list[Pair]) -> str:
 
 
 def _load(service: Served, connections: int, body: Path) -> tuple[float, float, float]:
-    """Return the requests a second, the 99th percentile in ms, and the processor time of a request in µs."""
+    """Return the requests a second, the p99 in ms, and the processor time of a request in µs."""
     command = [
         "taskset",
         "-c",

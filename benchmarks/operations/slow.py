@@ -1,8 +1,11 @@
-"""Two thousand slow and half-open connections, held for a minute: what another client sees, what they cost in memory, and how they end.
+"""Two thousand slow and half-open connections, held for a minute.
+
+Prints what another client sees, what they cost in memory, and how they end.
 
 python -m benchmarks.operations.slow
 
-A connection that the service ends is made again a second later, until the minute is over. Then the service is left to end the rest.
+A connection that the service ends is made again a second later, until the minute is over. Then the
+service is left to end the rest.
 """
 
 import argparse
@@ -33,12 +36,18 @@ HANDSHAKE = (
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 FRAME = b'\x81\x96\0\0\0\0{"state":[0,0,0.05,0]}'
-H2C = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+H2C = (
+    b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\n"
+    b"http2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to be slow: what is sent first, then a byte a second, or as much as the service takes without ever reading an answer."""
+    """A way to be slow: what is sent at first, and what then.
+
+    That is a byte a second, or as much as the service takes without an answer ever being read.
+    """
 
     first: bytes
     byte: bytes = b""
@@ -185,10 +194,12 @@ def main() -> None:
         time.sleep(CHECKS_UNTIL_SECOND_TRIM + 5)  # the service looks once a second
         rows["after"] = uvloop.run(asked(service.port, options.rate, 10, watch))
     print(
-        f"{options.connections} connections held for {options.seconds:.0f} s; another client asks {options.rate:.0f} times a second\n"
+        f"{options.connections} connections held for {options.seconds:.0f} s; another client"
+        f" asks {options.rate:.0f} times a second\n"
     )
     print(
-        "| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- | --- | --- | --- | --- | --- |"
+        "| when | requests | failed | p50 ms | p99 ms | longest ms | memory MB |\n| --- | --- |"
+        " --- | --- | --- | --- | --- |"
     )
     for name, (found, memory) in rows.items():
         print(f"| {name} | {found.row()} | {memory:.0f} |")
@@ -198,7 +209,8 @@ def main() -> None:
     for name, end in ends.items():
         by = ", ".join(f"{how} {times}" for how, times in end.how.most_common())
         print(
-            f"| {name} | {len(end.seconds)} | {by} | {min(end.seconds):.0f} … {max(end.seconds):.0f} |"
+            f"| {name} | {len(end.seconds)} | {by} | {min(end.seconds):.0f} …"
+            f" {max(end.seconds):.0f} |"
         )
     sys.exit(int(any(found.failures for found, _ in rows.values())))
 

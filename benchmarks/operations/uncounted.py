@@ -1,4 +1,4 @@
-"""The service without its counting: settings from the command line in, answers out. What the metrics cost is measured against it."""
+"""The service without its metrics, which shows what they cost. Takes the same command line."""
 
 import sys
 from collections.abc import Sequence

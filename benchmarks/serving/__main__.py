@@ -1,11 +1,12 @@
 """The service against the limit of its HTTP server and against peers, each in its own environment.
 
-python -m benchmarks.serving --quick              limit, plain FastAPI and Upright (under two minutes)
-python -m benchmarks.serving                      all peers (a quarter of an hour, after installing them)
+python -m benchmarks.serving --quick              limit, plain FastAPI and Upright: two minutes
+python -m benchmarks.serving                      all peers: a quarter of an hour, once installed
 python -m benchmarks.serving --peers triton ray   only these
 python -m benchmarks.serving --soak               memory over a million requests
 
-Server and load have a core each. Every round measures the limit, Upright and the peer one after the other; ratios are taken within a round.
+Server and load have a core each. Every round measures the limit, Upright and the peer one after the
+other; ratios are taken within a round.
 """
 
 import argparse
@@ -56,7 +57,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     print(
-        f"Python {platform.python_version()}, uvicorn {version('uvicorn')}, onnxruntime {version('onnxruntime')}, {_processor()}\n",
+        f"Python {platform.python_version()}, uvicorn {version('uvicorn')}, onnxruntime"
+        f" {version('onnxruntime')}, {_processor()}\n",
         flush=True,
     )
     committed = bundle.read(ROOT / "models" / "cartpole-dqn")
@@ -90,7 +92,7 @@ class Bench:
         }
 
     def compare(self, peer: Peer) -> None:
-        """Measure the limit, Upright and a peer in interleaved rounds, and print a line for each."""
+        """Measure the limit, Upright and a peer in interleaved rounds; print a line for each."""
         with ExitStack() as stack:
             servers = [
                 stack.enter_context(self._running(one, 9100 + 10 * index))
@@ -122,9 +124,13 @@ class Bench:
         pairs = self._seen["pairs"]
         assert isinstance(pairs, dict)  # noqa: S101 - made above
         pairs[peer.name] = {
-            "rounds": [{name: {c: asdict(load) for c, load in by.items()} for name, by in one.items()} for one in rounds],
-            "memory_mb": memory, "start_seconds": starts,
-        }  # fmt: skip
+            "rounds": [
+                {name: {c: asdict(load) for c, load in by.items()} for name, by in one.items()}
+                for one in rounds
+            ],
+            "memory_mb": memory,
+            "start_seconds": starts,
+        }
 
     def batch(self) -> None:
         """Measure what a state costs in a batch of a thousand."""
@@ -136,7 +142,8 @@ class Bench:
         costs = [load.cpu_us / BATCH for load in loads]
         middle = statistics.median(costs)
         print(
-            f"\n/act/batch with {BATCH:,} states: {middle:.2f} µs of processor time a state ({min(costs):.2f} to {max(costs):.2f})"
+            f"\n/act/batch with {BATCH:,} states: {middle:.2f} µs of processor time a state"
+            f" ({min(costs):.2f} to {max(costs):.2f})"
         )
         self._seen["batch_us_a_state"] = costs
 
@@ -147,10 +154,12 @@ class Bench:
             for step in range(11):
                 while done < step * 100_000:
                     done += server.load(16, 2).requests
-                # What is shared with other processes counts for more when one of them ends; what is private does not.
+                # What is shared with other processes counts for more when one of them ends; what is
+                # private does not.
                 memory, private = server.memory_mb(), server.memory_mb(private=True)
                 print(
-                    f"after {done:,} requests: {memory:.1f} MB proportional, {private:.1f} MB private",
+                    f"after {done:,} requests: {memory:.1f} MB proportional, {private:.1f} MB"
+                    " private",
                     flush=True,
                 )
 
@@ -185,7 +194,8 @@ def _print(
         for connections in CONNECTIONS:
             cells.append(f"{middle(peer.name, connections, 'requests_per_second'):,.0f}")
             cells.append(
-                f"{middle(peer.name, connections, 'p50_ms'):.3g} / {middle(peer.name, connections, 'p99_ms'):.3g}"
+                f"{middle(peer.name, connections, 'p50_ms'):.3g} /"
+                f" {middle(peer.name, connections, 'p99_ms'):.3g}"
             )
         cells += [
             f"{middle(peer.name, 16, 'cpu_us'):.0f}",

@@ -1,8 +1,9 @@
-"""What keys and TLS cost: the service without either, with keys and with TLS, side by side, loaded by wrk in turns.
+"""What keys and TLS cost: services without either, with keys and with TLS, loaded in turns.
 
     python -m benchmarks.serving.guarded
 
-Server and load have a core each. Ratios are taken within a round, of requests a second and of the server's processor time; needs wrk.
+Server and load have a core each. Ratios are taken within a round, of requests a second and of the
+server's processor time; needs wrk.
 """
 
 import json
@@ -74,7 +75,8 @@ def main() -> None:
                     seen[kind].append(load)
     facts = circumstances()
     print(
-        f"{facts['date']}, Python {facts['python']}, {facts['versions']}, load {facts['load']:.2f}\n"
+        f"{facts['date']}, Python {facts['python']}, {facts['versions']}, load"
+        f" {facts['load']:.2f}\n"
     )
     print(
         "| service | requests/s | to neither (least, most) | CPU µs | to neither (least, most) |\n"

@@ -1,4 +1,7 @@
-"""Measuring: a started server and its load on cores of their own; what it answered, took and holds. Linux only: reads /proc."""
+"""Measuring a started server under load, each on cores of its own.
+
+Tells what it answered, how fast, and its memory. Linux only, since it reads /proc.
+"""
 
 import json
 import os
@@ -84,7 +87,8 @@ class Server:
         seen = json.loads(run.stdout.strip().splitlines()[-1])
         if seen["failed"] or not seen["requests"]:
             raise PeerError(
-                f"{self.peer.name}: {seen['failed']} of {seen['requests']} requests failed at {connections} connections"
+                f"{self.peer.name}: {seen['failed']} of {seen['requests']} requests failed at"
+                f" {connections} connections"
             )
         return Load(
             seen["requests"] / seen["seconds"],
@@ -95,7 +99,7 @@ class Server:
         )
 
     def memory_mb(self, *, private: bool = False) -> float:
-        """Return the proportional memory of all its processes, or what is theirs alone, in MB (a million bytes)."""
+        """Return the proportional or private memory of its processes, in millions of bytes."""
         kinds = ("Private_Clean:", "Private_Dirty:") if private else ("Pss:",)
         total = 0
         for pid in self._processes():
@@ -142,7 +146,10 @@ def _statistics() -> dict[int, tuple[int, int, int]]:
 def running(
     peer: Peer, port: int, scratch: Path, state: list[float], expected: list[float]
 ) -> Iterator[Server]:
-    """Start a server on its core, wait for its first good answer, and end it and all its processes afterwards. Raises `PeerError`."""
+    """Start a server on its core, and wait for its first good answer.
+
+    Ends it and all its processes afterwards. Raises `PeerError`.
+    """
     folder = environment_of(peer.environment)
     scratch.mkdir(parents=True, exist_ok=True)
     body = scratch / "body.json"
@@ -153,9 +160,17 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             [_tool("taskset"), "-c", str(SERVER_CORE), *command],
-            stdout=output, stderr=output, start_new_session=True,
-            env={"PATH": os.environ["PATH"], "HOME": str(scratch), "MODEL": str(MODEL), "OMP_NUM_THREADS": "1"} | variables,
-        )  # fmt: skip
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(scratch),
+                "MODEL": str(MODEL),
+                "OMP_NUM_THREADS": "1",
+            }
+            | variables,
+        )
     server = Server(peer, process, port, 0.0, body)
     try:
         _first_answer(server, process, log, expected)
@@ -178,7 +193,7 @@ def running(
 def _first_answer(
     server: Server, process: subprocess.Popen[bytes], log: Path, expected: list[float]
 ) -> None:
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310 - loopback
         server.url, server.body.read_bytes(), {"Content-Type": "application/json"}
     )
     problem = "no answer"

@@ -20,7 +20,7 @@ Command = tuple[list[str], dict[str, str]]  # what is run, and what is added to 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server: its name, its environment, its command for a port and a scratch folder, and how it is asked."""
+    """A server: its name, environment, command (from a port and a folder), and how it is asked."""
 
     name: str
     environment: str
@@ -32,7 +32,7 @@ class Peer:
 
 
 def environment_of(name: str) -> Path:
-    """Return the folder of a peer's environment. Upright's own stands on what the project depends on, too."""
+    """Return the folder of a peer's environment; Upright's stands on the project's files, too."""
     own = (ROOT / "constraints.txt", ROOT / "pyproject.toml") if name == "upright" else ()
     return environment(name, HERE / "requirements" / f"{name}.txt", *own)
 
@@ -142,7 +142,8 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
         shutil.copy(APPS / "triton_app.py", model / "1" / "model.py")
         shutil.copy(APPS / "onnx_policy.py", model / "1")
         (model / "config.pbtxt").write_text(
-            'name: "act" backend: "python" max_batch_size: 0 instance_group [{ kind: KIND_CPU count: 1 }]\n'
+            'name: "act" backend: "python" max_batch_size: 0 instance_group [{ kind: KIND_CPU'
+            " count: 1 }]\n"
             'input [{ name: "state" data_type: TYPE_FP32 dims: [ -1, 4 ] }]\n'
             'output [{ name: "q_values" data_type: TYPE_FP32 dims: [ -1, 2 ] }]\n'
         )
@@ -190,7 +191,8 @@ def _torchserve(folder: Path, port: int, scratch: Path) -> Command:
         archive += ["--extra-files", str(APPS / "onnx_policy.py"), "--export-path", str(scratch)]
         subprocess.run(archive, check=True, env=variables, capture_output=True)
     (scratch / "config.properties").write_text(
-        f"inference_address=http://127.0.0.1:{port}\nmanagement_address=http://127.0.0.1:{port + 1}\n"
+        f"inference_address=http://127.0.0.1:{port}\n"
+        f"management_address=http://127.0.0.1:{port + 1}\n"
         f"metrics_address=http://127.0.0.1:{port + 2}\n"
         "default_workers_per_model=1\ndisable_token_authorization=true\nmodel_store="
         + str(scratch)

@@ -1,7 +1,7 @@
 """What happens around every gRPC call: keys, parsing, ids, counting, logging, and errors as codes.
 
-A call ends by its code and details being set, never by `context.abort`: that raises an exception which holds the request in
-memory, in a reference cycle, until the garbage collector runs.
+A call ends by its code and details being set, never by `context.abort`: that raises an exception
+which holds the request in memory, in a reference cycle, until the garbage collector runs.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Parses gRPC messages within limits: a small message must not become a large one.
 
-A field of a message takes two bytes on the wire and some hundred in memory, and a compressed message can become a thousand
-times as large. So messages are inflated up to a limit, and their fields are counted before they are parsed.
+A field of a message takes two bytes on the wire and some hundred in memory, and a compressed
+message can become a thousand times as large. So messages are inflated up to a limit, and their
+fields are counted before they are parsed.
 """
 
 import zlib
@@ -18,7 +19,8 @@ FIELDS_BESIDE_NUMBERS = 1_000  # names, shapes, parameters; numbers may take a f
 GZIP_MAGIC = b"\x1f\x8b"
 DEFLATE_MAGIC = b"\x78"  # as the first byte of a message: field 15, which none of ours has
 
-# The fields that hold messages, by their numbers, of ModelInferRequest: parameters, inputs and outputs.
+# The fields that hold messages, by their numbers, of ModelInferRequest: parameters, inputs and
+# outputs.
 _Messages: TypeAlias = dict[int, "_Messages"]
 _MESSAGES: _Messages = {4: {}, 5: {4: {}, 5: {}}, 6: {2: {}}}
 
@@ -81,7 +83,7 @@ def _count_fields(body: bytes, start: int, end: int, messages: _Messages, limit:
 
 
 def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at a position (Protocol Buffers, "Base 128 Varints"), and what follows it."""
+    """Return the number at a position ("Base 128 Varints"), and the position behind it."""
     value = shift = 0
     while position < end and shift < 64:
         byte = body[position]

@@ -1,4 +1,7 @@
-"""The methods of the Open Inference Protocol's gRPC service. What a request means is in `api.open_inference`."""
+"""The methods of the Open Inference Protocol over gRPC.
+
+What a request means is in `service.api.open_inference`.
+"""
 
 from http import HTTPStatus
 

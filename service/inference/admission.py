@@ -1,8 +1,9 @@
 """Admission: what a bundle must show before it is served.
 
-Every hash and the manifest's schema are right; the policy reproduces the golden states on the chosen backend, answers sanely
-all over the range of its states, and was evaluated as well as is asked for; and its states and actions are those of the
-bundle that it is to replace. Starting, reloading and the shadow pass the same admission.
+Every hash and the manifest's schema are right; the policy reproduces the golden states on the
+chosen backend, answers sanely all over the range of its states, and was evaluated as well as is
+asked for; and its states and actions are those of the bundle that it is to replace. Starting,
+reloading and the shadow pass the same admission.
 """
 
 from itertools import product
@@ -62,7 +63,8 @@ def examine(
         _check_words(candidate.folder, "actions", manifest.actions, like.actions)
     if manifest.evaluation.mean < min_score:
         raise NotAdmittedError(
-            f"{candidate.folder}: the mean score in its evaluation is {manifest.evaluation.mean:g} steps,"
+            f"{candidate.folder}: the mean score in its evaluation is"
+            f" {manifest.evaluation.mean:g} steps,"
             f" --min-score asks for {min_score:g}"
         )
     policy = load(candidate, backend)
@@ -78,12 +80,13 @@ def _check_words(
 ) -> None:
     if tuple(found) != tuple(expected):
         raise NotAdmittedError(
-            f"{folder}: its {what}: {', '.join(found)}; those of the bundle served: {', '.join(expected)}; others need a new start"
+            f"{folder}: its {what}: {', '.join(found)}; those of the bundle served:"
+            f" {', '.join(expected)}; others need a new start"
         )
 
 
 def _check_sanity(policy: Policy) -> None:
-    """Ask for finite answers all over what training saw and the environment's bounds, and for more than one action."""
+    """Ask for finite answers wherever a state may lie, and for more than one action."""
     values = policy.bundle.manifest.state
     seen = [(value.training_min, value.training_max) for value in values]
     bounds = [
@@ -98,17 +101,19 @@ def _check_sanity(policy: Policy) -> None:
         actions = policy.decide(states).actions
     except QValuesNotFiniteError as error:
         raise NotAdmittedError(
-            f"{policy.bundle.folder}: has no finite Q-values for the state {states[error.row].tolist()}"
+            f"{policy.bundle.folder}: has no finite Q-values"
+            f" for the state {states[error.row].tolist()}"
         ) from error
     if len(set(actions)) == 1:
         name = policy.bundle.manifest.actions[actions[0]]
         raise NotAdmittedError(
-            f"{policy.bundle.folder}: chooses {name!r} for each of {len(actions)} states, whatever the state"
+            f"{policy.bundle.folder}: chooses {name!r} for each of {len(actions)} states,"
+            " whatever the state"
         )
 
 
 def _probes(ranges: list[tuple[float, float]]) -> Float32Array:
-    """Return the corners of the ranges and random states inside, (n, 4): the same ones each time."""
+    """Return the corners of the ranges and random states inside, (n, 4), the same each time."""
     low, high = np.array(ranges, np.float64).T
     inside = np.random.default_rng(0).uniform(low, high, (PROBE_STATES, len(ranges)))
     return np.concatenate([np.array(list(product(*ranges))), inside]).astype(np.float32)

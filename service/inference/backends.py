@@ -12,7 +12,8 @@ Float32Array = NDArray[np.float32]
 BackendName = Literal["onnx", "torchscript"]
 
 STATE_SIZE = 4
-# Rows that a backend is always given: its rounding may depend on their number, and must not decide an action.
+# Rows that a backend is always given: its rounding may depend on their number, and must not decide
+# an action.
 BLOCK_SIZE = 16
 
 
@@ -20,7 +21,10 @@ class Backend(Protocol):
     """What runs an artifact."""
 
     def q_values(self, states: Float32Array) -> Float32Array:
-        """Return the Q-values, (n, actions), of `states`, (n, 4). The next call may overwrite them."""
+        """Return the Q-values, (n, actions), of `states`, (n, 4).
+
+        The next call may overwrite them.
+        """
         ...
 
 
@@ -32,12 +36,15 @@ class OnnxBackend:
 
     def __init__(self, content: bytes) -> None:
         options = onnxruntime.SessionOptions()
-        # onnxruntime sizes its pool by the host's cores, not the container's quota, and its idle threads spin.
+        # onnxruntime sizes its pool by the host's cores, not the container's quota, and its idle
+        # threads spin.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        # For so small a network the planning and pooling of memory costs more than it saves: 2 µs of a request.
+        # For so small a network the planning and pooling of memory costs more than it saves: 2 µs
+        # of a request.
         options.enable_mem_pattern = options.enable_cpu_mem_arena = False
         options.log_severity_level = 4  # what it has to say comes with its exception, in one line
-        # A model may name files that hold its weights; a bundle's never does, and no other file's hash was checked.
+        # A model may name files that hold its weights; a bundle's never does, and no other file's
+        # hash was checked.
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", "/nonexistent"
         )
@@ -57,7 +64,10 @@ class OnnxBackend:
         self._binding, self._states, self._q_values = binding, states, result
 
     def q_values(self, states: Float32Array) -> Float32Array:
-        """Return the Q-values, (n, actions), of `states`, (n, 4). The next call may overwrite them."""
+        """Return the Q-values, (n, actions), of `states`, (n, 4).
+
+        The next call may overwrite them.
+        """
         if states is not self._states:
             self._bind(np.ascontiguousarray(states, np.float32))
         self._session.run_with_iobinding(self._binding)
@@ -65,7 +75,10 @@ class OnnxBackend:
 
 
 class TorchScriptBackend:
-    """The TorchScript archive, run by torch on one thread. Importing torch takes seconds, so only this backend does."""
+    """The TorchScript archive, run by torch on one thread.
+
+    Importing torch takes seconds, so only this backend does.
+    """
 
     def __init__(self, content: bytes) -> None:
         import torch

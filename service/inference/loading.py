@@ -44,8 +44,8 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
 def _self_test(policy: Policy, file: str) -> None:
     """Hold the policy to the golden states, within the tolerance that its export was held to.
 
-    It is taken of the state's largest Q-value: where terms of that size cancel, another processor's rounding shows in the
-    smaller one.
+    It is taken of the state's largest Q-value: where terms of that size cancel, another processor's
+    rounding shows in the smaller one.
     """
     manifest = policy.bundle.manifest
     states = np.array([golden.state for golden in manifest.golden_states], np.float32)

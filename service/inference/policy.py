@@ -13,8 +13,9 @@ from service.inference.backends import BLOCK_SIZE, STATE_SIZE, Backend, BackendN
 from service.inference.errors import QValuesNotFiniteError
 
 State = tuple[float, float, float, float]
-# The answer to one state: the action, the Q-values, and the names of the state values outside what training saw, a list that
-# answers share. A plain tuple: one with names costs a fifth of a microsecond more to make.
+# The answer to one state: the action, the Q-values, and the names of the state values outside what
+# training saw, a list that answers share. A plain tuple: one with names costs a fifth of a
+# microsecond more to make.
 Decision = tuple[int, list[float], list[str]]
 
 
@@ -58,7 +59,8 @@ class Policy:
         self._ranges: list[tuple[float, float]] = list(
             zip(self._low.tolist(), self._high.tolist(), strict=True)
         )
-        # The names that are out of range, by a number with a bit for each value: bit 0 is the first.
+        # The names that are out of range, by a number with a bit for each value: bit 0 is the
+        # first.
         self._names_by_code = [
             [value.name for bit, value in enumerate(values) if code >> bit & 1]
             for code in range(2 ** len(values))
@@ -76,8 +78,8 @@ class Policy:
             q_values: list[float] = self._backend.q_values(self._block)[0].tolist()
         x, v, θ, ω = state
         (low_x, high_x), (low_v, high_v), (low_θ, high_θ), (low_ω, high_ω) = self._ranges
-        # What lies inside still does when it is rounded to 32 bits, since the ends are 32-bit numbers. The rest is rounded
-        # before it is compared.
+        # What lies inside still does when it is rounded to 32 bits, since the ends are 32-bit
+        # numbers. The rest is rounded before it is compared.
         inside = (
             low_x <= x <= high_x
             and low_v <= v <= high_v
@@ -94,9 +96,10 @@ class Policy:
         return q_values.index(max(q_values)), q_values, out_of_range
 
     def decide(self, states: Float32Array) -> Decisions:
-        """Return the greedy action for each row of `states`, (n, 4): the first of the highest Q-values.
+        """Return the greedy action for each row of `states`, (n, 4): the first of the highest Q.
 
-        Each row's answer is the same to the bit whatever rows come with it. Raises `QValuesNotFiniteError`.
+        Each row's answer is the same to the bit whatever rows come with it. Raises
+        `QValuesNotFiniteError`.
         """
         out_of_range = self._out_of_range(states)
         q_values = self._q_values(states)

@@ -1,7 +1,7 @@
 """The folder in which the processes of a service agree on what they serve.
 
-It holds the bundles' own bytes, and not the path of their folder: that may hold another bundle by the time at which another
-process reads it.
+It holds the bundles' own bytes, and not the path of their folder: that may hold another bundle by
+the time at which another process reads it.
 """
 
 import tempfile
@@ -50,7 +50,7 @@ class BundleStore:
         return self._folder / digest.removeprefix("sha256:")
 
     def write(self, state: RolloutState, *bundles: Bundle) -> None:
-        """Store what is to be served. `bundles` are those that the state names; others are removed."""
+        """Store what is to be served, and remove all bundles but those that the state names."""
         for bundle in bundles:
             self._add(bundle)
         write_atomically(self._folder / STATE_FILE, state.model_dump_json().encode())

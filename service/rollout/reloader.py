@@ -1,7 +1,8 @@
 """Puts another bundle in the place of the one that is served, while requests go on.
 
-All of it runs in one thread of its own, one reload after the other; in the end one reference is replaced. Whatever goes
-wrong, the policy that is served stays. Each reload is logged in one line and counted by its outcome.
+All of it runs in one thread of its own, one reload after the other; in the end one reference is
+replaced. Whatever goes wrong, the policy that is served stays. Each reload is logged in one line
+and counted by its outcome.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ class Reload:
 
 
 class Reloader:
-    """Replaces the policy that is served. Where several processes serve, all load what one of them loads."""
+    """Replaces the policy that is served; other processes of the service load the same one."""
 
     def __init__(
         self,
@@ -69,9 +70,10 @@ class Reloader:
         return await self._submit(lambda: self._load(name))
 
     async def load_if_changed(self) -> Reload:
-        """Load the bundle in the settings' folder if the folder has changed since it was last loaded from.
+        """Load the bundle in the settings' folder if the folder has changed since the last time.
 
-        It is not compared with what is served: a rollback is not undone, and a bad bundle is refused once.
+        It is not compared with what is served: a rollback is not undone, and a bad bundle is
+        refused once.
         """
         return await self._submit(
             lambda: (
@@ -118,7 +120,7 @@ class Reloader:
         return await loop.run_in_executor(self._thread, self._run_exclusively, work)
 
     def _run_exclusively(self, work: Callable[[], Reload]) -> Reload:
-        """Do the work while no other process does any, beginning from what they serve, and store the result."""
+        """Do the work while no other process does any, from what they serve; store the result."""
         try:
             if self.store is None:
                 return work()
@@ -176,7 +178,7 @@ class Reloader:
         )
 
     def _replace(self, verb: str, admit: Callable[[], Policy]) -> Reload:
-        """Serve the policy that `admit` returns, if it raises nothing; log and count the outcome."""
+        """Serve the policy that `admit` returns, unless it raises; log and count the outcome."""
         live = self._service_state.policy
         started = perf_counter()
         try:
@@ -225,7 +227,7 @@ class Reloader:
     # Several processes
 
     def _pull(self, store: BundleStore) -> RolloutState:
-        """Serve what another process has stored since the last time, and return the store's state."""
+        """Serve what another process has stored since the last time; return the store's state."""
         self._synced = state = store.read()
         live = self._service_state.policy
         known = {each.bundle.digest: each for each in (live, self._previous) if each is not None}
@@ -262,7 +264,7 @@ class Reloader:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a text that differs once another bundle lies in the folder, or a file in it was written."""
+    """Return a text that differs once a file in the folder is another one or was written."""
     try:
         with os.scandir(folder) as entries:
             files = sorted(

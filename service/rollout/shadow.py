@@ -1,7 +1,8 @@
 """The shadow: a second policy that answers the same states after their answers have left, unseen.
 
-A request meets it in one append to a queue. A thread looks there every so often and answers what it finds in small blocks, so
-that it never holds the interpreter for longer than a request takes. When the queue is full, states are dropped and counted.
+A request meets it in one append to a queue. A thread looks there every so often and answers what it
+finds in small blocks, so that it never holds the interpreter for longer than a request takes. When
+the queue is full, states are dropped and counted.
 """
 
 import logging
@@ -35,7 +36,8 @@ class ShadowReport(BaseModel):
     agreed: int = Field(description="states for which both chose the same action")
     disagreed: int = Field(description="states for which they did not")
     disagreed_widely: int = Field(
-        description="of these, those whose Q-values lie at least `margin` apart in the answer that was given"
+        description="of these, those whose Q-values lie at least `margin` apart"
+        " in the answer that was given"
     )
     margin: float = Field(description="gap between the two highest Q-values")
     failed: int = Field(
@@ -45,7 +47,8 @@ class ShadowReport(BaseModel):
         description="states that the shadow was not asked for, because too many waited"
     )
     live_seconds: float | None = Field(
-        description="mean inference time of the answers given to single states; none if there was none"
+        description="mean inference time of the answers given to single states;"
+        " none if there was none"
     )
     shadow_seconds: float | None = Field(
         description="mean processor time of the shadow for a single state; none if none was timed"
@@ -169,7 +172,7 @@ class Shadow:
             self._metrics.inc("upright_shadow_states", outcome, times)
 
     def _measure_time(self, inference: Inference) -> None:
-        """Answer one state by itself, as the service does: the time of a block says little about that."""
+        """Answer one state by itself, as the service does: a block's time says little of that."""
         started = thread_time()  # of the processor: on the clock this thread waits for the other
         self.policy.decide_one(inference.states[0])
         self._metrics.inc("upright_shadow_seconds", "shadow", thread_time() - started)

@@ -1,4 +1,4 @@
-"""What makes a running service reload without a request: SIGHUP, a changed folder, another process."""
+"""What makes a service reload without a request: SIGHUP, a changed folder, another process."""
 
 import asyncio
 import signal

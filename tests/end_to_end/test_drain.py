@@ -99,7 +99,10 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, workers: str) -> None:
 def test_a_restart_loses_none_of_the_requests_of_clients_that_keep_their_connections(
     tmp_path: Path,
 ) -> None:
-    """Two services take turns on two ports; a client goes to the other one where one refuses to be connected to, and never asks twice."""
+    """Two services take turns on two ports; a client asks no request twice.
+
+    It goes to the other one where one refuses to be connected to.
+    """
     ports = [free_port(), free_port()]
     answered = [0]
     failed: list[str] = []

@@ -61,7 +61,8 @@ def test_the_example_in_c_compiles_without_a_warning_and_asks(
     compiler = needed("cc")
     if not any(Path("/usr/include").rglob("curl/curl.h")):
         pytest.skip(
-            "needs libcurl's headers (libcurl4-openssl-dev), which this machine has not; .ci/run installs them"
+            "needs libcurl's headers (libcurl4-openssl-dev), which this machine has not;"
+            " .ci/run installs them"
         )
     output(
         compiler,

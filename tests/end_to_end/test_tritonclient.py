@@ -1,4 +1,4 @@
-"""The protocol's best known client, as others use it: `tritonclient` over HTTP and gRPC against the real service."""
+"""The protocol's best known client, `tritonclient`, over HTTP and gRPC, asks the real service."""
 
 import subprocess
 import sys
@@ -260,7 +260,10 @@ def test_grpc_answers_health_and_reflection_and_refuses_what_is_too_large(
 
 
 def test_a_grpc_port_without_grpc_is_refused_in_one_line() -> None:
-    program = "import sys; sys.modules['grpc'] = None; from service.__main__ import main; sys.exit(main(['--port', '0', '--grpc-port', '0']))"
+    program = (
+        "import sys; sys.modules['grpc'] = None; from service.__main__ import main;"
+        "sys.exit(main(['--port', '0', '--grpc-port', '0']))"
+    )
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=ROOT,

@@ -13,11 +13,12 @@ Fault = Literal[
 
 
 class FaultyProxy:
-    """Forwards connections to `port`, and spoils what comes back as `fault` says, from one chunk to the next."""
+    """Forwards connections to `port`, and spoils what comes back as `fault` says."""
 
     def __init__(self, port: int, *, whole: bool = True) -> None:
         self.fault: Fault = "none"
-        self._whole = whole  # wait two milliseconds for the rest of an answer, which may come in parts: a stale one is to be whole
+        # Wait two milliseconds for the rest of an answer in parts: a stale one is to be whole.
+        self._whole = whole
         self.delay = 0.0  # seconds
         self._port = port
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -82,7 +83,8 @@ class FaultyProxy:
             target.shutdown(socket.SHUT_RDWR)
 
     def _receive(self, source: socket.socket) -> bytes:
-        # A socket that is closed while a thread waits in it is closed when that thread returns: no wait may be long.
+        # A socket that is closed while a thread waits in it is closed when that thread returns: no
+        # wait may be long.
         while not select.select([source], [], [], 0.02)[0]:
             if self._ended.is_set():
                 return b""

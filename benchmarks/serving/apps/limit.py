@@ -1,4 +1,7 @@
-"""The limit: what uvicorn alone costs. Reads the body and sends fixed bytes, as many as the service's, with two headers."""
+"""The limit: what uvicorn alone costs.
+
+Reads the body and sends fixed bytes, as many as the service's, with two headers.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""MLflow: writes a python_function model to the folder given, which `mlflow models serve` serves."""
+"""MLflow: writes a python_function model to the given folder, for `mlflow models serve`."""
 
 import sys
 

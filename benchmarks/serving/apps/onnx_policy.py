@@ -1,4 +1,4 @@
-"""The policy as every peer has it: the same ONNX file, onnxruntime on one thread, and the name of the action."""
+"""The policy as each peer has it: the same ONNX file on one thread, and the action's name."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""TorchServe: a custom handler; torch itself runs nothing, the ONNX file is the same as everywhere."""
+"""TorchServe: a custom handler. torch runs nothing; the ONNX file is the same as everywhere."""
 
 import json
 from typing import Any

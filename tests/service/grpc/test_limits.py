@@ -43,7 +43,7 @@ KEPT_LIMIT = 5_000_000  # bytes
 
 @pytest.fixture(params=[False, True], ids=["open", "keys"])
 def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[int, int, bool]]:
-    """Start the real service without garbage collection; gives its pid, its gRPC port, and whether it asks for keys."""
+    """Start the service without garbage collection; gives pid, gRPC port and if keys are on."""
     port = free_port()
     keys = tmp_path / "keys.toml"
     keys.write_text("")

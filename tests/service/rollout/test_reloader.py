@@ -1,4 +1,4 @@
-"""Another bundle in a running service: it goes live whole or not at all, and no request notices more than another digest."""
+"""Another bundle in a running service goes live whole or not at all, unnoticed by requests."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""A second bundle answers the same states unseen: it is compared, it can be promoted, and it cannot harm."""
+"""A shadow answers the same states unseen: it is compared, can be promoted, and harms nobody."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +110,7 @@ def test_a_shadow_that_fails_harms_nobody(
 
 def test_one_state_without_an_answer_costs_the_others_nothing(committed: Bundle) -> None:
     class Moody:
-        """Has no answer to states that lean to the left: what the real backends do not do on demand."""
+        """Has no answer to states that lean to the left, which no real backend does on demand."""
 
         def __init__(self, policy: Policy) -> None:
             self._backend = policy._backend
