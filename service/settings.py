@@ -146,7 +146,7 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds that an idle connection stays open; longer than a load balancer's own",
     )
-    head_timeout: Seconds = Field(
+    header_timeout: Seconds = Field(
         10,
         gt=0,
         description="seconds in which the headers of a request must come, from its first byte",

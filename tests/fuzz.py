@@ -1,6 +1,6 @@
-"""Mutated bodies and mutated HTTP, in any number, at both lanes and the stream: `make fuzz`.
+"""Mutated bodies and mutated HTTP, in any number, at both paths and the stream: `make fuzz`.
 
-Each body is asked of both lanes and, where it is a single state's, of the stream too. All say the
+Each body is asked of both paths and, where it is a single state's, of the stream too. All say the
 same, byte for byte; nothing is a 5xx, and no answer holds a number that is not finite. Each mutated
 connection ends, with answers that are whole; and requests that are right are answered as ever
 wherever their bytes are cut. What fails is printed with the seed and the number that make it again.
@@ -29,7 +29,7 @@ from tests.support.raw_http import both_paths
 
 COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"
 GROUP = 32  # bodies that are sent at once
-PATIENCE = 1  # seconds of the service under test
+TIMEOUT = 1  # seconds of the service under test
 HANDSHAKE = (
     b"GET /act/stream HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
@@ -200,9 +200,9 @@ class Client:
         self._connection.sendall(sent)
 
     def http(self) -> tuple[bytes, bytes]:
-        """Return an answer's head and body."""
-        head = self._until(b"\r\n\r\n")
-        return head, self._take(int(re.search(rb"\r\ncontent-length: (\d+)", head)[1]))  # type: ignore[index] # every answer has one
+        """Return an answer's headers and body."""
+        headers = self._until(b"\r\n\r\n")
+        return headers, self._take(int(re.search(rb"\r\ncontent-length: (\d+)", headers)[1]))  # type: ignore[index] # every answer has one
 
     def frame(self) -> bytes:
         """Return a message."""
@@ -250,10 +250,10 @@ class Client:
         self._received += data
 
 
-def bodies(fast: int, general: int, count: int, seed: int) -> Counter[int]:
-    """Ask mutated bodies of both lanes and of the stream. Raises `FoundError`."""
+def bodies(fast: int, asgi: int, count: int, seed: int) -> Counter[int]:
+    """Ask mutated bodies of both paths and of the stream. Raises `FoundError`."""
     rng = random.Random(seed)  # noqa: S311 - bodies, no secrets
-    lanes_ = Client(fast), Client(general)
+    clients = Client(fast), Client(asgi)
     stream = Client(fast, HANDSHAKE)
     found: Counter[int] = Counter()
     for first in range(0, count, GROUP):
@@ -266,18 +266,18 @@ def bodies(fast: int, general: int, count: int, seed: int) -> Counter[int]:
             % (path, len(body), body)
             for path, body in asked
         )
-        for client in lanes_:
+        for client in clients:
             client.send(sent)
         stream.send(b"".join(_frame(body) for path, body in asked if path == b"/act"))
         for number, (path, body) in enumerate(asked, first):
-            answers = [client.http() for client in lanes_]
+            answers = [client.http() for client in clients]
             try:
                 found[_judged(answers, stream.frame() if path == b"/act" else None)] += 1
             except (FoundError, ValueError) as error:
                 raise FoundError(
                     f"--seed {seed}, body {number} to {path.decode()}: {body!r}\n{error}"
                 ) from error
-    for client in (*lanes_, stream):
+    for client in (*clients, stream):
         client.close()
     return found
 
@@ -291,10 +291,10 @@ def _frame(body: bytes) -> bytes:
 
 
 def _judged(answers: list[tuple[bytes, bytes]], message: bytes | None) -> int:
-    (head, body), (other_head, other_body) = answers
-    if STEADY.sub(b"", head) != STEADY.sub(b"", other_head) or body != other_body:
-        raise FoundError(f"the lanes differ:\n{head + body!r}\n{other_head + other_body!r}")
-    status = int(head[9:12])
+    (headers, body), (other_headers, other_body) = answers
+    if STEADY.sub(b"", headers) != STEADY.sub(b"", other_headers) or body != other_body:
+        raise FoundError(f"the paths differ:\n{headers + body!r}\n{other_headers + other_body!r}")
+    status = int(headers[9:12])
     if status not in (200, 400, 413, 422):
         raise FoundError(f"status {status}: {body!r}")
     answer = json.loads(body, parse_constant=_not_finite)
@@ -311,7 +311,7 @@ def _requests(rng: random.Random) -> list[bytes]:
     """Return some requests as they should be."""
     found = []
     for number in range(rng.randrange(1, 6)):
-        head = b"host: a\r\nx-request-id: %d\r\n" % number
+        headers = b"host: a\r\nx-request-id: %d\r\n" % number
         body = rng.choice(STATES + BATCHES)
         path = rng.choice(
             (
@@ -327,12 +327,12 @@ def _requests(rng: random.Random) -> list[bytes]:
             case 0:
                 found.append(
                     b"GET %b HTTP/1.1\r\n%b\r\n"
-                    % (rng.choice((b"/health/live", b"/model", b"/v2", b"/act")), head)
+                    % (rng.choice((b"/health/live", b"/model", b"/v2", b"/act")), headers)
                 )
             case 1:
                 found.append(
                     b"POST %b HTTP/1.1\r\n%bcontent-length: %d\r\n\r\n%b"
-                    % (path, head, len(body), body)
+                    % (path, headers, len(body), body)
                 )
             case _:
                 cut = rng.randrange(1, len(body))
@@ -341,7 +341,7 @@ def _requests(rng: random.Random) -> list[bytes]:
                 )
                 found.append(
                     b"POST %b HTTP/1.1\r\n%btransfer-encoding: chunked\r\n\r\n%b0\r\n\r\n"
-                    % (path, head, chunks)
+                    % (path, headers, chunks)
                 )
     return found
 
@@ -359,7 +359,7 @@ def connections(fast: int, count: int, seed: int) -> Counter[str]:
     """
     rng = random.Random(seed)  # noqa: S311 - bytes, no secrets
     found: Counter[str] = Counter()
-    left: list[tuple[int, Client, float]] = []  # open, until the service's patience ends
+    left: list[tuple[int, Client, float]] = []  # open, until the service's time-out
     for number in range(count):
         asked = _requests(rng)
         right = rng.random() < 0.5
@@ -390,7 +390,7 @@ def connections(fast: int, count: int, seed: int) -> Counter[str]:
                 found[_ended(client)] += 1
         except (FoundError, TimeoutError) as error:
             raise FoundError(f"--seed {seed}, connection {number}: {text!r}\n{error}") from error
-        while left and (time.monotonic() - left[0][2] > 4 * PATIENCE or number == count - 1):
+        while left and (time.monotonic() - left[0][2] > 4 * TIMEOUT or number == count - 1):
             waiting, client, _ = left.pop(0)
             try:
                 found[_ended(client)] += 1
@@ -420,7 +420,7 @@ def serve(told: Connection) -> None:
     log = Log()
     logging.getLogger().addHandler(log)
     settings = Settings.model_validate(
-        {"head_timeout": PATIENCE, "body_timeout": PATIENCE, "keep_alive": 3 * PATIENCE}
+        {"header_timeout": TIMEOUT, "body_timeout": TIMEOUT, "keep_alive": 3 * TIMEOUT}
     )
     with both_paths(settings, ServiceState(load(bundle.read(COMMITTED), "onnx"))) as both:
         told.send((both.fast, both.asgi))
@@ -452,10 +452,10 @@ def main() -> int:
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
     server.start()
-    fast, general = ours.recv()
+    fast, asgi = ours.recv()
     began = time.monotonic()
     try:
-        statuses = bodies(fast, general, options.bodies, options.seed)
+        statuses = bodies(fast, asgi, options.bodies, options.seed)
         print(
             f"{options.bodies} bodies in {time.monotonic() - began:.0f} s:"
             f" {dict(statuses.most_common())}",

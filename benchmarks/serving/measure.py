@@ -21,7 +21,7 @@ from benchmarks.serving.peers import HERE, MODEL, Peer, environment_of
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = CORES[0], CORES[-1]
-PATIENCE = 90  # seconds until a server must have answered
+START_LIMIT = 90  # seconds until a server must have answered
 
 
 class PeerError(Exception):
@@ -197,7 +197,7 @@ def _first_answer(
         server.url, server.body.read_bytes(), {"Content-Type": "application/json"}
     )
     problem = "no answer"
-    for _ in range(int(PATIENCE / 0.01)):
+    for _ in range(int(START_LIMIT / 0.01)):
         if process.poll() is not None:
             break
         try:

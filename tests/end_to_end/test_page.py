@@ -36,7 +36,7 @@ SHOWN_STATE = """() => {
   const texts = [...table.querySelectorAll('output')].map((output) => output.textContent);
   return [Number(table.dataset.seq), JSON.parse(table.dataset.state), texts];
 }"""
-PATIENCE = 20.0  # seconds that a test waits for what must become true
+LIMIT = 20.0  # seconds that a test waits for what must become true
 
 
 @dataclass
@@ -76,7 +76,7 @@ def open_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
     def opening(address: str, *, strict: bool = True, **options: Any) -> Page:
         context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         page, watch = context.new_page(), Watch()
-        page.set_default_timeout(1000 * PATIENCE)
+        page.set_default_timeout(1000 * LIMIT)
         page.on("console", lambda message: watch.console.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: watch.console.append(f"error: {error}"))
         context.on("request", lambda request: watch.addresses.add(request.url))
@@ -103,7 +103,7 @@ def until(page: Page, claim: str) -> None:
 
     `wait_for_function` evaluates strings in the page, which the page's own policy forbids.
     """
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + LIMIT
     while not page.evaluate(claim):
         assert time.monotonic() < ends, (
             f"never true: {claim}; the page says: {page.inner_text('#play')}"

@@ -33,8 +33,8 @@ NAME = "cartpole-dqn"
 
 
 @dataclass
-class Door:
-    """One of the two doors: the module that calls it, and a client of it."""
+class Protocol:
+    """One of the two protocols: the module that calls it, and a client of it."""
 
     kind: str
     module: ModuleType
@@ -62,10 +62,10 @@ def ports() -> Iterator[tuple[int, int]]:
 
 
 @pytest.fixture(params=["http", "grpc"])
-def door(request: pytest.FixtureRequest, ports: tuple[int, int]) -> Iterator[Door]:
+def protocol(request: pytest.FixtureRequest, ports: tuple[int, int]) -> Iterator[Protocol]:
     module = tritonclient.http if request.param == "http" else tritonclient.grpc
     client = module.InferenceServerClient(f"127.0.0.1:{ports[request.param == 'grpc']}")
-    yield Door(request.param, module, client)
+    yield Protocol(request.param, module, client)
     client.close()
 
 
@@ -73,25 +73,25 @@ def random_states(count: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(count).uniform(-0.2, 0.2, (count, 4)).astype(np.float32)
 
 
-def test_it_is_live_and_ready(door: Door) -> None:
-    assert door.client.is_server_live()
-    assert door.client.is_server_ready()
-    assert door.client.is_model_ready(NAME)
-    assert door.client.is_model_ready(NAME, "1")
+def test_it_is_live_and_ready(protocol: Protocol) -> None:
+    assert protocol.client.is_server_live()
+    assert protocol.client.is_server_ready()
+    assert protocol.client.is_model_ready(NAME)
+    assert protocol.client.is_model_ready(NAME, "1")
 
 
-def test_another_model_is_not_ready(door: Door) -> None:
-    if door.kind == "http":
-        assert not door.client.is_model_ready("other")
+def test_another_model_is_not_ready(protocol: Protocol) -> None:
+    if protocol.kind == "http":
+        assert not protocol.client.is_model_ready("other")
     else:
         with pytest.raises(InferenceServerException, match="there is no model 'other'"):
-            door.client.is_model_ready("other")
+            protocol.client.is_model_ready("other")
 
 
-def test_metadata_and_configuration_describe_the_model(door: Door) -> None:
-    options = {"as_json": True} if door.kind == "grpc" else {}
-    assert door.client.get_server_metadata(**options)["name"] == "upright"
-    metadata = door.client.get_model_metadata(NAME, **options)
+def test_metadata_and_configuration_describe_the_model(protocol: Protocol) -> None:
+    options = {"as_json": True} if protocol.kind == "grpc" else {}
+    assert protocol.client.get_server_metadata(**options)["name"] == "upright"
+    metadata = protocol.client.get_model_metadata(NAME, **options)
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == (
         NAME,
         ["1"],
@@ -101,7 +101,7 @@ def test_metadata_and_configuration_describe_the_model(door: Door) -> None:
         [int(size) for size in tensor["shape"]]
         for tensor in metadata["inputs"] + metadata["outputs"]
     ] == [[-1, 4], [-1, 2], [-1]]
-    config = door.client.get_model_config(NAME, **options)
+    config = protocol.client.get_model_config(NAME, **options)
     config = config.get("config", config)
     assert (config["name"], config["max_batch_size"], config["input"][0]["data_type"]) == (
         NAME,
@@ -110,27 +110,27 @@ def test_metadata_and_configuration_describe_the_model(door: Door) -> None:
     )
 
 
-def test_the_repository_is_listed_and_a_load_of_what_is_served_succeeds(door: Door) -> None:
-    options = {"as_json": True} if door.kind == "grpc" else {}
-    index = door.client.get_model_repository_index(**options)
-    models = index["models"] if door.kind == "grpc" else index
+def test_the_repository_is_listed_and_a_load_of_what_is_served_succeeds(protocol: Protocol) -> None:
+    options = {"as_json": True} if protocol.kind == "grpc" else {}
+    index = protocol.client.get_model_repository_index(**options)
+    models = index["models"] if protocol.kind == "grpc" else index
     assert [(model["name"], model["state"]) for model in models] == [(NAME, "READY")]
-    door.client.load_model(NAME)
+    protocol.client.load_model(NAME)
     with pytest.raises(InferenceServerException, match="cannot be unloaded"):
-        door.client.unload_model(NAME)
+        protocol.client.unload_model(NAME)
     with pytest.raises(InferenceServerException, match="there is no model"):
-        door.client.load_model("other")
+        protocol.client.load_model("other")
     with pytest.raises(InferenceServerException, match="takes no parameters"):
-        door.client.load_model(NAME, config="{}")
+        protocol.client.load_model(NAME, config="{}")
 
 
 @pytest.mark.parametrize("count", [1, 7, 1_000])
 def test_batches_are_answered_to_the_bit_as_the_policy_does(
-    door: Door, committed: Bundle, count: int
+    protocol: Protocol, committed: Bundle, count: int
 ) -> None:
     states = random_states(count)
     expected = load(committed, "onnx").decide(states)
-    module = door.module
+    module = protocol.module
     forms: list[dict[str, Any]] = [
         {},
         {
@@ -140,9 +140,9 @@ def test_batches_are_answered_to_the_bit_as_the_policy_does(
             ]
         },
     ]
-    inputs = [door.given(states)]
-    if door.kind == "http":
-        inputs.append(door.given(states, binary_data=False))
+    inputs = [protocol.given(states)]
+    if protocol.kind == "http":
+        inputs.append(protocol.given(states, binary_data=False))
         forms.append(
             {
                 "outputs": [
@@ -154,32 +154,38 @@ def test_batches_are_answered_to_the_bit_as_the_policy_does(
         forms += [{"request_compression_algorithm": algorithm} for algorithm in ("gzip", "deflate")]
     for given in inputs:
         for form in forms:
-            result = door.client.infer(NAME, given, request_id="a7", **form)
+            result = protocol.client.infer(NAME, given, request_id="a7", **form)
             np.testing.assert_array_equal(
                 result.as_numpy("q_values"), np.array(expected.q_values, np.float32)
             )
             np.testing.assert_array_equal(result.as_numpy("action"), np.array(expected.actions))
             response = result.get_response()
-            assert (response["id"] if door.kind == "http" else response.id) == "a7"
+            assert (response["id"] if protocol.kind == "http" else response.id) == "a7"
 
 
-def test_one_output_may_be_asked_for(door: Door) -> None:
-    result = door.client.infer(
-        NAME, door.given(random_states(2)), outputs=[door.module.InferRequestedOutput("action")]
+def test_one_output_may_be_asked_for(protocol: Protocol) -> None:
+    result = protocol.client.infer(
+        NAME,
+        protocol.given(random_states(2)),
+        outputs=[protocol.module.InferRequestedOutput("action")],
     )
     assert result.as_numpy("q_values") is None
     assert result.as_numpy("action").shape == (2,)
 
 
-def test_inference_may_be_asynchronous(door: Door) -> None:
+def test_inference_may_be_asynchronous(protocol: Protocol) -> None:
     states = random_states(3)
-    expected = door.client.infer(NAME, door.given(states)).as_numpy("action")
-    if door.kind == "http":
-        found = door.client.async_infer(NAME, door.given(states)).get_result().as_numpy("action")
+    expected = protocol.client.infer(NAME, protocol.given(states)).as_numpy("action")
+    if protocol.kind == "http":
+        found = (
+            protocol.client.async_infer(NAME, protocol.given(states))
+            .get_result()
+            .as_numpy("action")
+        )
     else:
         results: list[Any] = []
-        door.client.async_infer(
-            NAME, door.given(states), lambda result, error: results.append(error or result)
+        protocol.client.async_infer(
+            NAME, protocol.given(states), lambda result, error: results.append(error or result)
         )
         wait_for(lambda: bool(results))
         found = results[0].as_numpy("action")
@@ -202,26 +208,26 @@ def test_inference_may_be_asynchronous(door: Door) -> None:
     ],
 )
 def test_what_is_wrong_is_readable_in_the_clients_exception(
-    door: Door, states: np.ndarray[Any, Any], name: str, datatype: str, reason: str
+    protocol: Protocol, states: np.ndarray[Any, Any], name: str, datatype: str, reason: str
 ) -> None:
     with pytest.raises(InferenceServerException, match=reason) as raised:
-        door.client.infer(NAME, door.given(states, name=name, datatype=datatype))
+        protocol.client.infer(NAME, protocol.given(states, name=name, datatype=datatype))
     assert raised.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
 
 
-def test_an_unknown_model_version_or_output_is_readable_too(door: Door) -> None:
-    given = door.given(random_states(1))
+def test_an_unknown_model_version_or_output_is_readable_too(protocol: Protocol) -> None:
+    given = protocol.given(random_states(1))
     with pytest.raises(InferenceServerException, match="there is no model 'other'"):
-        door.client.infer("other", given)
+        protocol.client.infer("other", given)
     with pytest.raises(InferenceServerException, match="there is no version '9'"):
-        door.client.infer(NAME, given, model_version="9")
+        protocol.client.infer(NAME, given, model_version="9")
     with pytest.raises(InferenceServerException, match="there is no output 'value'"):
-        door.client.infer(NAME, given, outputs=[door.module.InferRequestedOutput("value")])
+        protocol.client.infer(NAME, given, outputs=[protocol.module.InferRequestedOutput("value")])
 
 
 def test_grpc_honours_deadlines_and_digests(ports: tuple[int, int], committed: Bundle) -> None:
     client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports[1]}")
-    given = Door("grpc", tritonclient.grpc, client).given(random_states(10_000))
+    given = Protocol("grpc", tritonclient.grpc, client).given(random_states(10_000))
     with pytest.raises(InferenceServerException, match="DEADLINE_EXCEEDED"):
         client.infer(NAME, given, client_timeout=1e-6)
     assert client.infer(

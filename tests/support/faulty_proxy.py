@@ -8,7 +8,7 @@ import threading
 from typing import Literal, Self
 
 Fault = Literal[
-    "none", "delay", "drop", "reset", "garbage", "half", "stale", "stale-first", "deaf", "flood"
+    "none", "delay", "drop", "reset", "invalid", "half", "stale", "stale-first", "silent", "flood"
 ]
 
 
@@ -72,7 +72,7 @@ class FaultyProxy:
         try:
             while data := self._receive(source):
                 if not spoil:
-                    if self.fault != "deaf":
+                    if self.fault != "silent":
                         target.sendall(data)
                     continue
                 self._forward(target, data, previous)
@@ -109,7 +109,7 @@ class FaultyProxy:
                 target.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 target.close()
                 raise OSError("reset")
-            case "garbage":
+            case "invalid":
                 data = b"\x00\xffSSH-2.0-surprise\r\n\r\n" + data
             case "half":
                 data = data[: len(data) // 2]

@@ -42,7 +42,7 @@ class Timeouts:
         match phase:
             case Phase.IDLE if waited > settings.keep_alive and not unsent:
                 return Expired.KEEP_ALIVE
-            case Phase.READING_HEADERS if waited > settings.head_timeout:
+            case Phase.READING_HEADERS if waited > settings.header_timeout:
                 return Expired.INCOMPLETE_REQUEST
             case Phase.READING_BODY if waited > settings.body_timeout:
                 return Expired.INCOMPLETE_REQUEST

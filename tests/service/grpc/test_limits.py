@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from service.grpc import inference_pb2 as pb
 from tests.support.project import ROOT
 from tests.support.service import clean_environment, free_port, reachable, wait_for
 
@@ -18,6 +17,7 @@ with warnings.catch_warnings():
     # What other people's modules warn of when they are imported is no claim of ours.
     warnings.simplefilter("ignore")
     import grpc
+    from tritonclient.grpc import service_pb2 as pb  # two modules cannot define one message
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MANY_INPUTS = b"\x2a\x00" * 1_000_000  # a million empty messages in `inputs`
@@ -38,6 +38,7 @@ REFUSED = {
     ),
 }
 CALLS = 1_000
+ROUNDS = 3
 KEPT_LIMIT = 5_000_000  # bytes
 
 
@@ -84,21 +85,25 @@ def test_refused_calls_leave_nothing_in_memory(service: tuple[int, int, bool], k
     pid, port, asks_for_keys = service
     body, code = REFUSED[kind]
     # Large requests take the kernel and the library a moment each; fewer of them show the same.
-    calls = CALLS if len(body) < 1_000_000 else CALLS // 20
+    calls = CALLS // ROUNDS if len(body) < 1_000_000 else CALLS // 20
     expected = grpc.StatusCode.UNAUTHENTICATED if asks_for_keys else code
-    refuse(port, body, 50)  # from here on the libraries' own buffers are as large as they become
-    before = resident_bytes(pid)
-    assert refuse(port, body, calls) is expected
-    assert resident_bytes(pid) - before < KEPT_LIMIT
+    refuse(port, body, 50)
+    growths = []
+    for _ in range(ROUNDS):
+        before = resident_bytes(pid)
+        assert refuse(port, body, calls) is expected
+        growths.append(resident_bytes(pid) - before)
+
+    # What calls leave grows in each round; the libraries' own buffers grow in some.
+    assert min(growths) < KEPT_LIMIT
 
 
+@pytest.mark.parametrize("service", [False], indirect=True, ids=["open"])
 @pytest.mark.parametrize("compression", [grpc.Compression.Gzip, grpc.Compression.Deflate])
 def test_a_compressed_call_is_answered(
     service: tuple[int, int, bool], compression: grpc.Compression
 ) -> None:
-    _, port, asks_for_keys = service
-    if asks_for_keys:
-        pytest.skip("the same with keys")
+    _, port, _ = service
     request = pb.ModelInferRequest(
         model_name="cartpole-dqn",
         inputs=[pb.ModelInferRequest.InferInputTensor(name="state", datatype="FP32", shape=[2, 4])],

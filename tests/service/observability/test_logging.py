@@ -154,7 +154,7 @@ def test_what_could_not_be_read_is_a_line_too(start: Start, log: Path) -> None:
         "--log-requests",
         "--body-timeout",
         "1",
-        "--head-timeout",
+        "--header-timeout",
         "1",
     ) as address:
         port = int(address.rpartition(":")[2])

@@ -122,13 +122,13 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
             for _ in range(50):
                 rude.send(json.dumps({"state": STATE}))
             rude.socket.shutdown(socket.SHUT_RDWR)
-        for garbage in (
+        for message in (
             b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
             b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
             b"\x00" * 100,
         ):
             with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as raw:
-                raw.sendall(garbage)
+                raw.sendall(message)
                 raw.recv(100)
         time.sleep(0.2)
         assert httpx2.get(f"{address}/health/ready").status_code == 200
@@ -150,20 +150,20 @@ def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path:
     ):
         try:
             wait_for(lambda: "startup complete" in log.read_text())
-            with socket.create_connection(("127.0.0.1", port)) as deaf:
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-                deaf.sendall(
+            with socket.create_connection(("127.0.0.1", port)) as reader:
+                reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+                reader.sendall(
                     b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
                     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
                 )
-                deaf.settimeout(0.2)
+                reader.settimeout(0.2)
                 message = b'{"state":[0,0,0,0]}'
                 frame = bytes([0x81, 0x80 | len(message)]) + bytes(4) + message  # masked with zeros
 
                 def closed() -> bool:
                     try:
-                        deaf.sendall(frame * 1_000)
+                        reader.sendall(frame * 1_000)
                     except TimeoutError:
                         return False
                     except OSError:

@@ -37,7 +37,7 @@ CHUNKED = (
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
     with serving(
-        settings(head_timeout=1, body_timeout=1), ServiceState(load(committed, "onnx"))
+        settings(header_timeout=1, body_timeout=1), ServiceState(load(committed, "onnx"))
     ) as port:
         yield port
 

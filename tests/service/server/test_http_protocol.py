@@ -21,7 +21,7 @@ METRICS = request("GET", "/metrics", [], [])
 @pytest.fixture(scope="module")
 def port(committed: Bundle) -> Iterator[int]:
     with serving(
-        settings(head_timeout=1, body_timeout=1, keep_alive=2),
+        settings(header_timeout=1, body_timeout=1, keep_alive=2),
         ServiceState(load(committed, "onnx")),
     ) as port:
         yield port

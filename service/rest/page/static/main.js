@@ -97,28 +97,28 @@ function announce(text) {
 /** @type {Record<string, (message: any) => void>} */
 const hear = {
   step(message) {
-    const shown = carts[message.lane];
+    const shown = carts[message.cart];
     move(shown, message.state);
     Object.assign(shown, { action: message.applied, steps: message.steps, fallen: message.fallen, controlled: message.controller !== "nobody" });
-    if (message.lane === 0) hearFirst(message);
+    if (message.cart === 0) hearFirst(message);
     else setText(element("rival-steps"), message.steps.toLocaleString("en"));
-    if (message.fallen && message.lane === 1) compare.hear("fallen", `Fell after ${message.steps.toLocaleString("en")} steps.`);
+    if (message.fallen && message.cart === 1) compare.hear("fallen", `Fell after ${message.steps.toLocaleString("en")} steps.`);
   },
   lying(message) {
-    const shown = carts[message.lane];
+    const shown = carts[message.cart];
     move(shown, message.state);
-    if (!shown.fallen && message.lane === 0) hearFall(message.state, shown.steps); // dropped from where nothing helps
+    if (!shown.fallen && message.cart === 0) hearFall(message.state, shown.steps); // dropped from where nothing helps
     Object.assign(shown, { action: null, controlled: false, fallen: true });
   },
   decision(message) {
-    if (message.lane === 0) decision = message;
-    if (message.lane === 1 && !carts[1].fallen) compare.hear("http", "");
+    if (message.cart === 0) decision = message;
+    if (message.cart === 1 && !carts[1].fallen) compare.hear("http", "");
   },
   answer(message) {
-    if (message.lane === 0) speedPanel.add(message.roundTrip, performance.now());
+    if (message.cart === 0) speedPanel.add(message.roundTrip, performance.now());
   },
   status(message) {
-    if (message.lane === 1) {
+    if (message.cart === 1) {
       compare.hear(message.status, message.reason);
       return;
     }
@@ -289,7 +289,7 @@ element("key-form", "form").addEventListener("submit", async (event) => {
   const input = element("key", "input");
   service.key = input.value.trim();
   input.value = "";
-  tell("key", { lane: 0, key: service.key });
+  tell("key", { cart: 0, key: service.key });
   if (await readModel()) void compare.findShadow().catch(() => {});
   operators.resume();
 });

@@ -26,7 +26,7 @@ const LONGEST_CATCH_UP = 250; // ms: what is later than this is not made up for
 const PROBE_INTERVAL = 500; // ms between two questions while nobody controls a fallen pole
 
 /** A cart and the policy that controls it. */
-class Lane {
+class Cart {
   /** @param {Address} address @param {number} index */
   constructor(address, index) {
     this.index = index;
@@ -101,7 +101,7 @@ class Lane {
     if (this.simulation.fallen) this.fallenAt = performance.now();
     postMessage({
       kind: "step",
-      lane: this.index,
+      cart: this.index,
       time: performance.now(),
       seq,
       asked,
@@ -133,7 +133,7 @@ class Lane {
   _lie() {
     this.simulation.settle();
     const now = performance.now();
-    postMessage({ kind: "lying", lane: this.index, state: this.simulation.state });
+    postMessage({ kind: "lying", cart: this.index, state: this.simulation.state });
     const answers = this.client.status === "stream" || this.client.status === "http";
     if (this.answer === null && now - this.probedAt > PROBE_INTERVAL) {
       this.probedAt = now;
@@ -143,22 +143,22 @@ class Lane {
     }
     if (now - this.fallenAt < LYING_TIME || (!drive && !(answers && this.answer !== null))) return;
     if (this.index === 0) beginRun(true);
-    else if (!lanes[0].simulation.fallen) this.begin([...lanes[0].simulation.state]);
+    else if (!carts[0].simulation.fallen) this.begin([...carts[0].simulation.state]);
   }
 
   /** @param {string} status @param {string} reason */
   _hear(status, reason) {
-    postMessage({ kind: "status", lane: this.index, status, reason });
+    postMessage({ kind: "status", cart: this.index, status, reason });
     // The present state may not have been asked, or its answer may be lost with the connection.
     if (visible && this.answer === null && this.seq > 0 && status !== "key") this.client.ask(this.observed, this.seq);
   }
 
   /** @param {Answer} answer */
   _take(answer) {
-    postMessage({ kind: "answer", lane: this.index, roundTrip: answer.roundTrip, time: performance.now() });
+    postMessage({ kind: "answer", cart: this.index, roundTrip: answer.roundTrip, time: performance.now() });
     if (answer.seq === this.seq) {
       this.answer = answer;
-      postMessage({ kind: "decision", lane: this.index, seq: this.seq, asked: this.observed, answer });
+      postMessage({ kind: "decision", cart: this.index, seq: this.seq, asked: this.observed, answer });
     }
   }
 }
@@ -190,8 +190,8 @@ class Comparison {
 
 /** @type {Setting} */
 let setting = { ...DEFAULT_SETTING };
-/** @type {Lane[]} */
-let lanes = [];
+/** @type {Cart[]} */
+let carts = [];
 /** @type {Comparison | null} */
 let comparison = null;
 let lastSeq = 0;
@@ -216,18 +216,18 @@ function beginRun(next) {
     setting = scenario ? { ...settingOf(setting.preset, seed), start: setting.start } : { ...setting, seed };
   }
   begunAt = performance.now();
-  for (const lane of lanes) lane.begin();
+  for (const cart of carts) cart.begin();
   postMessage({ kind: "run", setting, next });
 }
 
 function tick() {
   ticks += 1;
   tickedAt = performance.now();
-  const [first] = lanes;
+  const [first] = carts;
   if (comparison !== null && first.answer !== null && !first.simulation.fallen) {
     comparison.ask(first.observed, first.answer);
   }
-  for (const lane of lanes) lane.tick();
+  for (const cart of carts) cart.tick();
   endScenario(first.simulation);
 }
 
@@ -244,9 +244,9 @@ function run() {
   const now = performance.now();
   const interval = setting.stepTime / speed;
   if (now >= dueAt) {
-    if (lanes.some((lane) => lane.isWaiting())) {
+    if (carts.some((cart) => cart.isWaiting())) {
       dueAt = now + 2;
-    } else if (lanes.some((lane) => lane.mayBeAnswered(interval))) {
+    } else if (carts.some((cart) => cart.mayBeAnswered(interval))) {
       timer = setTimeout(run, 1);
       return;
     } else {
@@ -266,7 +266,7 @@ function run() {
 function schedule() {
   clearTimeout(timer);
   timer = undefined;
-  if (paused || !visible || lanes.length === 0) return;
+  if (paused || !visible || carts.length === 0) return;
   dueAt = performance.now() + setting.stepTime / speed;
   timer = setTimeout(run, setting.stepTime / speed);
 }
@@ -277,7 +277,7 @@ const handlers = {
   start(message) {
     setting = message.setting;
     visible = message.visible;
-    lanes = [new Lane(message.address, 0)];
+    carts = [new Cart(message.address, 0)];
     beginRun(false);
     schedule();
   },
@@ -286,12 +286,12 @@ const handlers = {
     const stepTime = setting.stepTime;
     setting = message.setting;
     if (message.begin) beginRun(false);
-    else for (const lane of lanes) lane.simulation.setting = setting;
+    else for (const cart of carts) cart.simulation.setting = setting;
     if (message.begin || stepTime !== setting.stepTime) schedule();
   },
   /** @param {{change: number}} message */
   push(message) {
-    for (const lane of lanes) if (!lane.simulation.fallen) lane.simulation.push(message.change);
+    for (const cart of carts) if (!cart.simulation.fallen) cart.simulation.push(message.change);
   },
   reset() {
     beginRun(true);
@@ -300,7 +300,7 @@ const handlers = {
   /** @param {{state: State}} message */
   drop(message) {
     begunAt = performance.now();
-    for (const lane of lanes) lane.begin(message.state);
+    for (const cart of carts) cart.begin(message.state);
     postMessage({ kind: "run", setting, next: false });
     schedule();
   },
@@ -333,28 +333,28 @@ const handlers = {
     visible = message.visible;
     if (!visible) {
       for (const client of clients()) client.close();
-    } else if (lanes.length > 0) {
+    } else if (carts.length > 0) {
       begunAt = performance.now();
-      for (const lane of lanes) if (!lane.simulation.fallen) lane.observeAndAsk();
+      for (const cart of carts) if (!cart.simulation.fallen) cart.observeAndAsk();
     }
     schedule();
   },
-  /** @param {{lane: number, key: string | null}} message */
+  /** @param {{cart: number, key: string | null}} message */
   key(message) {
-    lanes[message.lane]?.client.setKey(message.key);
-    if (message.lane === 1) comparison?.client.setKey(message.key);
+    carts[message.cart]?.client.setKey(message.key);
+    if (message.cart === 1) comparison?.client.setKey(message.key);
     begunAt = performance.now();
-    lanes[message.lane]?.observeAndAsk();
+    carts[message.cart]?.observeAndAsk();
   },
   /** @param {{address: Address | null, key: string | null}} message */
   compare(message) {
     for (const client of clients().slice(1)) client.close();
-    lanes = lanes.slice(0, 1);
+    carts = carts.slice(0, 1);
     comparison = null;
     if (message.address !== null) {
-      lanes.push(new Lane(message.address, 1));
+      carts.push(new Cart(message.address, 1));
       comparison = new Comparison(message.address);
-      lanes[1].client.setKey(message.key);
+      carts[1].client.setKey(message.key);
       comparison.client.setKey(message.key);
     }
     beginRun(false);
@@ -364,7 +364,7 @@ const handlers = {
 
 /** @returns {PolicyClient[]} */
 function clients() {
-  const all = lanes.map((lane) => lane.client);
+  const all = carts.map((cart) => cart.client);
   return comparison === null ? all : [...all, comparison.client];
 }
 

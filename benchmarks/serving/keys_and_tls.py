@@ -1,6 +1,6 @@
 """What keys and TLS cost: services without either, with keys and with TLS, loaded in turns.
 
-    python -m benchmarks.serving.guarded
+    python -m benchmarks.serving.keys_and_tls
 
 Server and load have a core each. Ratios are taken within a round, of requests a second and of the
 server's processor time; needs wrk.
