@@ -3,6 +3,7 @@
 They are made once, and git ignores them.
 """
 
+import platform
 import shutil
 import subprocess
 import sys
@@ -36,3 +37,11 @@ def environment(name: str, requirements: Path, *stands_on: Path) -> Path:
         subprocess.run([*install, str(requirements)], check=True, cwd=ROOT)
         stamp.write_text(wanted)
     return folder
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()

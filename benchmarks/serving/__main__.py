@@ -20,7 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.environments import ROOT
+from benchmarks.environments import ROOT, processor
 from benchmarks.serving.measure import Load, PeerError, Server, installed_mb, running
 from benchmarks.serving.peers import LIMIT, PEERS, UPRIGHT, Peer
 from models import bundle
@@ -58,7 +58,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(
         f"Python {platform.python_version()}, uvicorn {version('uvicorn')}, onnxruntime"
-        f" {version('onnxruntime')}, {_processor()}\n",
+        f" {version('onnxruntime')}, {processor()}\n",
         flush=True,
     )
     committed = bundle.read(ROOT / "models" / "cartpole-dqn")
@@ -87,7 +87,7 @@ class Bench:
         self._folder, self._state, self._expected, self._seconds = folder, state, expected, seconds
         self._seen: dict[str, object] = {
             "when": time.strftime("%Y-%m-%d %H:%M"),
-            "processor": _processor(),
+            "processor": processor(),
             "pairs": {},
         }
 
@@ -233,13 +233,6 @@ def _print(
             f"| {text} | {statistics.median(ratios):.2f} | {min(ratios):.2f} | {max(ratios):.2f} |",
             flush=True,
         )
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":
