@@ -49,7 +49,7 @@ class Pair:
 
 TRACING = (*PLAIN, "--tracing")
 PAIRS = {
-    "metrics": Pair(without=("-m", "benchmarks.operations.uncounted")),
+    "metrics": Pair(without=("-m", "benchmarks.operations.without_metrics")),
     "log-requests": Pair(with_it=(*PLAIN, "--log-requests", "--log-format", "json")),
     "tracing": Pair(with_it=TRACING),
     "tracing-1%": Pair(
