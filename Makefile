@@ -8,7 +8,8 @@ CODE := models training service client examples tests benchmarks
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
 # Only what stands on the command line: a HOST in the environment is somebody else's.
 given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")
-SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) $(call given,BUNDLE,--bundle) $(call given,BACKEND,--backend)
+SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) \
+	$(call given,BUNDLE,--bundle) $(call given,BACKEND,--backend)
 RECIPE := robust
 SEED := 0
 OUT := models/cartpole-dqn
@@ -17,7 +18,8 @@ CONNECTIONS := 20000
 FUZZ_SEED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda proto openapi pictures settings image
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
+	proto openapi pictures settings image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -25,7 +27,7 @@ help: ## list what can be made
 setup: .venv/.contributor ## make .venv with everything a contributor needs
 
 serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND)
-	$(BIN)/python -m service $(SERVE_FLAGS)
+	@trap : INT; $(BIN)/python -m service $(SERVE_FLAGS) # so make adds no error line to a Ctrl-C
 
 test: setup ## run the tests
 	$(BIN)/pytest -n 2
@@ -73,7 +75,7 @@ settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page
 
 image: ## build the service's container image with docker or buildah (IMAGE)
-	$(if $(shell command -v docker),docker build --tag $(IMAGE) .,buildah bud --format docker --tag $(IMAGE) .)
+	$(if $(shell command -v docker),docker build,buildah bud --format docker) --tag $(IMAGE) .
 
 # Both stamps live in the one environment; the service's needs no torch.
 .venv/.service: pyproject.toml constraints.txt
