@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
-from training.command_line import (
+from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
@@ -32,17 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.exit(2)
 
     # Importing the commands imports torch, which takes seconds.
-    from training import commands
+    from training.commands import run
 
     try:
         match command:
             case TrainCommand():
-                return commands.train(command)
+                return run.train(command)
             case EvaluateCommand():
-                return commands.evaluate(command)
+                return run.evaluate(command)
             case ExportCommand():
-                return commands.export(command)
-    except (commands.CommandError, BundleError) as error:
+                return run.export(command)
+    except (run.CommandError, BundleError) as error:
         errors.print(f"{PROGRAM}: {escape(str(error))}")
         return 1
     except KeyboardInterrupt:

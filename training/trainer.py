@@ -6,10 +6,10 @@ from typing import Literal, Protocol
 
 from pydantic import TypeAdapter
 
+from training.envs.state_statistics import StateSummary
 from training.network import DQNetwork
 from training.recipes import AnyRecipe
 from training.snapshot import Snapshot
-from training.state_statistics import StateSummary
 
 Stopped = Literal["solved", "limit", "interrupted"]
 History = list[dict[str, float]]  # rows with the same names in each; the first name counts them

@@ -12,11 +12,11 @@ import torch
 from training.dqn.learner import Learner, epsilon_greedy
 from training.dqn.replay_buffer import ReplayBuffer
 from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.envs.state_statistics import StateStatistics, StateSummary
 from training.network import DQNetwork, NumpyPolicy
 from training.recipes import BaselineRecipe
 from training.seeding import generator_state, set_generator_state
 from training.snapshot import Snapshot
-from training.state_statistics import StateStatistics, StateSummary
 from training.trainer import History, Progress, Stopped, stopped_in
 
 SCORE_WINDOW = 100  # episodes in the mean score that is shown

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from training.envs.cartpole import RandomizedCartPole
+from training.envs.state_statistics import StateStatistics, StateSummary
 from training.network import DQNetwork
 from training.population.learner import PopulationLearner, UpdateSettings
 from training.population.q_networks import StackedLayers, StackedQNetworks
@@ -19,7 +20,6 @@ from training.population.selection import ModelSelection
 from training.recipes import PopulationRecipe
 from training.seeding import generator_state, set_generator_state
 from training.snapshot import Snapshot, Stateful
-from training.state_statistics import StateStatistics, StateSummary
 from training.trainer import History, Progress, Stopped, stopped_in
 from training.types import BoolArray, Float32Array, Float64Array
 

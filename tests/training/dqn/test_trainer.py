@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from training.envs.state_statistics import QUANTILES, StateStatistics
 from training.network import choose_device
 from training.recipes import recipe
-from training.state_statistics import QUANTILES, StateStatistics
 from training.train import train
 from training.trainer import Progress, Run
 

@@ -16,7 +16,7 @@ from tests.support.project import COMMITTED, ROOT
 from tests.support.service import Start
 from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
-from training.command_line import TrainCommand, parse
+from training.commands.command_line import TrainCommand, parse
 from training.export import formats
 from training.network import DQNetwork
 from training.recipes import recipe

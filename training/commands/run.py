@@ -16,7 +16,7 @@ from models import bundle
 from models.manifest import Evaluation, Gate, Name, RobustnessEvaluation
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
-from training.command_line import (
+from training.commands.command_line import (
     BundleOptions,
     EvaluateCommand,
     ExportCommand,
