@@ -3,7 +3,6 @@
 import gc
 import logging
 import logging.config
-import signal
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,7 @@ from service.inference.policy import Policy
 from service.observability.logging import configuration, print_error
 from service.server import server, sockets, supervisor
 from service.server.sockets import SocketError
+from service.server.supervisor import SupervisorError
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -33,8 +33,6 @@ class StartError(Exception):
 
 def run(settings: Settings) -> int:
     """Serve until told to stop. Returns 1 when the service cannot start, 2 for a wrong setting."""
-    # A SIGHUP that comes before there is anything to reload waits until there is.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         _check_extras(settings)
         policy, shadow = admission.at_start(settings)
@@ -45,7 +43,7 @@ def run(settings: Settings) -> int:
     except StartError as error:
         print_error(str(error), settings.log_format)
         return error.code
-    except (*admission.REFUSALS, KeysError, TlsError, SocketError) as error:
+    except (*admission.REFUSALS, KeysError, TlsError, SocketError, SupervisorError) as error:
         print_error(str(error), settings.log_format)
         return CANNOT_START
 

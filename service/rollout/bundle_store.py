@@ -4,6 +4,8 @@ It holds the bundles' own bytes, and not the path of their folder: that may hold
 the time at which another process reads it.
 """
 
+import logging
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +13,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleError
+from models.bundle import read as read_bundle
 from models.files import exclusive_lock, write_atomically
 from models.manifest import MANIFEST
 
 STATE_FILE, LOCK_FILE = "state.json", "lock"
+
+log = logging.getLogger("uvicorn.error")
 
 
 class RolloutState(BaseModel):
@@ -36,9 +41,12 @@ class BundleStore:
         self._folder = folder
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep the other processes from changing the store until the end of the block."""
-        with exclusive_lock(self._folder / LOCK_FILE):
+    def locked(self, *, wait: bool = True) -> Iterator[None]:
+        """Keep the other processes from changing the store until the end of the block.
+
+        Raises `BlockingIOError` where another process does that and `wait` is false.
+        """
+        with exclusive_lock(self._folder / LOCK_FILE, wait=wait):
             yield
 
     def read(self) -> RolloutState:
@@ -62,6 +70,21 @@ class BundleStore:
                     file.unlink()
                 folder.rmdir()
 
+    def holds(self, bundle: Bundle) -> bool:
+        """Return whether every file of a bundle is there, with its size."""
+        folder = self.folder_of(bundle.digest)
+        sizes = {artifact.file: artifact.size for artifact in bundle.manifest.artifacts.values()}
+        sizes[MANIFEST] = len(bundle.manifest_bytes)
+        return all((folder / file).stat().st_size == size for file, size in sizes.items())
+
+    def restore(self, state: RolloutState, *bundles: Bundle) -> None:
+        """Write all anew, whatever is left."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with self.locked():
+            for bundle in bundles:
+                shutil.rmtree(self.folder_of(bundle.digest), ignore_errors=True)
+            self.write(state, *bundles)
+
     def _add(self, bundle: Bundle) -> None:
         folder = self.folder_of(bundle.digest)
         if folder.exists():
@@ -71,3 +94,48 @@ class BundleStore:
         for kind, artifact in bundle.manifest.artifacts.items():
             (temp_folder / artifact.file).write_bytes(bundle.artifacts[kind])
         temp_folder.rename(folder)
+
+
+class StoreKeeper:
+    """Remembers what a store holds, and puts it back where somebody has removed it.
+
+    Temporary folders are cleaned, by systemd after ten days. Without the bundle's files no process
+    could be started in the place of one that ended.
+    """
+
+    def __init__(self, store: BundleStore, live: Bundle) -> None:
+        self.store = store
+        self._state = RolloutState(live=live.digest)
+        self._bundles = {live.digest: live}
+
+    def check(self) -> None:
+        """Remember what was stored since the last time; put back what is missing."""
+        try:
+            with self.store.locked(wait=False):
+                is_whole = self._remember()
+        except BlockingIOError:  # a process is changing it
+            return
+        except (OSError, ValueError, BundleError):  # something is missing, or only half there
+            is_whole = False
+        if not is_whole:
+            self._put_back()
+
+    def _remember(self) -> bool:
+        """Remember what is stored, and return whether all of it is there."""
+        state = self.store.read()
+        digests = [digest for digest in (state.live, state.previous) if digest is not None]
+        if state != self._state:
+            self._bundles = {each: self._bundle(each) for each in digests}
+            self._state = state
+        return all(self.store.holds(self._bundles[digest]) for digest in digests)
+
+    def _bundle(self, digest: str) -> Bundle:
+        return self._bundles.get(digest) or read_bundle(self.store.folder_of(digest))
+
+    def _put_back(self) -> None:
+        try:
+            self.store.restore(self._state, *self._bundles.values())
+        except OSError as error:
+            log.error("cannot put back the bundles that the processes share: %s", error)
+        else:
+            log.warning("put back the bundles that the processes share: somebody had removed them")

@@ -96,11 +96,15 @@ class Reloader:
         if self.store is not None and self.store.read() != self._synced:
             await self._submit(self._unchanged)
 
-    def queue_load(self) -> None:
-        """Load the bundle in the settings' folder soon; for a signal handler, which cannot wait."""
+    def queue_load(self, done: Callable[[], None]) -> None:
+        """Load the bundle in the settings' folder soon; for a signal handler, which cannot wait.
+
+        `done` is called afterwards, in another thread.
+        """
         if not self._is_load_queued:  # one that has not begun will read what this one would
             self._is_load_queued = True
-            self._thread.submit(self._run_exclusively, lambda: self._load(None))
+            load = self._thread.submit(self._run_exclusively, lambda: self._load(None))
+            load.add_done_callback(lambda _: done())
 
     def start(self) -> None:
         """Begin to compare the shadow, if there is one."""

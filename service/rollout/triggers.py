@@ -1,15 +1,19 @@
 """What makes a service reload without a request: SIGHUP, a changed folder, another process."""
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from service.observability import systemd
 from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
+
+log = logging.getLogger("uvicorn.error")
 
 SYNC_SECONDS = 0.1  # between two looks at what other processes have loaded
 
@@ -31,8 +35,9 @@ async def reload_triggers(
         tasks.append(loop.create_task(_every(settings.watch, reloader.load_if_changed)))
 
     def reload_everything() -> None:
+        systemd.notify_reloading()
         service_state.renew_secrets()
-        reloader.queue_load()
+        reloader.queue_load(done=lambda: systemd.notify(systemd.READY))
 
     if takes_signals:
         loop.add_signal_handler(signal.SIGHUP, reload_everything)
@@ -51,6 +56,15 @@ async def reload_triggers(
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    failure = ""
     while True:
         await asyncio.sleep(seconds)
-        await work()
+        try:
+            await work()
+        except Exception as error:
+            # Whatever it was may be over the next time; until then it is logged once.
+            if str(error) != failure:
+                failure = str(error)
+                log.exception("cannot see whether there is another bundle to serve")
+        else:
+            failure = ""

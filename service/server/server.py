@@ -16,20 +16,23 @@ import logging
 import resource
 import signal
 import socket
+from collections.abc import Callable
 from functools import partial
 from time import monotonic, perf_counter
 from types import FrameType
+from typing import cast
 
 import uvicorn
 
 from service.inference.policy import Policy
 from service.observability import logging as service_logging
+from service.observability import systemd
 from service.rollout.bundle_store import BundleStore
 from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import MemoryTrimmer
-from service.server.sockets import address
+from service.server.sockets import SocketFile, accept_waiting, address, find_socket_file
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
@@ -98,6 +101,7 @@ class Server(uvicorn.Server):
         self._stop_requested_at: float | None = None
         self._drained_at = 0.0
         self._memory = MemoryTrimmer()
+        self._socket_file: SocketFile | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
         """Begin to drain at the first signal; end at once at a later one."""
@@ -106,12 +110,17 @@ class Server(uvicorn.Server):
             self._stop_requested_at = now
             self._drained_at = now + (self._settings.drain if sig == signal.SIGTERM else 0.0)
             self._service_state.start_draining()
+            systemd.notify(systemd.STOPPING)
         elif now - self._stop_requested_at > SAME_STOP_SECONDS:
             self.should_exit = self.force_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve. The address of the page is logged last, where a person looks for it."""
         await super().startup(sockets)
+        if self.started:
+            systemd.notify(systemd.READY)
+            if self._settings.workers == 1:  # else the supervisor looks
+                self._socket_file = find_socket_file(sockets or [])
         is_alone = self._settings.workers == 1  # else other processes log after this one
         if self.started and sockets and is_alone and not self._settings.uds_only:
             page = address(sockets[0], tls=self._service_state.tls is not None) + PAGE
@@ -125,21 +134,52 @@ class Server(uvicorn.Server):
                 if isinstance(connection, HttpProtocol):
                     connection.check_timeouts(now, self._settings)
             self._memory.check(len(self.server_state.connections))
+            systemd.notify(systemd.ALIVE)
+            if self._socket_file is not None and self._stop_requested_at is None:
+                self._socket_file.check()
         if self._stop_requested_at is not None and monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let the clients finish, then end."""
-        for server in self.servers:
-            server.close()
-        for connection in self.server_state.connections:
+        accepted = asyncio.create_task(self._stop_listening(sockets or []))
+        await asyncio.sleep(0)  # the task has closed the listeners
+        for connection in list(self.server_state.connections):
             if isinstance(connection, HttpProtocol):
                 connection.drain()
 
         until = monotonic() + IDLE_LINGER_SECONDS
         while self.server_state.connections and monotonic() < until and not self.force_exit:  # noqa: ASYNC110 - uvicorn's set tells nobody
             await asyncio.sleep(0.02)
+        accepted.cancel()
         await super().shutdown(sockets)
         if self.force_exit:  # uvicorn leaves it out then
             await self.lifespan.shutdown()
+
+    async def _stop_listening(self, listeners: list[socket.socket]) -> None:
+        """Close the listeners, but serve the connections that wait to be accepted.
+
+        The kernel has told their clients that they are connected, and would reset them.
+        """
+        waiting = [connection for each in listeners for connection in accept_waiting(each)]
+        for server in self.servers:
+            server.close()
+
+        await asyncio.gather(*map(self._serve_last_request, waiting), return_exceptions=True)
+
+    async def _serve_last_request(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.connect_accepted_socket(
+            self._create_protocol, connection, ssl=self.config.ssl
+        )
+        protocol.drain()
+
+    def _create_protocol(self) -> HttpProtocol:
+        # As uvicorn does for the connections that its listeners accept.
+        create = cast("Callable[..., HttpProtocol]", self.config.http_protocol_class)
+        return create(
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )

@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
 
@@ -20,6 +20,9 @@ PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connec
 RECEIVE_BUFFER_BYTES = 65_536
 SEND_BUFFER_BYTES = 131_072
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # the value of SO_LINGER: on, for no time
+
+
+log = logging.getLogger("uvicorn.error")
 
 
 class SocketError(Exception):
@@ -38,8 +41,53 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
             sockets.append(stack.enter_context(_tcp(settings.host, settings.port)))
         if settings.uds is not None:
             sockets.append(stack.enter_context(_unix(settings.uds, int(settings.uds_mode, 8))))
-            stack.callback(settings.uds.unlink, missing_ok=True)
+            stack.callback(SocketFile(settings.uds).remove)
         yield sockets
+
+
+class SocketFile:
+    """The file of a Unix socket that this service has just made.
+
+    Another service may replace it, since nobody listens any more while this one drains.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._identity = self._present()
+        self._is_missed = False
+
+    def check(self) -> None:
+        """Log it, once, if the file has gone or is another service's: nobody finds this one."""
+        is_missed = self._present() != self._identity
+        if is_missed and not self._is_missed:
+            log.error(
+                "--uds %s: somebody has removed or replaced the socket's file, so no new caller"
+                " can connect there; start the service again",
+                self._path,
+            )
+        self._is_missed = is_missed
+
+    def remove(self) -> None:
+        """Remove the file, unless it is another one by now."""
+        if self._present() == self._identity:
+            self._path.unlink(missing_ok=True)
+
+    def _present(self) -> tuple[int, int, int] | None:
+        """Return what tells the file at the path from others; None if there is none.
+
+        An inode's number alone does not: it is given to the next file soon.
+        """
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+def find_socket_file(listeners: Sequence[socket.socket]) -> SocketFile | None:
+    """Return the file of the listener on a Unix socket; None if there is no such listener."""
+    paths = (each.getsockname() for each in listeners if each.family == socket.AF_UNIX)
+    return next((SocketFile(Path(path)) for path in paths), None)
 
 
 def address(listener: socket.socket, *, tls: bool = False) -> str:
@@ -66,7 +114,16 @@ def check_free(host: str, port: int) -> None:
 def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
     for listener in listeners:
-        logging.getLogger("uvicorn.error").info("Listening on %s", address(listener, tls=tls))
+        log.info("Listening on %s", address(listener, tls=tls))
+
+
+def accept_waiting(listener: socket.socket) -> list[socket.socket]:
+    """Accept the connections that wait at a socket that does not block."""
+    accepted = []
+    with contextlib.suppress(OSError):  # none is left, or the listener is closed
+        while True:
+            accepted.append(listener.accept()[0])
+    return accepted
 
 
 def _tcp(host: str, port: int) -> socket.socket:

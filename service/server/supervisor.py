@@ -11,11 +11,14 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkstemp
+from time import monotonic
 from types import FrameType
 
 from models.bundle import Bundle
@@ -24,31 +27,63 @@ from service.auth.keys import KeysError
 from service.auth.tls import TlsError
 from service.inference import admission
 from service.observability import logging as service_logging
+from service.observability import systemd
 from service.observability.metrics import Metrics
-from service.rollout.bundle_store import BundleStore, RolloutState
+from service.rollout.bundle_store import BundleStore, RolloutState, StoreKeeper
 from service.server import server
+from service.server.sockets import find_socket_file
 from service.settings import Settings
 from service.state import ServiceState
 
 EXIT_CANNOT_START = 3  # status of a process that could not begin to serve
-RETRY_SECONDS = 1.0  # between two attempts to replace a process that cannot start
+STABLE_SECONDS = 10.0  # a process that lived for so long did not end for a lasting reason
+# Between the end of a process that did not live for so long and the start of the next one.
+BACKOFF_FIRST, BACKOFF_LONGEST = 0.1, 5.0
+CHECK_SECONDS = 1.0  # between two looks at what the processes share
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 log = logging.getLogger("uvicorn.error")
 
 
+class SupervisorError(Exception):
+    """Raised when there is no place for what the processes share."""
+
+
 def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> int:
     """Serve a bundle on `listeners` by `settings.workers` processes until a signal to stop.
 
-    Returns the exit status: 1 when one of them could not start.
+    Returns the exit status: 1 when one of them could not start. Raises `SupervisorError`.
     """
-    with (
-        tempfile.NamedTemporaryFile(prefix="upright-metrics-") as metrics_file,
-        tempfile.TemporaryDirectory(prefix="upright-bundles-") as folder,
-    ):
-        store = BundleStore(Path(folder))
-        store.write(RolloutState(live=live.digest), live)
-        return Supervisor(settings, listeners, Path(metrics_file.name), store).run()
+    with ExitStack() as stack:
+        try:
+            metrics_file = stack.enter_context(_lasting_file("upright-metrics-"))
+            folder = stack.enter_context(
+                TemporaryDirectory(prefix="upright-bundles-", ignore_cleanup_errors=True)
+            )
+            store = BundleStore(Path(folder))
+            store.write(RolloutState(live=live.digest), live)
+        except OSError as error:
+            raise SupervisorError(
+                f"--workers {settings.workers} needs a temporary folder that can be written;"
+                f" TMPDIR names one: {error.strerror or error}"
+            ) from error
+        keeper = StoreKeeper(store, live)
+        return Supervisor(settings, listeners, metrics_file, keeper).run()
+
+
+@contextmanager
+def _lasting_file(prefix: str) -> Iterator[Path]:
+    """Make a temporary file whose path works as long as this process lives.
+
+    A temporary folder may be cleaned meanwhile. Without /proc it is the file's own path.
+    """
+    descriptor, name = mkstemp(prefix=prefix)
+    try:
+        path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield path if path.exists() else Path(name)
+    finally:
+        os.close(descriptor)
+        Path(name).unlink(missing_ok=True)
 
 
 class Supervisor:
@@ -59,13 +94,16 @@ class Supervisor:
         settings: Settings,
         listeners: list[socket.socket],
         metrics_file: Path,
-        store: BundleStore,
+        keeper: StoreKeeper,
     ) -> None:
         self._settings = settings
         self._listeners = listeners
         self._metrics_file = metrics_file
-        self._store = store
-        self._processes: list[SpawnProcess] = []
+        self._keeper = keeper
+        self._socket_file = find_socket_file(listeners)
+        self._processes: dict[SpawnProcess, float] = {}  # with the time when each was started
+        self._restarts: list[float] = []  # when those that ended are to be replaced
+        self._early_ends = 0  # of processes that did not live for long, one after the other
         self._is_stopping = False
 
     def run(self) -> int:
@@ -75,51 +113,87 @@ class Supervisor:
             signal.signal(number, self._pass_on)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
-        self._processes = [self._start() for _ in range(self._settings.workers)]
+        for _ in range(self._settings.workers):
+            self._start()
         first = set(self._processes)
         failed = False
-        while self._processes:
-            ended = connection.wait([process.sentinel for process in self._processes])
-            for process in [each for each in self._processes if each.sentinel in ended]:
-                process.join()
-                self._processes.remove(process)
+        while self._processes or (self._restarts and not self._is_stopping):
+            for process in self._wait():
                 if process in first and process.exitcode == EXIT_CANNOT_START:
                     failed = True
                     self._pass_on(signal.SIGTERM, None)
+                started = self._processes.pop(process)
                 if not self._is_stopping:
-                    self._replace(process)
+                    self._plan_restart(process, started)
+            self._check()
+            self._restart()
         return int(failed)
 
-    def _replace(self, process: SpawnProcess) -> None:
+    def _wait(self) -> list[SpawnProcess]:
+        """Wait until a process ends or something else is due; return those that ended."""
+        due = min([monotonic() + CHECK_SECONDS, *self._restarts])
+        sentinels = [process.sentinel for process in self._processes]
+        ended = connection.wait(sentinels, max(0.0, due - monotonic()))
+        processes = [process for process in self._processes if process.sentinel in ended]
+        for process in processes:
+            process.join()
+        return processes
+
+    def _plan_restart(self, process: SpawnProcess, started: float) -> None:
+        now = monotonic()
+        self._early_ends = self._early_ends + 1 if now - started < STABLE_SECONDS else 0
+        delay = 0.0
+        if self._early_ends:
+            delay = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(self._early_ends - 1, 16))
+        self._restarts.append(now + delay)
         log.error(
-            "Process [%s] ended with status %s; another takes its place",
+            "Process [%s] ended with status %s; another takes its place%s",
             process.pid,
             process.exitcode,
+            f" in {delay:g} s" if delay else "",
         )
-        if process.exitcode == EXIT_CANNOT_START:
-            threading.Event().wait(RETRY_SECONDS)
-        self._processes.append(self._start())
 
-    def _start(self) -> SpawnProcess:
+    def _check(self) -> None:
+        systemd.notify(systemd.ALIVE)
+        self._keeper.check()
+        if self._socket_file is not None and not self._is_stopping:
+            self._socket_file.check()
+
+    def _restart(self) -> None:
+        now = monotonic()
+        for due in [each for each in self._restarts if each <= now]:
+            if self._is_stopping:
+                return
+            self._restarts.remove(due)
+            self._start()
+
+    def _start(self) -> None:
         # A fresh process, not a fork: this one may hold threads and locks of onnxruntime.
         process = get_context("spawn").Process(
             target=_serve,
-            args=(self._settings, self._listeners, self._metrics_file, self._store),
+            args=(self._settings, self._listeners, self._metrics_file, self._keeper.store),
         )
         # Inherited by the new process, which takes SIGHUP once it can reload.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-        process.start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        try:
+            process.start()
+        except OSError as error:  # the system has no memory or no process left
+            log.error("No process can be started: %s", error.strerror)
+            self._restarts.append(monotonic() + BACKOFF_LONGEST)
+            return
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+        self._processes[process] = monotonic()
         if self._is_stopping:  # the signal came while the process was started
             process.terminate()
-        return process
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         if number in STOP_SIGNALS:
             self._is_stopping = True
+            systemd.notify(systemd.STOPPING)
             for listener in self._listeners:  # else the kernel would accept what nobody answers
                 listener.close()
-        for process in self._processes:
+        for process in list(self._processes):
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, number)
 
