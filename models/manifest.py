@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, mod
 
 MANIFEST = "manifest.json"  # the file's name in the bundle's folder
 
+TOLERANCE_RATIO = 0.01  # of the largest Q-value: the most that a golden state may tolerate
 FLOAT32_MAX = 3.4028234663852886e38
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
@@ -82,6 +83,9 @@ class Provenance(_Part):
     hyperparameters: dict[str, JsonValue]
     seed: int = Field(ge=0)
     device: str
+    processor: str = Field(
+        description="model of the processor that trained: weights differ between models"
+    )
     versions: dict[str, str] = Field(
         description="releases of Python and the libraries that trained and exported"
     )
@@ -130,7 +134,7 @@ class RobustnessEvaluation(_Part):
 class Gate(_Part):
     """What the recipe asks of a policy before it is exported, and whether this one passed."""
 
-    name: Literal["nominal", "robust"]
+    name: Literal["tutorial", "nominal", "robust"]
     passed: bool
     failures: tuple[str, ...] = Field(
         description="what the policy failed, in words; empty if it passed"
@@ -146,16 +150,19 @@ class Gate(_Part):
 
 
 class Parity(_Part):
-    """How closely torch, ONNX and TorchScript agreed on the same states."""
+    """How closely torch, ONNX and TorchScript come to the network in 64-bit arithmetic."""
 
     states: int = Field(gt=0)
-    absolute_tolerance: float = Field(gt=0, le=1e-3)
-    relative_tolerance: float = Field(ge=0, le=1e-3)
-    largest_difference: dict[str, Finite] = Field(description="largest |ΔQ| by pair of runtimes")
+    largest_error: dict[str, Finite] = Field(
+        description="largest distance from the 64-bit Q-values, by runtime"
+    )
+    largest_bound: Finite = Field(
+        gt=0, description="largest error in any of the states that 32-bit rounding explains"
+    )
     near_ties: int = Field(
         ge=0,
-        description="states whose two best Q-values lie within twice the tolerance, where actions"
-        " may differ",
+        description="states whose two best Q-values lie within their bounds of each other, where"
+        " actions may differ",
     )
 
 
@@ -163,7 +170,10 @@ class GoldenState(_Part):
     """A state with the Q-values that every backend must reproduce before it serves."""
 
     state: tuple[Float32, ...]
-    q_values: tuple[Float32, ...]
+    q_values: tuple[Float32, ...] = Field(description="by 64-bit arithmetic, rounded to 32 bits")
+    tolerance: float = Field(
+        gt=0, allow_inf_nan=False, description="error that 32-bit rounding explains in these"
+    )
 
 
 class Manifest(_Part):
@@ -214,6 +224,15 @@ class Manifest(_Part):
                 raise ValueError(
                     f"golden_states[{index}] does not have {shape[0]} state values"
                     f" and {shape[1]} Q-values"
+                )
+
+        # A tolerance that lets anything pass would test nothing.
+        scale = max(abs(value) for golden in self.golden_states for value in golden.q_values)
+        for index, golden in enumerate(self.golden_states):
+            if golden.tolerance > TOLERANCE_RATIO * max(scale, 1.0):
+                raise ValueError(
+                    f"golden_states[{index}] has a tolerance of {golden.tolerance:g}, above"
+                    f" {TOLERANCE_RATIO:g} of the largest Q-value of all, {scale:g}"
                 )
 
     def _check_names(self) -> None:

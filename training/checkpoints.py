@@ -45,6 +45,7 @@ class Identity(BaseModel):
     recipe: AnyRecipe
     seed: int
     device: str
+    processor: str  # its model: vector instructions differ, and with them the last bits
     versions: dict[str, str]
 
     @classmethod
@@ -54,7 +55,19 @@ class Identity(BaseModel):
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},
         }
-        return cls(recipe=recipe, seed=seed, device=device, versions=versions)
+        return cls(
+            recipe=recipe, seed=seed, device=device, processor=processor(), versions=versions
+        )
+
+
+def processor() -> str:
+    """Return the model of this machine's processor; its architecture where no model is told."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 class State(BaseModel):

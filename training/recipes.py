@@ -35,7 +35,7 @@ class BaselineRecipe(_Recipe):
     """Train the tutorial's agent, fact by fact as docs/training.md lists them."""
 
     name: Literal["baseline"] = "baseline"
-    gate: GateName = Field("nominal", description="what a policy must pass to be exported")
+    gate: GateName = Field("tutorial", description="what a policy must pass to be exported")
     hidden: Widths = Field((24, 24), min_length=1, description="units of each hidden layer")
     buffer_size: BufferSize = Field(2_000, description="transitions in the replay buffer")
     batch_size: Count = Field(

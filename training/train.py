@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from training.checkpoints import Checkpoints
+from training.checkpoints import Checkpoints, Identity
 from training.dqn.trainer import DQNTrainer
 from training.population.trainer import PopulationTrainer
 from training.recipes import AnyRecipe, BaselineRecipe
@@ -63,15 +63,16 @@ def train(
 
     if checkpoints is not None and trainer.steps:
         checkpoints.write(trainer, elapsed())
-    return run_of(trainer, recipe, seed, device.type, elapsed())
+    return run_of(trainer, Identity.of(recipe, seed, device.type), elapsed())
 
 
-def run_of(trainer: Trainer, recipe: AnyRecipe, seed: int, device: str, seconds: float) -> Run:
+def run_of(trainer: Trainer, identity: Identity, seconds: float) -> Run:
     """Return what a trainer has so far as a run; one that has not stopped was interrupted."""
     return Run(
-        recipe=recipe,
-        seed=seed,
-        device=device,
+        recipe=identity.recipe,
+        seed=identity.seed,
+        device=identity.device,
+        processor=identity.processor,
         network=trainer.network,
         history=trainer.history,
         steps=trainer.steps,

@@ -68,6 +68,7 @@ class Run:
     recipe: AnyRecipe
     seed: int
     device: str
+    processor: str
     network: DQNetwork
     history: History
     steps: int

@@ -13,15 +13,11 @@ from onnx import numpy_helper
 
 from models import bundle
 from models.bundle import Bundle
-from models.manifest import MANIFEST, GoldenState
+from models.manifest import MANIFEST
 from service.inference.backends import Float32Array
 
 Fault = Literal["torn", "byte", "schema", "golden"]
 FAULTS: tuple[Fault, ...] = ("torn", "byte", "schema", "golden")
-OUTPUT = (
-    "layers.4.weight",
-    "layers.4.bias",
-)  # of the committed network's last layer, (2, 64) and (2,)
 
 Change = Callable[[Float32Array], Float32Array]
 
@@ -39,10 +35,9 @@ def exchanged(weights: Float32Array) -> Float32Array:
 def relative(source: Bundle, folder: Path, change: Change, **manifest: object) -> Bundle:
     """Write a good bundle with a changed last layer, and other values in its manifest."""
     model = onnx.load_model_from_string(source.artifacts["onnx"])
-    for tensor in model.graph.initializer:
-        if tensor.name in OUTPUT:
-            changed = np.ascontiguousarray(change(numpy_helper.to_array(tensor)), np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+    for tensor in model.graph.initializer[-2:]:  # weight and bias of the last layer
+        changed = np.ascontiguousarray(change(numpy_helper.to_array(tensor)), np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
     content = model.SerializeToString()
     states = np.array([golden.state for golden in source.manifest.golden_states], np.float32)
     q_values = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"]).run(
@@ -53,8 +48,10 @@ def relative(source: Bundle, folder: Path, change: Change, **manifest: object) -
             "artifacts": {"onnx": bundle.describe("policy.onnx", content)},
             "extra_files": (),
             "golden_states": tuple(
-                GoldenState(state=tuple(state), q_values=tuple(row))
-                for state, row in zip(states.tolist(), q_values.tolist(), strict=True)
+                golden.model_copy(update={"q_values": tuple(row)})
+                for golden, row in zip(
+                    source.manifest.golden_states, q_values.tolist(), strict=True
+                )
             ),
             **manifest,
         }

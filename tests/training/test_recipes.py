@@ -6,7 +6,7 @@ from training.recipes import RECIPES, PopulationRecipe, RecipeError, recipe
 def test_baseline_is_the_seeds_recipe_fact_by_fact() -> None:
     assert RECIPES["baseline"].model_dump() == {
         "name": "baseline",
-        "gate": "nominal",
+        "gate": "tutorial",
         "hidden": (24, 24),
         "buffer_size": 2000,
         "batch_size": 64,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import bundle
-from models.manifest import Evaluation, Gate, Name, RobustnessEvaluation
+from models.manifest import Evaluation, Gate, Manifest, Name, RobustnessEvaluation
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
@@ -27,6 +27,7 @@ from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
 from training.export.exporter import GateError
 from training.export.exporter import export as export_run
+from training.export.model_card import worth_of_the_tutorial
 from training.loggers import ConsoleLogger, JsonLogger, Logger, TensorBoardLogger
 from training.network import choose_device
 from training.recipes import title
@@ -73,7 +74,11 @@ def evaluate(command: EvaluateCommand) -> int:
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
     result = evaluate_policy(
-        q_values, evaluated.manifest.gate.name, episodes=command.episodes, seed=command.seed
+        q_values,
+        evaluated.manifest.gate.name,
+        stopped=evaluated.manifest.provenance.stopped,
+        episodes=command.episodes,
+        seed=command.seed,
     )
 
     output = _Output(json_output=command.json_output)
@@ -85,6 +90,7 @@ def evaluate(command: EvaluateCommand) -> int:
             gate=result.gate.model_dump(),
         )
     else:
+        output.print_worth(evaluated.manifest)
         output.print_evaluation(result.evaluation, result.robustness, result.gate)
     return 0 if result.gate.passed else 1
 
@@ -100,7 +106,7 @@ def export(command: ExportCommand) -> int:
     identity = state.identity
     trainer = trainer_for(identity.recipe, identity.seed, choose_device("cpu"))
     trainer.restore(snapshot)
-    run = run_of(trainer, identity.recipe, identity.seed, identity.device, state.seconds)
+    run = run_of(trainer, identity, state.seconds)
     return _write_bundle(run, command.bundle, name, _Output(json_output=False))
 
 
@@ -199,6 +205,7 @@ def _write_bundle(run: Run, options: BundleOptions, name: str, output: "_Output"
 
     if not output.json_output:
         manifest = written.manifest
+        output.print_worth(manifest)
         output.print_evaluation(manifest.evaluation, manifest.robustness, manifest.gate)
     output.print_facts(wrote=str(options.out), digest=written.digest)
     return 0
@@ -225,6 +232,11 @@ class _Output:
             self.print_line(json.dumps(facts))
         else:
             self.print_line(", ".join(f"{name} {value}" for name, value in facts.items()))
+
+    def print_worth(self, manifest: Manifest) -> None:
+        """Say of a policy whose gate promises little that it does, before its figures."""
+        if manifest.gate.name == "tutorial" and manifest.gate.passed:
+            self.print_line(f"{worth_of_the_tutorial(manifest)} What it is worth:")
 
     def print_evaluation(
         self, evaluation: Evaluation, robustness: RobustnessEvaluation, gate: Gate

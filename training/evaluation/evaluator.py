@@ -23,11 +23,14 @@ def evaluate_policy(
     q_values: QFunction,
     gate: GateName,
     *,
+    stopped: str,
     seed: int = SEED,
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
 ) -> PolicyEvaluation:
-    """Evaluate a policy. `scenario_episodes` replaces each scenario's own number of episodes.
+    """Evaluate a policy whose training `stopped` for some reason.
+
+    `scenario_episodes` replaces each scenario's own number of episodes.
 
     Raises `ValueError` for a seed that training may use, or select an agent by.
     """
@@ -35,5 +38,8 @@ def evaluate_policy(
     evaluation = summarize(results, seed)
     robustness = evaluate_robustness(q_values, seed=seed, episodes=scenario_episodes)
     return PolicyEvaluation(
-        evaluation, robustness, check_gate(gate, evaluation, robustness), results.states
+        evaluation,
+        robustness,
+        check_gate(gate, evaluation, robustness, stopped=stopped),
+        results.states,
     )

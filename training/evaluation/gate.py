@@ -4,19 +4,26 @@ from typing import Literal
 
 from models.manifest import Evaluation, Gate, RobustnessEvaluation
 
-GateName = Literal["nominal", "robust"]
+GateName = Literal["tutorial", "nominal", "robust"]
 
 REQUIRED_RATIO = 0.95  # of the LQR's success rate, in every scenario
 
 
-def check_gate(name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation) -> Gate:
+def check_gate(
+    name: GateName, evaluation: Evaluation, robustness: RobustnessEvaluation, *, stopped: str
+) -> Gate:
     """Return whether a policy passes a gate, and what it failed.
 
-    `nominal`: every greedy episode lasts to the time limit. `robust`: that, and in every scenario
-    of the robustness evaluation at least 95 % of the LQR's success rate.
+    `tutorial`: training stopped by the tutorial's own rule, which looks at the last ten episodes;
+    `stopped` says why it did. `nominal`: every greedy episode lasts to the time limit. `robust`:
+    that, and in every scenario of the robustness evaluation at least 95 % of the LQR's success
+    rate.
     """
     failures = []
-    if evaluation.success_rate < 1:
+    if name == "tutorial":
+        if stopped != "solved":
+            failures.append(f"training did not stop by the tutorial's rule, but: {stopped}")
+    elif evaluation.success_rate < 1:
         failures.append(
             f"{evaluation.success_rate:.2%} of {evaluation.episodes:,} greedy episodes lasted to"
             " the time limit, not all"

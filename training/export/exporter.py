@@ -36,6 +36,7 @@ from training.evaluation.runtimes import from_network, from_onnx, from_torchscri
 from training.export import formats, parity, plots
 from training.export.animation import animation
 from training.export.model_card import model_card
+from training.export.reference import layers_of
 from training.network import DQNetwork
 from training.recipes import title
 from training.trainer import Run
@@ -48,7 +49,7 @@ STATE = (
     ("pole_angle", "rad"),
     ("pole_angular_velocity", "rad/s"),
 )
-LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxscript", "onnxruntime")
+LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxruntime")
 CODE = ("training", "models/*.py", "pyproject.toml", "constraints.txt")  # what a policy depends on
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +89,7 @@ def export(
     result = evaluate_policy(
         files.onnx_policy,
         run.recipe.gate,
+        stopped=run.stopped,
         episodes=episodes,
         scenario_episodes=scenario_episodes,
     )
@@ -186,8 +188,8 @@ def _check_parity(
         "onnx": files.onnx_policy,
         "torchscript": from_torchscript(files.torchscript),
     }
-    agreement = parity.compare(runtimes, states)
-    return agreement, parity.golden_states(files.onnx_policy, states)
+    layers = layers_of(files.network)
+    return parity.compare(layers, runtimes, states), parity.golden_states(layers, states)
 
 
 def _extra_files(
@@ -238,6 +240,7 @@ def _provenance(run: Run) -> Provenance:
         hyperparameters=run.recipe.model_dump(mode="json"),
         seed=run.seed,
         device=run.device,
+        processor=run.processor,
         versions={
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},

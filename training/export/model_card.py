@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from models.manifest import Manifest
 
+OLDEST_ONNXRUNTIME = "1.15.0"  # `python -m benchmarks.training.oldest_onnxruntime` tries it
 PICTURES = {
     "policy.gif": "The policy balances a pole that is pushed",
     "robustness.png": "Success rate in each scenario, beside an LQR",
@@ -26,12 +27,29 @@ def model_card(manifest: Manifest) -> bytes:
     return "\n".join(sections).encode()
 
 
+def worth_of_the_tutorial(manifest: Manifest) -> str:
+    """Say what the gate `tutorial` promises of a policy."""
+    rule = manifest.provenance.hyperparameters
+    return (
+        f"Training stopped by the tutorial's rule, a mean above {rule['stop_mean']} steps over its"
+        f" last {rule['stop_window']} episodes, and that promises no more."
+    )
+
+
 def _introduction(manifest: Manifest) -> str:
     network = manifest.network
     widths = " → ".join(map(str, (network.inputs, *network.hidden, network.outputs)))
+    worth = ""
+    if manifest.gate.name == "tutorial" and manifest.gate.passed:
+        evaluation = manifest.evaluation
+        worth = (
+            f"**{worth_of_the_tutorial(manifest)} {evaluation.success_rate:.1%} of"
+            f" {evaluation.episodes:,} greedy episodes lasted to the time limit, the mean is"
+            f" {evaluation.mean:.1f} steps.**\n\n"
+        )
     return f"""# {manifest.name}, version {manifest.version}
 
-A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network,
+{worth}A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network,
 {widths} with ReLU, that maps a state to one Q-value per action. The greedy action is the first with
 the highest Q-value. This page is generated from `manifest.json`.
 {_picture(manifest, "policy.gif")}"""
@@ -79,8 +97,9 @@ def _provenance(manifest: Manifest) -> str:
         ),
     )
     return f"""## How it was made
-Recipe `{made.recipe}`, seed {made.seed}, on {made.device}: {made.steps:,} environment steps over
-all agents, {made.seconds:.1f} s; training stopped because: {made.stopped}.
+Recipe `{made.recipe}`, seed {made.seed}, on {made.device} ({made.processor}):
+{made.steps:,} environment steps over all agents, {made.seconds:.1f} s; training stopped because:
+{made.stopped}.
 {manifest.created:%Y-%m-%d}, commit {made.commit or "unknown"}.
 {versions}.
 {_picture(manifest, "scores.png")}
@@ -118,19 +137,23 @@ def _files(manifest: Manifest) -> str:
             for name, artifact in manifest.artifacts.items()
         ),
     )
-    differences = _table(
-        ("pair", "largest difference in Q"),
-        ((pair, f"{difference:.2g}") for pair, difference in parity.largest_difference.items()),
+    errors = _table(
+        ("runtime", "largest error in Q"),
+        ((name, f"{error:.2g}") for name, error in parity.largest_error.items()),
     )
     return f"""## The files
 {artifacts}
 
-On {parity.states:,} states (on-policy, uniform inside the bounds, at the bounds) the runtimes
-differ at most by:
+On {parity.states:,} states (on-policy, uniform inside the bounds, at the bounds) the runtimes lie
+at most so far from the network in 64-bit arithmetic, where 32-bit rounding explains up to
+{parity.largest_bound:.2g}:
 
-{differences}
+{errors}
 
 {parity.near_ties} of these states are near ties, where runtimes may choose differently.
+
+`policy.onnx` is of opset 9 and IR version 4. It was tried with onnxruntime {OLDEST_ONNXRUNTIME},
+the oldest that there is for Python 3.11, and with the newest.
 """
 
 

@@ -1,15 +1,12 @@
 """Parity: whether the network and the files made of it give the same Q-values and actions."""
 
-from itertools import combinations
-
 import numpy as np
 
 from models.manifest import GoldenState, Parity
 from training.evaluation.runtimes import PolicyFileError
-from training.types import BoolArray, Float32Array, QFunction
+from training.export.reference import Layer, Reference, reference
+from training.types import Float32Array, QFunction
 
-ABSOLUTE_TOLERANCE = 1e-5
-RELATIVE_TOLERANCE = 1e-5
 STATES = 10_000
 # Beside the whole 10,000, so that no batch size was special to the exporter.
 BATCH_SIZES = (1, 2, 7, 64)
@@ -40,79 +37,67 @@ def states_to_compare(
     return np.clip(states.astype(np.float32), low, high)
 
 
-def compare(runtimes: dict[str, QFunction], states: Float32Array) -> Parity:
-    """Check that every runtime gives the same Q-values and actions on `states`, (n, 4).
+def compare(layers: list[Layer], runtimes: dict[str, QFunction], states: Float32Array) -> Parity:
+    """Hold every runtime to the network in 64-bit arithmetic, on `states`, (n, 4).
 
-    The same: |ΔQ| ≤ 1e-5 + 1e-5 · |Q| in every pair, and equal actions wherever the two best
-    Q-values differ by more than twice that. All states at once and small batches must agree, too.
+    Each Q-value must lie within the bound of 32-bit rounding, whether all states are given at once
+    or few, and each action must be the network's but in near ties.
 
     Raises `PolicyFileError`.
     """
-    q_values = {name: runtime(states) for name, runtime in runtimes.items()}
+    expected = reference(layers, states)
+    near_tie = expected.near_ties()
+    best = expected.q_values.argmax(axis=1)
+    largest_error = {}
     for name, runtime in runtimes.items():
-        _check_batches(name, runtime, states, q_values[name])
+        q_values = runtime(states)
+        largest_error[name] = _largest_error(name, q_values, expected, len(states))
+        for size in BATCH_SIZES:
+            _largest_error(f"{name} (batch of {size})", runtime(states[:size]), expected, size)
 
-    largest_difference = {
-        f"{one} - {other}": _largest_difference(one, q_values[one], other, q_values[other])
-        for one, other in combinations(q_values, 2)
-    }
-    near_tie = _check_actions(q_values, states)
+        differs = (q_values.argmax(axis=1) != best) & ~near_tie
+        if differs.any():
+            raise PolicyFileError(
+                f"{name} and the network choose different actions in state"
+                f" {states[differs][0].tolist()}"
+            )
     return Parity(
         states=len(states),
-        absolute_tolerance=ABSOLUTE_TOLERANCE,
-        relative_tolerance=RELATIVE_TOLERANCE,
-        largest_difference=largest_difference,
+        largest_error=largest_error,
+        largest_bound=float(expected.bounds.max()),
         near_ties=int(near_tie.sum()),
     )
 
 
-def _check_batches(
-    name: str, runtime: QFunction, states: Float32Array, q_values: Float32Array
-) -> None:
-    for size in BATCH_SIZES:
-        batch, expected = runtime(states[:size]), q_values[:size]
-        if batch.shape != expected.shape:
-            raise PolicyFileError(
-                f"{name}: a batch of {size} states gives Q-values of shape {batch.shape}"
-            )
-        _largest_difference(f"{name} (batch of {size})", batch, name, expected)
-
-
-def _check_actions(q_values: dict[str, Float32Array], states: Float32Array) -> BoolArray:
-    """Check that all choose the same actions, and return where there is a near tie, (n,)."""
-    first = next(iter(q_values.values()))
-    ordered = np.sort(first, axis=1)
-    near_tie: BoolArray = ordered[:, -1] - ordered[:, -2] <= 2 * _tolerance(first).max(axis=1)
-
-    for one, other in combinations(q_values, 2):
-        differs = (q_values[one].argmax(axis=1) != q_values[other].argmax(axis=1)) & ~near_tie
-        if differs.any():
-            raise PolicyFileError(
-                f"{one} and {other} choose different actions in state {states[differs][0].tolist()}"
-            )
-    return near_tie
-
-
-def golden_states(q_function: QFunction, states: Float32Array) -> tuple[GoldenState, ...]:
+def golden_states(layers: list[Layer], states: Float32Array) -> tuple[GoldenState, ...]:
     """Return some of `states`, evenly picked, with their Q-values: a self-test for any backend."""
     selected = states[np.linspace(0, len(states) - 1, GOLDEN_STATES).astype(np.int64)]
-    q_values = q_function(selected)
+    expected = reference(layers, selected)
+    q_values = expected.q_values.astype(np.float32)
+    # The Q-values are told in 32 bits, which errs once more.
+    tolerances = (expected.bounds + np.abs(expected.q_values - q_values)).max(axis=1)
     return tuple(
-        GoldenState(state=tuple(state), q_values=tuple(values))
-        for state, values in zip(selected.tolist(), q_values.tolist(), strict=True)
+        GoldenState(state=tuple(state), q_values=tuple(values), tolerance=tolerance)
+        for state, values, tolerance in zip(
+            selected.tolist(), q_values.tolist(), tolerances.tolist(), strict=True
+        )
     )
 
 
-def _tolerance(q_values: Float32Array) -> Float32Array:
-    return np.float32(ABSOLUTE_TOLERANCE) + np.float32(RELATIVE_TOLERANCE) * np.abs(q_values)
-
-
-def _largest_difference(one: str, q_one: Float32Array, other: str, q_other: Float32Array) -> float:
-    difference = np.abs(q_one - q_other)
-    # Not "above the tolerance": a NaN is above nothing, and must not pass.
-    if not (difference <= _tolerance(q_one)).all():
+def _largest_error(name: str, q_values: Float32Array, expected: Reference, count: int) -> float:
+    """Check the Q-values of the first `count` states; return the largest error."""
+    exact, bounds = expected.q_values[:count], expected.bounds[:count]
+    if q_values.shape != exact.shape:
         raise PolicyFileError(
-            f"{one} and {other} differ by up to {difference.max():.3g} in Q;"
-            " allowed is 1e-5 + 1e-5 · |Q|"
+            f"{name} gives Q-values of shape {q_values.shape}, expected {exact.shape}"
         )
-    return float(difference.max())
+    error = np.abs(q_values - exact)
+    # Not "above the bound": a NaN is above nothing, and must not pass.
+    wrong = ~(error <= bounds)
+    if wrong.any():
+        row, action = (int(index) for index in np.argwhere(wrong)[0])
+        raise PolicyFileError(
+            f"{name} errs by {error[row, action]:.3g} in a Q-value; 32-bit rounding explains"
+            f" {bounds[row, action]:.3g} there"
+        )
+    return float(error.max())

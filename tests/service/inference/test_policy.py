@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from models import bundle
 from models.bundle import Bundle
-from models.manifest import GoldenState
 from service.inference.backends import BackendName
 from service.inference.errors import BackendUnavailableError, QValuesNotFiniteError, SelfTestError
 from service.inference.loading import load
@@ -97,9 +96,7 @@ def test_golden_states_that_the_artifact_does_not_reproduce_are_refused(
     committed: Bundle, backend: BackendName
 ) -> None:
     golden = committed.manifest.golden_states[3]
-    wrong = GoldenState(
-        state=golden.state, q_values=(golden.q_values[0], golden.q_values[1] + 0.01)
-    )
+    wrong = golden.model_copy(update={"q_values": (golden.q_values[0], golden.q_values[1] + 0.01)})
     states = (*committed.manifest.golden_states[:3], wrong)
     other = Bundle(
         committed.folder,

@@ -37,7 +37,6 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
         "--hidden",
         "16",
         "8",
-        "--force",
     ]
     assert main(["train", *short, "--out", str(out), "--run", str(run)]) == 0
     made = bundle.read(out)
@@ -62,7 +61,10 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
         "surface.png",
         "policy.gif",
     }
-    assert not made.manifest.gate.passed
+    assert (made.manifest.gate.name, made.manifest.gate.passed) == ("tutorial", True)
+    card = (out / "README.md").read_text().splitlines()
+    assert "a mean above 20.0 steps" in card[2]  # before anything else it says what it is worth
+    assert "that promises no more. 0.0% of 1,000 greedy episodes" in card[2]
 
 
 def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
@@ -86,13 +88,14 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
     )
     assert not out.exists()
     assert (
-        "does not pass the gate nominal: 0.00% of 1,000 greedy episodes" in capsys.readouterr().err
+        "does not pass the gate tutorial: training did not stop by the tutorial's rule, but: limit"
+        in capsys.readouterr().err
     )
     assert main(["export", str(run), "--out", str(out), "--force"]) == 0
     manifest = bundle.read(out).manifest
     assert manifest.provenance.stopped == "limit"
     assert not manifest.gate.passed
-    assert "greedy episodes" in manifest.gate.failures[0]
+    assert "limit" in manifest.gate.failures[0]
     assert main(["evaluate", str(out), "--episodes", "10"]) == 1
 
 

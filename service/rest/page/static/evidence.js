@@ -67,7 +67,7 @@ export class Evidence {
       ["Network", [network.inputs, ...network.hidden, network.outputs].join(" → ")],
       ["Evaluation", `mean ${evaluation.mean.toFixed(1)} steps, worst ${evaluation.minimum}, over ${evaluation.episodes.toLocaleString("en")} episodes`],
       ["Gate", `${gate.name}: ${gate.passed ? "passed" : `failed, ${gate.failures.join("; ")}`}`],
-      ["Parity", `runtimes differ by at most ${Math.max(...Object.values(parity.largest_difference)).toPrecision(2)} in Q`],
+      ["Parity", `runtimes err by at most ${Math.max(...Object.values(parity.largest_error)).toPrecision(2)} in Q`],
       ["Backend", backend],
       ["Versions", versions.join(", ")],
     ];
