@@ -30,7 +30,7 @@ serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND
 	@trap : INT; $(BIN)/python -m service $(SERVE_FLAGS) # so make adds no error line to a Ctrl-C
 
 test: setup ## run the tests
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
 	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
@@ -41,7 +41,7 @@ check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 fuzz: setup ## mutated requests at the service, answers at the client (BODIES, CONNECTIONS, FUZZ_SEED)
 	$(BIN)/python -m tests.fuzz --bodies $(BODIES) --connections $(CONNECTIONS) --seed $(FUZZ_SEED)

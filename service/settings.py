@@ -85,6 +85,11 @@ Origins = Annotated[
     list[Origin], NoDecode, BeforeValidator(_split_at_commas), Metavar("ORIGIN[,ORIGIN…]")
 ]
 
+HostName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$|^\[[0-9A-Fa-f:.]+\]$")]
+HostNames = Annotated[
+    list[HostName], NoDecode, BeforeValidator(_split_at_commas), Metavar("NAME[,NAME…]")
+]
+
 
 class Settings(BaseSettings):
     """Serve a bundle."""
@@ -213,6 +218,11 @@ class Settings(BaseSettings):
     )
     cors_origin: Origins = Field(
         [], description="origin whose pages may call the service; may be given more than once"
+    )
+    allowed_host: HostNames = Field(
+        [],
+        description="name by which the service may be called; may be given more than once. Without"
+        " one, a service on loopback is called by loopback's names, and others by any",
     )
     tls_cert: File | None = Field(
         None, description="certificate chain in PEM: HTTP, streams and gRPC are then TLS only"

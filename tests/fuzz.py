@@ -31,7 +31,7 @@ COMMITTED = Path(__file__).parents[1] / "models" / "cartpole-dqn"
 GROUP = 32  # bodies that are sent at once
 TIMEOUT = 1  # seconds of the service under test
 HANDSHAKE = (
-    b"GET /act/stream HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"GET /act/stream HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 STATES = (
@@ -262,8 +262,8 @@ def bodies(fast: int, asgi: int, count: int, seed: int) -> Counter[int]:
             path, seeds = (b"/act", STATES) if rng.random() < 0.7 else (b"/act/batch", BATCHES)
             asked.append((path, rng.choice((mutated, retold))(rng, seeds, PIECES)))
         sent = b"".join(
-            b"POST %b HTTP/1.1\r\nhost: a\r\nx-request-id: r\r\ncontent-length: %d\r\n\r\n%b"
-            % (path, len(body), body)
+            b"POST %b HTTP/1.1\r\nhost: localhost\r\nx-request-id: r\r\n"
+            b"content-length: %d\r\n\r\n%b" % (path, len(body), body)
             for path, body in asked
         )
         for client in clients:
@@ -311,7 +311,7 @@ def _requests(rng: random.Random) -> list[bytes]:
     """Return some requests as they should be."""
     found = []
     for number in range(rng.randrange(1, 6)):
-        headers = b"host: a\r\nx-request-id: %d\r\n" % number
+        headers = b"host: localhost\r\nx-request-id: %d\r\n" % number
         body = rng.choice(STATES + BATCHES)
         path = rng.choice(
             (

@@ -80,7 +80,7 @@ def ready(port: int, timeout: float = 0.5) -> bool:
         with socket.create_connection(("127.0.0.1", port), timeout) as connection:
             connection.settimeout(timeout)
             connection.sendall(
-                b"GET /health/ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+                b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             )
             return connection.recv(100).startswith(b"HTTP/1.1 200")
     except OSError:

@@ -29,10 +29,10 @@ from benchmarks.calling.served import free_port, served
 from benchmarks.operations.load import Found, Load
 from service.server.memory import CHECKS_UNTIL_SECOND_TRIM
 
-ACT = b'POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 22\r\n\r\n{"state":[0,0,0.05,0]}'
-MODEL = b"GET /model HTTP/1.1\r\nhost: a\r\n\r\n"
+ACT = b'POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 22\r\n\r\n{"state":[0,0,0.05,0]}'
+MODEL = b"GET /model HTTP/1.1\r\nhost: localhost\r\n\r\n"
 HANDSHAKE = (
-    b"GET /act/stream HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    b"GET /act/stream HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
     b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 FRAME = b'\x81\x96\0\0\0\0{"state":[0,0,0.05,0]}'
@@ -56,12 +56,15 @@ class Kind:
 
 KINDS = {
     "never a byte": Kind(b""),
-    "half a head, a byte a second": Kind(b"POST /act HTTP/1.1\r\nhost: a\r\nx: ", byte=b"y"),
+    "half a head, a byte a second": Kind(
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\nx: ", byte=b"y"
+    ),
     "a head, then a byte of its body a second": Kind(
-        b"POST /act HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n", byte=b" "
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n\r\n", byte=b" "
     ),
     "an offer of HTTP/2, then a byte a second": Kind(
-        b"POST /act HTTP/1.1\r\nhost: a\r\n" + H2C + b"content-length: 900\r\n\r\n", byte=b" "
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\n" + H2C + b"content-length: 900\r\n\r\n",
+        byte=b" ",
     ),
     "a stream that never reads": Kind(HANDSHAKE, flood=FRAME * 100),
     "requests without end, and never reads": Kind(b"", flood=(ACT * 9 + MODEL) * 10),

@@ -23,12 +23,14 @@ from service.api.schemas import (
     Health,
     Problem,
 )
+from service.auth.browsers import AllowedHosts
 from service.inference.backends import BackendName
 from service.observability.exposition import EXPOSITION_TYPE
 from service.rest.admin import admin_router
 from service.rest.docs import TAGS, DescribedApp, docs_routes, problem_responses, request_body
 from service.rest.error_handlers import add_error_handlers
 from service.rest.middleware.auth import AuthMiddleware
+from service.rest.middleware.browsers import BrowserMiddleware
 from service.rest.middleware.known_endpoints import KnownEndpointsMiddleware
 from service.rest.open_inference import (
     HEADER_LENGTH,
@@ -66,6 +68,7 @@ def create_app(
     reloader: Reloader,
     stream: Stream,
     lifespan: Lifespan,
+    allowed_hosts: AllowedHosts,
 ) -> ASGIApp:
     """Return all endpoints as one ASGI application, which runs within `lifespan`."""
     app = DescribedApp(
@@ -96,7 +99,11 @@ def create_app(
     )
     app.router.routes.append(WebSocketRoute(STREAM_PATH, stream))
     app.router.routes.extend(docs_routes(app))
-    return _with_middleware(KnownEndpointsMiddleware(app), settings, service_state)
+    return BrowserMiddleware(
+        _with_middleware(KnownEndpointsMiddleware(app), settings, service_state),
+        settings,
+        allowed_hosts,
+    )
 
 
 def _act_router(settings: Settings, service_state: ServiceState) -> APIRouter:

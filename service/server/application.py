@@ -5,6 +5,7 @@ from functools import partial
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.auth.browsers import AllowedHosts
 from service.inference.policy import Policy
 from service.observability.request_ids import RequestIds
 from service.rest.app import create_app
@@ -47,6 +48,7 @@ def create_application(
     ids = RequestIds()
     reloader = Reloader(settings, service_state, shadow, bundle_store)
     stream = Stream(settings, service_state, ids)
+    allowed_hosts = AllowedHosts(settings)
     limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
     app = create_app(
         settings,
@@ -54,10 +56,11 @@ def create_application(
         reloader,
         stream,
         partial(lifespan, settings, service_state, reloader),
+        allowed_hosts,
     )
     return Application(
         app=RequestMiddleware(app, service_state, ids, limiter),
-        fast_path=FastPath(settings, service_state, ids, limiter),
+        fast_path=FastPath(settings, service_state, ids, limiter, allowed_hosts),
         stream=stream,
         limiter=limiter,
         write_batcher=WriteBatcher(),

@@ -11,6 +11,7 @@ from functools import partial
 from time import perf_counter
 
 from service.api.act import Answer, act, act_batch
+from service.auth.browsers import AllowedHosts
 from service.endpoints import endpoint_of
 from service.inference.policy import Inference, Policy
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
@@ -31,8 +32,12 @@ class FastPath:
         service_state: ServiceState,
         ids: RequestIds,
         limiter: ConcurrencyLimiter,
+        allowed_hosts: AllowedHosts,
     ) -> None:
         self.limiter = limiter
+        # Values of Host; None where all are allowed. The ASGI path answers those not in it, and
+        # adds them if they are allowed.
+        self.known_hosts = allowed_hosts.known if allowed_hosts.is_limited else None
         self.body_limits = {  # bytes, by endpoint
             b"/act": settings.max_body,
             b"/act/batch": settings.max_batch_body,

@@ -17,7 +17,9 @@ FILE = ROOT / "docs" / "openapi.json"
 def document() -> str:
     """Return the application's OpenAPI document as it is committed."""
     service_state = ServiceState(load(bundle.read(COMMITTED), "onnx"))
-    with TestClient(create_application(Settings.model_validate({}), service_state)) as client:
+    with TestClient(
+        create_application(Settings.model_validate({}), service_state), "http://localhost"
+    ) as client:
         return json.dumps(client.get("/openapi.json").json(), indent=2, ensure_ascii=False) + "\n"
 
 

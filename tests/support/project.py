@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from service.endpoints import ENDPOINTS, GRPC_LABEL
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -10,3 +12,9 @@ COMMITTED = ROOT / "models" / "cartpole-dqn"
 
 
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
+# Paths, over HTTP, of what changes the service.
+CHANGING = [
+    endpoint.path.format(name="cartpole-dqn")
+    for endpoint in ENDPOINTS
+    if endpoint.scope == "admin" and endpoint.label != GRPC_LABEL and endpoint.path != "/shadow"
+]

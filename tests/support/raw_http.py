@@ -97,7 +97,7 @@ def request(
         if chunked
         else (b"content-length", b"%d" % len(b"".join(pieces)))
     )
-    lines = b"".join(b"%b: %b\r\n" % line for line in ((b"host", b"a"), framing, *headers))
+    lines = b"".join(b"%b: %b\r\n" % line for line in ((b"host", b"localhost"), framing, *headers))
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), path.encode(), lines)
     sent = (
         [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece] + [b"0\r\n\r\n"]

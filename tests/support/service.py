@@ -55,7 +55,8 @@ Start = Callable[..., AbstractContextManager[str]]
 
 
 def settings(**changes: object) -> Settings:
-    return Settings.model_validate(changes)
+    # Starlette's test client calls every application by this name.
+    return Settings.model_validate({"allowed_host": ["testserver"], **changes})
 
 
 def clean_environment() -> dict[str, str]:

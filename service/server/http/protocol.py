@@ -90,6 +90,8 @@ class HttpProtocol(ClosableConnection):
             raise problems.headers_too_large(HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT)
         # Of a header that comes twice the first one counts, as in Starlette.
         headers = self._headers = dict(self.headers[::-1])
+        if len(headers) != len(self.headers) or b"host" not in headers:
+            self._check_host()
         if b"upgrade" in headers and self.parser.should_upgrade() and not self._should_upgrade():
             return  # the offer is declined: the request is read again, without it
 
@@ -134,6 +136,7 @@ class HttpProtocol(ClosableConnection):
 
     def _suits_fast_path(self, headers: dict[bytes, bytes]) -> bool:
         """Return whether the fast path may answer the request whose headers have come."""
+        known_hosts = self._fast_path.known_hosts
         return (
             self.url in self._fast_path.body_limits
             and self.parser.get_method() == b"POST"
@@ -144,7 +147,17 @@ class HttpProtocol(ClosableConnection):
             and b"expect" not in headers
             and b"upgrade" not in headers
             and not self._closes_after_response
+            and (known_hosts is None or headers[b"host"] in known_hosts)
         )
+
+    def _check_host(self) -> None:
+        """Ask for one Host (RFC 9112, section 3.2), which HTTP/1.0 may lack."""
+        count = sum(name == b"host" for name, _ in self.headers)
+        if count > 1 or (count == 0 and self.parser.get_http_version() == "1.1"):
+            self._fast_path.count_refused("not-http")
+            raise problems.not_http(
+                f"A request has one Host header; this one has {count or 'none'}"
+            )
 
     def _begin_asgi_request(self) -> None:
         """Do what uvicorn does up to the end of a request's headers."""

@@ -123,7 +123,7 @@ def test_clients_that_leave_in_any_way_leave_no_traceback(start: Start, tmp_path
                 rude.send(json.dumps({"state": STATE}))
             rude.socket.shutdown(socket.SHUT_RDWR)
         for message in (
-            b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
+            b"GET /act/stream HTTP/1.1\r\nHost: localhost\r\n"
             b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
             b"\x00" * 100,
         ):
@@ -153,7 +153,7 @@ def test_a_reader_that_does_not_read_is_closed_and_others_are_answered(tmp_path:
             with socket.create_connection(("127.0.0.1", port)) as reader:
                 reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
                 reader.sendall(
-                    b"GET /act/stream HTTP/1.1\r\nHost: x\r\n"
+                    b"GET /act/stream HTTP/1.1\r\nHost: localhost\r\n"
                     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
                     b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
                 )

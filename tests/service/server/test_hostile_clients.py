@@ -28,7 +28,7 @@ from tests.support.raw_http import (
 from tests.support.service import Start, settings
 
 CHUNKED = (
-    b"POST /act%b HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n16\r\n"
+    b"POST /act%b HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n16\r\n"
     + STATE
     + b"\r\n0\r\n"
 )
@@ -66,7 +66,7 @@ def test_who_asks_whether_to_go_on_and_goes_on_wrongly_is_only_refused(
     port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     head = (
-        b"POST /act HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\n"
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
         b"transfer-encoding: chunked\r\n\r\n"
     )
     assert statuses(said(port, head + b"zz\r\n")) == [400]
@@ -91,7 +91,7 @@ def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_a
     port: int, head: bytes
 ) -> None:
     assert statuses(
-        said(port, b"POST /act HTTP/1.1\r\nhost: a\r\n%b\r\n\r\n" % head + STATE + ACT)
+        said(port, b"POST /act HTTP/1.1\r\nhost: localhost\r\n%b\r\n\r\n" % head + STATE + ACT)
     ) == [400]
 
 
@@ -103,7 +103,8 @@ def test_a_head_that_two_servers_could_read_differently_is_refused_and_nothing_a
         b"GET /model HTTP/1.1\r\n" + b"x: y\r\n" * (HEADER_LINES_LIMIT + 1) + b"\r\n",
         CHUNKED % b"" + b"x: " + b"a" * 200_000,
         CHUNKED % b"?x" + b"x: y\r\n" * 50_000,
-        b"POST /act HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n16;" + b"a" * 200_000,
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n16;"
+        + b"a" * 200_000,
     ],
 )
 def test_more_around_a_body_than_a_request_may_have_is_refused(port: int, sent: bytes) -> None:
@@ -154,7 +155,7 @@ def test_header_lines_after_a_body_change_nothing(port: int) -> None:
 
 def test_an_answer_that_was_given_before_its_body_came_is_the_only_one(port: int) -> None:
     assert statuses(
-        said(port, b"POST /nowhere HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n")
+        said(port, b"POST /nowhere HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n\r\n")
     ) == [404]
 
 

@@ -45,7 +45,7 @@ def eventually(holds: Callable[[], bool]) -> None:
     ("sent", "part"),
     [
         (b"POST /a", "headers"),
-        (b"POST /act HTTP/1.1\r\nhost: a\r\nx", "headers"),
+        (b"POST /act HTTP/1.1\r\nhost: localhost\r\nx", "headers"),
         (ACT[:-5], "body"),  # on the fast path
         (
             ACT.replace(b"/act ", b"/v2/models/cartpole-dqn/infer ")[:-5],
