@@ -69,6 +69,7 @@ ENDPOINTS = (
     _v2("", "act"),
     _v2("/health/live", None, always_answered=True),
     _v2("/health/ready", None, always_answered=True),
+    _v2("/models", "act"),
     _v2("/models/{name}", "act"),
     _v2("/models/{name}/config", "act"),
     _v2("/models/{name}/infer", "act"),

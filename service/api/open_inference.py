@@ -3,10 +3,11 @@
 REST and gRPC differ in how a request is written. What it means, and what is wrong with it, is here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,10 @@ EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration"]
 PLATFORM = "onnx_onnxv1"
 INPUT = "state"
 OUTPUTS = ("q_values", "action")
-FLOAT_SIZE = 4  # bytes of an FP32
+# The datatypes that a state may come in, with NumPy's names for them in bytes. What a value is in
+# another type than FP32 must be so in FP32, too: whole numbers exactly, others as FP32 rounds them.
+DATATYPES = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "INT32": "<i4", "INT64": "<i8"}
+EXACT_INTEGER_LIMIT = 2**24  # up to it FP32 has every whole number
 JSON_HEADROOM = 65_536  # bytes that a request may have beside its tensors
 NO_LOAD_PARAMETERS = "a load takes no parameters here: the bundle's manifest is the configuration"
 NO_UNLOAD = "the one model of this service cannot be unloaded: it is served until the service ends"
@@ -76,6 +80,23 @@ def metadata(policy: Policy) -> dict[str, object]:
     }
 
 
+def index(policy: Policy) -> list[dict[str, str]]:
+    """Return the repository's models: the one that is served."""
+    manifest = policy.bundle.manifest
+    entry = {"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}
+    return [entry]
+
+
+def refuse_classification(parameters: Collection[str]) -> None:
+    """Refuse an output that is asked for as the most probable classes.
+
+    Raises `OpenInferenceError`.
+    """
+    for name in parameters:
+        if name in ("classification", "class_count"):
+            raise bad_request(f"{name}: the outputs are no classes; ask for q_values or action")
+
+
 def config(policy: Policy, max_batch: int) -> dict[str, object]:
     """Return the model as Triton's own configuration would describe it.
 
@@ -118,8 +139,10 @@ def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_b
         raise bad_request(
             f"expected one input, {INPUT!r}, not {[name[:100] for name in names[:10]]}"
         )
-    if datatype != "FP32":
-        raise bad_request(f"input {INPUT!r}: datatype must be FP32, not {datatype[:100]!r}")
+    if datatype not in DATATYPES:
+        raise bad_request(
+            f"input {INPUT!r}: datatype must be {', '.join(DATATYPES)}, not {datatype[:100]!r}"
+        )
     if len(shape) != 2 or shape[1] != STATE_SIZE or shape[0] < 1:
         raise bad_request(
             f"input {INPUT!r}: shape must be [n, {STATE_SIZE}] with n from 1, "
@@ -132,17 +155,18 @@ def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_b
     return shape[0]
 
 
-def states_of_raw(raw: bytes, count: int) -> Float32Array:
-    """Return the states, (count, 4), of little-endian FP32 bytes. Raises `OpenInferenceError`."""
-    expected = count * STATE_SIZE * FLOAT_SIZE
+def states_of_raw(raw: bytes, count: int, datatype: str) -> Float32Array:
+    """Return the states, (count, 4), of little-endian bytes. Raises `OpenInferenceError`."""
+    numpy_type = np.dtype(DATATYPES[datatype])
+    expected = count * STATE_SIZE * numpy_type.itemsize
     if len(raw) != expected:
         raise bad_request(
             f"input {INPUT!r}: shape [{count}, {STATE_SIZE}] has {expected} bytes, found {len(raw)}"
         )
-    return _finite(np.frombuffer(raw, "<f4").astype(np.float32).reshape(count, STATE_SIZE))
+    return _cast(np.frombuffer(raw, numpy_type), count)
 
 
-def states_of_numbers(numbers: Sequence[object], count: int) -> Float32Array:
+def states_of_numbers(numbers: Sequence[object], count: int, datatype: str) -> Float32Array:
     """Return the states, (count, 4), of numbers, either flat or in rows.
 
     Raises `OpenInferenceError`.
@@ -154,9 +178,33 @@ def states_of_numbers(numbers: Sequence[object], count: int) -> Float32Array:
             f"found {len(flat)}"
         )
 
-    values = np.array([_number(value, index) for index, value in enumerate(flat)], np.float64)
+    values = [_number(value, index) for index, value in enumerate(flat)]
+    if datatype.startswith("INT"):
+        for index, value in enumerate(values):
+            if not value.is_integer():
+                raise bad_request(
+                    f"input {INPUT!r}: element {index} must be a whole number, not {value}"
+                )
+        return _whole(np.array(values, np.float64), count)
+    return _cast(np.array(values, np.float64), count)
+
+
+def _cast(values: np.ndarray[Any, np.dtype[Any]], count: int) -> Float32Array:
+    """Return numbers of any of the datatypes as states, (count, 4)."""
+    if values.dtype.kind == "i":
+        return _whole(values, count)
     with np.errstate(over="ignore"):  # becomes infinite, and is refused as such
         return _finite(values.astype(np.float32).reshape(count, STATE_SIZE))
+
+
+def _whole(values: np.ndarray[Any, np.dtype[Any]], count: int) -> Float32Array:
+    is_exact = (values >= -EXACT_INTEGER_LIMIT) & (values <= EXACT_INTEGER_LIMIT)
+    if not is_exact.all():
+        index = int(is_exact.argmin())
+        raise bad_request(
+            f"input {INPUT!r}: element {index} is {int(values[index])}, which FP32 has not exactly"
+        )
+    return values.astype(np.float32).reshape(count, STATE_SIZE)
 
 
 def infer(

@@ -2,9 +2,12 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-Parameters = dict[str, JsonValue]
+# Null is as if the field had been left out, as in other servers of the protocol.
+Parameters = Annotated[
+    dict[str, JsonValue], BeforeValidator(lambda value: {} if value is None else value)
+]
 Dimension = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
 
 
@@ -30,7 +33,10 @@ class InputTensor(_Part):
 
     name: str = Field(json_schema_extra={"const": "state"})
     shape: list[Dimension] = Field(max_length=16, json_schema_extra=_SHAPE)
-    datatype: str = Field(json_schema_extra={"const": "FP32"})
+    datatype: str = Field(
+        json_schema_extra={"enum": ["FP32", "FP64", "FP16", "INT32", "INT64"]},
+        description="numbers of another type than FP32 must be in its range, whole ones exact",
+    )
     data: list[JsonValue] | None = None
 
 
@@ -65,7 +71,9 @@ class InferRequest(BaseModel):
     inputs: list[InputTensor] = Field(
         max_length=16, json_schema_extra={"minItems": 1, "maxItems": 1}
     )
-    outputs: list[RequestedOutput] = Field([], max_length=16, description="all, if none is named")
+    outputs: Annotated[
+        list[RequestedOutput], BeforeValidator(lambda value: [] if value is None else value)
+    ] = Field([], max_length=16, description="all, if none is named")
 
 
 class _Document(BaseModel):
@@ -76,7 +84,9 @@ class _Document(BaseModel):
 class RepositoryRequest(_Document):
     """Options of a repository request, none of which changes anything here."""
 
-    ready: bool = Field(False, strict=True)
+    ready: Annotated[bool, BeforeValidator(lambda value: False if value is None else value)] = (
+        Field(False, strict=True)
+    )
     parameters: Parameters = {}
 
 
@@ -176,6 +186,12 @@ class ModelIndexEntry(_Document):
     version: str
     state: Literal["READY"]
     reason: str
+
+
+class ModelList(_Document):
+    """The models that are served."""
+
+    models: list[ModelIndexEntry]
 
 
 class Empty(_Document):

@@ -3,9 +3,11 @@
 The types are part of the public API; docs/api.md lists them.
 """
 
+import codecs
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
@@ -13,8 +15,12 @@ from pydantic_core import ErrorDetails
 
 from service.api.schemas import FieldError, Problem
 from service.errors import ServiceError
-from service.types import RawHeader
+from service.types import Body, RawHeader
 
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+BYTE_ORDER_MARK_DETAIL = (
+    "The body begins with a UTF-8 byte order mark, which JSON has not (RFC 8259, 8.1)"
+)
 MEDIA_TYPE = "application/problem+json"
 MAX_ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
 MAX_CHARACTERS_SHOWN = 60  # of a value or a name that came with the request
@@ -48,12 +54,41 @@ class ProblemError(ServiceError):
         return self.problem.model_dump_json().encode()
 
 
-def invalid_body(error: ValidationError) -> ProblemError:
+def unknown_field(name: str, known: Collection[str]) -> ProblemError:
+    """Return the problem of a body with a field that its schema does not have."""
+    shown = name[:MAX_CHARACTERS_SHOWN]
+    pointer = _pointer({"loc": (shown,)})
+    error = FieldError(pointer=pointer, detail=f"is no field; there are {', '.join(known)}")
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "invalid-request",
+        f"{error.pointer}: {error.detail}",
+        [error],
+    )
+
+
+def unsupported_encoding(encoding: str) -> ProblemError:
+    """Return the problem of a body whose `Content-Encoding` is not read here."""
+    return ProblemError(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "unsupported-encoding",
+        f"A body with Content-Encoding {encoding[:MAX_CHARACTERS_SHOWN]!r} is not read here; send"
+        " it as it is",
+    )
+
+
+def invalid_body(error: ValidationError, body: Body) -> ProblemError:
     """Return the problem of a body that is no JSON (400) or not of the schema (422).
 
     Of a body that is not of the schema, each bad part is named with what came in its place.
     """
     details = error.errors(include_url=False)
+    if bytes(body[: len(BYTE_ORDER_MARK)]) == BYTE_ORDER_MARK:
+        return ProblemError(
+            HTTPStatus.BAD_REQUEST,
+            "not-json",
+            BYTE_ORDER_MARK_DETAIL,
+        )
     if details[0]["type"] == "json_invalid":
         return ProblemError(
             HTTPStatus.BAD_REQUEST,
@@ -137,7 +172,7 @@ def not_http(detail: str) -> ProblemError:
     return ProblemError(HTTPStatus.BAD_REQUEST, "not-http", detail)
 
 
-def _pointer(detail: ErrorDetails) -> str:
+def _pointer(detail: Mapping[str, Any]) -> str:
     """Return the JSON pointer (RFC 6901) to what is wrong, as a URI fragment."""
     escaped = (
         str(part)[:MAX_CHARACTERS_SHOWN].replace("~", "~0").replace("/", "~1")

@@ -18,6 +18,16 @@ from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
 
+# The field of `InferTensorContents` that holds numbers of a datatype. There is none for FP16, which
+# comes as raw bytes.
+CONTENTS = {
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "FP16": "",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+}
+
 
 class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     """The service's methods, named as in its description. Each may raise `ServiceError`."""
@@ -82,6 +92,8 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         if_match = call.metadata.get("if-match")
         check_digest(policy, if_match if isinstance(if_match, str) else None)
 
+        for output in request.outputs:
+            open_inference.refuse_classification(output.parameters)
         states = _states(request, self._settings.max_batch)
         tensors, inference = open_inference.infer(
             policy, states, [output.name for output in request.outputs]
@@ -110,11 +122,12 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self, _: pb.RepositoryIndexRequest, __: Call
     ) -> pb.RepositoryIndexResponse:
         """List the one model."""
-        manifest = self._service_state.policy.bundle.manifest
-        model = pb.RepositoryIndexResponse.ModelIndex(
-            name=manifest.name, version=manifest.version, state="READY"
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(**entry)
+                for entry in open_inference.index(self._service_state.policy)
+            ]
         )
-        return pb.RepositoryIndexResponse(models=[model])
 
     async def RepositoryModelLoad(
         self, request: pb.RepositoryModelLoadRequest, _: Call
@@ -150,11 +163,14 @@ def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
     if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
         raise bad_request(f"input {tensor.name!r}: shared memory is not offered here")
 
-    numbers, raw = tensor.contents.fp32_contents, request.raw_input_contents
+    raw = request.raw_input_contents
+    numbers = getattr(tensor.contents, CONTENTS[tensor.datatype], ())
     if not raw:
-        return open_inference.states_of_numbers(list(numbers), count)
+        return open_inference.states_of_numbers(list(numbers), count, tensor.datatype)
     if numbers:
-        raise bad_request(f"input {tensor.name!r}: has both fp32_contents and raw_input_contents")
+        raise bad_request(
+            f"input {tensor.name!r}: has both {CONTENTS[tensor.datatype]} and raw_input_contents"
+        )
     if len(raw) != 1:
         raise bad_request(f"raw_input_contents holds {len(raw)} tensors, expected 1")
-    return open_inference.states_of_raw(raw[0], count)
+    return open_inference.states_of_raw(raw[0], count, tensor.datatype)

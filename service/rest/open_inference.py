@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api import open_inference
+from service.api import open_inference, problems
 from service.api.act import check_digest, etag
 from service.api.open_inference import OpenInferenceError, Tensor, bad_request
 from service.api.open_inference_schemas import (
@@ -25,6 +25,7 @@ from service.api.open_inference_schemas import (
     LoadRequest,
     ModelConfig,
     ModelIndexEntry,
+    ModelList,
     ModelMetadata,
     ModelReady,
     Parameters,
@@ -105,6 +106,7 @@ class OpenInferenceEndpoints:
     def _server_routes(self) -> list[DocumentedRoute]:
         return [
             _route("GET", "", self.server_metadata, ServerMetadata, "Describe the server"),
+            _route("GET", "/models", self.models, ModelList, "List the one model"),
             _route("GET", "/health/live", self.live, ServerLive, "Is the process alive?"),
             _route(
                 "GET",
@@ -184,8 +186,7 @@ class OpenInferenceEndpoints:
 
     async def ready(self, _: Request) -> Response:
         """Answer while the service is not draining."""
-        if self._service_state.draining:
-            raise OpenInferenceError(HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending")
+        self._check_ready()
         return JSONResponse({"ready": True})
 
     async def model_metadata(self, request: Request) -> Response:
@@ -195,6 +196,7 @@ class OpenInferenceEndpoints:
     async def model_ready(self, request: Request) -> Response:
         """Answer where this model is served."""
         manifest = self._policy(request).bundle.manifest
+        self._check_ready()
         return JSONResponse({"name": manifest.name, "ready": True})
 
     async def model_config(self, request: Request) -> Response:
@@ -215,7 +217,9 @@ class OpenInferenceEndpoints:
         try:
             infer_request = InferRequest.model_validate_json(body[:header_length])
         except ValidationError as error:
-            raise bad_request(_explain(error)) from error
+            raise bad_request(_explain(error, body)) from error
+        for output in infer_request.outputs:
+            open_inference.refuse_classification(output.parameters)
 
         names = [tensor.name for tensor in infer_request.inputs]
         no_input = InputTensor(name="", shape=[], datatype="")
@@ -231,10 +235,11 @@ class OpenInferenceEndpoints:
     async def index(self, request: Request) -> Response:
         """List the model that is served, with its version."""
         await self._repository_request(request)
-        manifest = self._service_state.policy.bundle.manifest
-        return JSONResponse(
-            [{"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}]
-        )
+        return JSONResponse(open_inference.index(self._service_state.policy))
+
+    async def models(self, _: Request) -> Response:
+        """List the model that is served, with its version."""
+        return JSONResponse({"models": open_inference.index(self._service_state.policy)})
 
     async def load(self, request: Request) -> Response:
         """Serve the bundle that lies in the service's folder, if it may be served."""
@@ -253,6 +258,10 @@ class OpenInferenceEndpoints:
         await self._repository_request(request)
         raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
 
+    def _check_ready(self) -> None:
+        if self._service_state.draining:
+            raise OpenInferenceError(HTTPStatus.SERVICE_UNAVAILABLE, "the service is ending")
+
     def _policy(self, request: Request) -> Policy:
         """Return the policy that is served, if it is the model that the path names."""
         policy = self._service_state.policy
@@ -265,12 +274,12 @@ class OpenInferenceEndpoints:
         try:
             return RepositoryRequest.model_validate_json(body or b"{}")
         except ValidationError as error:
-            raise bad_request(_explain(error)) from error
+            raise bad_request(_explain(error, body)) from error
 
     async def _read(self, request: Request) -> bytes:
         """Return the request's body as it was before it was compressed."""
         limit = self._settings.max_batch_body + open_inference.JSON_HEADROOM
-        body = await read_body(request, limit)
+        body = await read_body(request, limit, reads_encodings=True)
         match request.headers.get("content-encoding", "identity").strip().lower():
             case "identity":
                 return body
@@ -401,7 +410,7 @@ def _states(tensor: InputTensor, raw: bytes | None, count: int) -> Float32Array:
         raise bad_request(
             f"{len(raw)} bytes follow the JSON, and no input takes them by binary_data_size"
         )
-    return open_inference.states_of_numbers(tensor.data, count)
+    return open_inference.states_of_numbers(tensor.data, count, tensor.datatype)
 
 
 def _binary_states(
@@ -420,7 +429,7 @@ def _binary_states(
         raise bad_request(
             f"{label}: binary_data_size is {size}, but {len(raw)} bytes follow the JSON"
         )
-    return open_inference.states_of_raw(raw, count)
+    return open_inference.states_of_raw(raw, count, tensor.datatype)
 
 
 def _flag(parameters: Parameters, name: str, default: bool) -> bool:
@@ -452,7 +461,9 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
     return inflated
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, body: bytes) -> str:
+    if body.startswith(problems.BYTE_ORDER_MARK):
+        return problems.BYTE_ORDER_MARK_DETAIL
     detail = error.errors(include_url=False, include_input=False)[0]
     place = "/".join(str(part) for part in detail["loc"])
     return f"{place}: {detail['msg']}" if place else detail["msg"]

@@ -5,19 +5,25 @@ from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.api.problems import body_too_large
+from service.api.problems import body_too_large, unsupported_encoding
 
 # Bytes of a refused body that are still read. A client that reads only when it has sent all would
 # otherwise find its connection reset in place of an answer.
 MAX_DISCARDED = 1 << 24
 
 
-async def read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, limit: int, *, reads_encodings: bool = False) -> bytes:
     """Return the request's body, of at most `limit` bytes.
+
+    A `Content-Encoding` is refused, unless the caller `reads_encodings` itself.
 
     Raises `ProblemError` once it is known to be larger, and Starlette's `ClientDisconnect` when the
     client goes away before its body has come.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "") and not reads_encodings:
+        raise unsupported_encoding(encoding)
+
     chunks = request.stream()
     if _declared_length(request) > limit:
         await _discard(chunks)

@@ -53,6 +53,11 @@ class FastPath:
         # What does differ, the answers to requests with an Origin, is left to the ASGI path.
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
 
+    def allows(self, endpoint: bytes, headers: dict[bytes, bytes]) -> bool:
+        """Return whether the caller's key is for the endpoint; asked before its body is read."""
+        keys = self._service_state.keys
+        return keys is None or keys.allows(headers.get(b"authorization"), self._scopes[endpoint])
+
     def answer(
         self,
         endpoint: bytes,
@@ -68,11 +73,6 @@ class FastPath:
         the header lines that every answer begins with.
         """
         service_state = self._service_state
-        keys = service_state.keys
-        if keys is not None and not keys.allows(
-            headers.get(b"authorization"), self._scopes[endpoint]
-        ):
-            return False
         if self._vary and b"origin" in headers:
             return False
 

@@ -199,8 +199,9 @@ def test_inference_may_be_asynchronous(protocol: Protocol) -> None:
         (np.zeros((4,), np.float32), "state", "FP32", r"shape must be \[n, 4\]"),
         (np.zeros((1, 4, 1), np.float32), "state", "FP32", r"shape must be \[n, 4\]"),
         (np.zeros((0, 4), np.float32), "state", "FP32", "n from 1"),
-        (np.zeros((1, 4), np.float64), "state", "FP64", "datatype must be FP32"),
-        (np.zeros((1, 4), np.int64), "state", "INT64", "datatype must be FP32"),
+        (np.zeros((1, 4), np.uint8), "state", "UINT8", "datatype must be FP32, FP64"),
+        (np.full((1, 4), 2**24 + 1), "state", "INT64", "element 0 is 16777217, which FP32 has not"),
+        (np.full((1, 4), 1e39), "state", "FP64", "element 0 is not finite as a 32-bit float"),
         (np.zeros((1, 4), np.float32), "observation", "FP32", "expected one input, 'state'"),
         (np.full((1, 4), np.nan, np.float32), "state", "FP32", "not finite"),
         (np.full((1, 4), 3e38, np.float32), "state", "FP32", "no finite Q-values"),
@@ -315,3 +316,24 @@ def _live(client: Any) -> bool:
         return bool(client.is_server_live())
     except InferenceServerException:
         return False
+
+
+@pytest.mark.parametrize(
+    ("datatype", "numpy_type"),
+    [("FP64", np.float64), ("FP16", np.float16), ("INT32", np.int32), ("INT64", np.int64)],
+)
+def test_other_numbers_are_cast_and_answered_as_floats_are(
+    protocol: Protocol, datatype: str, numpy_type: type
+) -> None:
+    states = np.array([[0, 0, 1, 0], [1, -1, 0, 2]])
+    expected = protocol.client.infer(NAME, protocol.given(states.astype(np.float32)))
+    result = protocol.client.infer(
+        NAME, protocol.given(states.astype(numpy_type), datatype=datatype)
+    )
+    assert (result.as_numpy("q_values") == expected.as_numpy("q_values")).all()
+
+
+def test_classes_are_refused_by_name(protocol: Protocol) -> None:
+    output = protocol.module.InferRequestedOutput("q_values", class_count=2)
+    with pytest.raises(InferenceServerException, match="classification"):
+        protocol.client.infer(NAME, protocol.given(random_states(1)), outputs=[output])

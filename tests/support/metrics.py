@@ -37,6 +37,6 @@ def ask_by_grpc(
 
     wait_for(lambda: reachable(port))
     given = tritonclient.grpc.InferInput("state", [1, 4], datatype)
-    given.set_data_from_numpy(np.array([state], np.float32 if datatype == "FP32" else np.float64))
+    given.set_data_from_numpy(np.array([state], np.float32 if datatype == "FP32" else np.bool_))
     with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{port}") as client:
         client.infer(model, [given], request_id="by-grpc", headers=headers)

@@ -121,6 +121,12 @@ class ClosableConnection(HttpConnection):
             method = self.parser.get_method().decode()
         self._fast_path.report_unread(problem.status, method, target, headers, self._phase_since)
 
+    def _ignore_the_rest(self) -> None:
+        """End after an answer that was sent before its request had come whole."""
+        self.parser = IgnoringParser()  # type: ignore[assignment] # it has what is still called
+        self._unread.clear()
+        self._close_with(None)
+
     def _close_with(self, problem: ProblemError | None) -> None:
         """Send the last answer, and end.
 

@@ -25,6 +25,8 @@ from service.server.http.request import (
 )
 from service.server.http.upgrade import without_offer
 
+ANSWERED_BODY_LIMIT = 65_536  # bytes that are read of a body whose request was answered already
+
 
 class HttpProtocol(ClosableConnection):
     """The requests of a connection, and the path that each of them takes."""
@@ -55,6 +57,8 @@ class HttpProtocol(ClosableConnection):
         if self._size.exceeds_limit(self._body_size()):
             self._fast_path.count_refused("headers-too-large")
             self._refuse(problems.headers_too_large(HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT))
+        elif self._size.body_size > ANSWERED_BODY_LIMIT and self._is_answered_early():
+            self._ignore_the_rest()
 
     def _problem_of(self, error: httptools.HttpParserError) -> ProblemError:
         """Return what to answer to bytes that could not be read."""
@@ -95,7 +99,7 @@ class HttpProtocol(ClosableConnection):
         if b"upgrade" in headers and self.parser.should_upgrade() and not self._should_upgrade():
             return  # the offer is declined: the request is read again, without it
 
-        if self._suits_fast_path(headers):
+        if self._suits_fast_path(headers) and self._fast_path.allows(self.url, headers):
             self._fast_request.begin(self.url)
         else:
             self._begin_asgi_request()
@@ -146,6 +150,7 @@ class HttpProtocol(ClosableConnection):
             and self.parser.should_keep_alive()
             and b"expect" not in headers
             and b"upgrade" not in headers
+            and b"content-encoding" not in headers
             and not self._closes_after_response
             and (known_hosts is None or headers[b"host"] in known_hosts)
         )
@@ -196,6 +201,14 @@ class HttpProtocol(ClosableConnection):
             if self._phase is Phase.RESPONDING and self._is_answered():
                 self._phase = IDLE
                 self._phase_since = perf_counter()
+
+    def _is_answered_early(self) -> bool:
+        """Return whether the request whose body still comes was answered, as for want of a key."""
+        return (
+            self._phase is READING_BODY
+            and self._fast_request.endpoint is None
+            and self._is_answered()
+        )
 
     def _start_pipelined_request(self) -> None:
         """Answer the next of the requests that came before the answer to an earlier one."""

@@ -189,7 +189,7 @@ def test_the_fast_path_answers_the_right_key_and_leaves_every_other_to_asgi(
     written: list[bytes] = []
 
     def answered(headers: dict[bytes, bytes]) -> bool:
-        return fast_path.answer(
+        return fast_path.allows(path.encode(), headers) and fast_path.answer(
             path.encode(), headers, body, 0.0, b"", lambda answer, _: written.append(answer)
         )
 

@@ -124,7 +124,7 @@ def test_grpc_calls_are_counted_as_an_endpoint_by_the_status_that_stands_for_the
             with pytest.raises(Exception, match=code):
                 ask_by_grpc(port, model=model)
         with pytest.raises(Exception, match="INVALID_ARGUMENT"):
-            ask_by_grpc(port, datatype="FP64")
+            ask_by_grpc(port, datatype="BOOL")
         with pytest.raises(Exception, match="FAILED_PRECONDITION"):
             ask_by_grpc(port, headers={"if-match": '"sha256:another"'})
         values = samples(httpx2.get(f"{address}/metrics").text)

@@ -16,6 +16,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
+from service.api import open_inference
 from service.inference.loading import load
 from service.rest import open_inference as oip
 from service.server.application import create_application
@@ -188,7 +189,7 @@ WRONG: list[tuple[dict[str, Any] | bytes, str]] = [
     ({"inputs": []}, "expected one input"),
     ({"inputs": asked()["inputs"] * 2}, "expected one input"),
     (asked(name="observation"), "observation"),
-    (asked(datatype="FP64"), "FP64"),
+    (asked(datatype="BOOL"), "BOOL"),
     (asked(datatype=32), "datatype"),
     (asked(shape=[2, 5]), r"\[2, 5\]"),
     (asked(shape=[3, 4]), "3 rows"),
@@ -453,3 +454,71 @@ def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(
     assert set(seen) <= {200, 400, 413}, seen
     assert seen[200] > 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("changes", [{"parameters": None}, {"outputs": None}, {"id": None}])
+def test_null_is_as_if_it_had_been_left_out(client: TestClient, changes: dict[str, Any]) -> None:
+    plain = client.post(INFER, json=asked())
+    answer = client.post(INFER, json=asked() | changes)
+    assert (answer.status_code, answer.content) == (200, plain.content)
+    inner = client.post(INFER, json=asked(parameters=None))
+    assert inner.content == plain.content
+
+
+@pytest.mark.parametrize("datatype", ["FP64", "FP16", "INT32", "INT64"])
+def test_whole_numbers_of_every_datatype_are_answered_alike(
+    client: TestClient, datatype: str
+) -> None:
+    numbers = [[0, 0, 1, 0], [1, -1, 0, 2]]
+    expected = client.post(INFER, json=asked(data=numbers)).content
+    assert client.post(INFER, json=asked(data=numbers, datatype=datatype)).content == expected
+    raw = np.array(numbers, open_inference.DATATYPES[datatype]).tobytes()
+    document = asked(parameters={"binary_data_size": len(raw)}, datatype=datatype)
+    del document["inputs"][0]["data"]
+    assert client.post(INFER, **binary(document, raw)).content == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (
+            {"datatype": "INT64", "data": [[0, 0, 0.5, 0], [0, 0, 0, 0]]},
+            "element 2 must be a whole",
+        ),
+        ({"datatype": "INT32", "data": [0] * 7 + [2**24 + 1]}, "element 7 is 16777217"),
+        ({"datatype": "FP64", "data": [1e39] + [0] * 7}, "element 0 is not finite"),
+    ],
+)
+def test_a_value_that_fp32_has_not_is_refused_by_its_place(
+    client: TestClient, changes: dict[str, Any], reason: str
+) -> None:
+    answer = client.post(INFER, json=asked(**changes))
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]
+
+
+def test_classes_are_refused_by_name(client: TestClient) -> None:
+    outputs = [{"name": "q_values", "parameters": {"classification": 2}}]
+    answer = client.post(INFER, json=asked() | {"outputs": outputs})
+    assert answer.status_code == 400
+    assert "classification" in answer.json()["error"]
+
+
+def test_the_models_are_listed(client: TestClient) -> None:
+    [model] = client.get("/v2/models").json()["models"]
+    assert (model["name"], model["state"]) == ("cartpole-dqn", "READY")
+
+
+def test_a_byte_order_mark_is_named(client: TestClient) -> None:
+    answer = client.post(INFER, content=b"\xef\xbb\xbf" + json.dumps(asked()).encode())
+    assert answer.status_code == 400
+    assert "byte order mark" in answer.json()["error"]
+
+
+def test_a_model_is_not_ready_while_the_service_drains(committed: Bundle) -> None:
+    state = ServiceState(load(committed, "onnx"))
+    with TestClient(create_application(settings(), state)) as client:
+        assert client.get("/v2/models/cartpole-dqn/ready").status_code == 200
+        state.start_draining()
+        for path in ("/v2/models/cartpole-dqn/ready", "/v2/health/ready", "/health/ready"):
+            assert client.get(path).status_code == 503

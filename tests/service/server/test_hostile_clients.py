@@ -5,12 +5,16 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from hashlib import sha256
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from models.bundle import Bundle
+from service.auth.key_file import add_key, load_keys
 from service.inference.loading import load
 from service.server.http.request import HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT
 from service.state import ServiceState
@@ -299,3 +303,49 @@ def test_a_message_in_parts_without_content_is_one_message(port: int) -> None:
         frame(STATE[:5], final=False) + empty * 10_000 + frame(STATE[5:], 0) + frame(b"\x03\xe8", 8)
     )
     assert said(port, HANDSHAKE, parts).count(b'"action":1') == 1
+
+
+@pytest.mark.parametrize("path", ["/act", "/act/batch"])
+def test_a_byte_order_mark_and_an_encoding_are_named(port: int, path: str) -> None:
+    [sent] = request("POST", path, [], [b"\xef\xbb\xbf" + b'{"state":[0,0,0,0]}'])
+    [answer] = ask(port, [sent])
+    assert answer.status == 400
+    assert b"byte order mark" in answer.body
+    [sent] = request("POST", path, [(b"content-encoding", b"gzip")], [b"\x1f\x8b"])
+    [answer] = ask(port, [sent])
+    assert answer.status == 415
+    assert b"gzip" in answer.body
+    [sent] = request("POST", "/act", [(b"content-encoding", b"identity")], [STATE])
+    assert ask(port, [sent])[0].status == 200
+
+
+def test_many_unknown_fields_are_refused_by_the_first(port: int) -> None:
+    keys = b",".join(b'"%d":1' % number for number in range(200_000))
+    [sent] = request("POST", "/act/batch", [], [b'{"states":[[0,0,0,0]],' + keys + b"}"])
+    [answer] = ask(port, [sent])
+    assert answer.status == 422
+    assert b'"pointer":"#/0"' in answer.body
+    again = b'"seq":1,' * 1_000
+    [sent] = request("POST", "/act/batch", [], [b"{" + again + b'"states":[[0,0,0,0]]}'])
+    assert ask(port, [sent])[0].status == 422
+
+
+def test_a_body_whose_key_is_wrong_is_hardly_read(committed: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "keys.toml"
+    add_key(file, "somebody", ["act"], sha256(b"right").hexdigest())
+    state = ServiceState(load(committed, "onnx"), keys=load_keys(file))
+    with serving(settings(keys=file), state) as port:
+        head = b"POST /act/batch HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        chunk = b"1\r\n \r\n" * 10_000
+        sent = 0
+        with socket.create_connection(("127.0.0.1", port), 10) as connection:
+            connection.sendall(head)
+            assert connection.recv(100).startswith(b"HTTP/1.1 401 ")  # before any of the body
+            with suppress(ConnectionError):
+                while sent < 100:
+                    connection.sendall(chunk)
+                    sent += 1
+            connection.settimeout(10)
+            with suppress(ConnectionError):
+                while connection.recv(65_536):
+                    pass
