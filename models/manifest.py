@@ -28,7 +28,7 @@ class Artifact(_Part):
     """One file of the bundle that a program loads."""
 
     file: FileName
-    size: int = Field(ge=0, le=1 << 30, description="bytes")
+    size: int = Field(ge=0, le=1 << 26, description="bytes; a policy has some ten thousand")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 

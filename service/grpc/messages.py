@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 
 from service.api.open_inference import OpenInferenceError
 from service.inference.backends import STATE_SIZE
+from service.inference.protobuf import BYTES, WireError, fields
 
 FIELDS_BESIDE_NUMBERS = 1_000  # names, shapes, parameters; numbers may take a field each
 GZIP_MAGIC = b"\x1f\x8b"
@@ -60,36 +61,14 @@ def _count_fields(body: bytes, start: int, end: int, messages: _Messages, limit:
     Bytes that are no message are left to the parser, which says so.
     """
     count = 0
-    position = start
-    while position < end and count <= limit:
-        count += 1
-        tag, position = _varint(body, position, end)
-        match tag & 7:
-            case 0:
-                _, position = _varint(body, position, end)
-            case 1:
-                position += 8
-            case 2:
-                size, position = _varint(body, position, end)
-                inner = messages.get(tag >> 3)
-                if inner is not None and position + size <= end:
-                    count += _count_fields(body, position, position + size, inner, limit - count)
-                position += size
-            case 5:
-                position += 4
-            case _:
-                return count
+    try:
+        for number, wire_type, value_start, value_end in fields(body, start, end):
+            count += 1
+            inner = messages.get(number)
+            if inner is not None and wire_type == BYTES:
+                count += _count_fields(body, value_start, value_end, inner, limit - count)
+            if count > limit:
+                break
+    except WireError:
+        return count
     return count
-
-
-def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at a position ("Base 128 Varints"), and the position behind it."""
-    value = shift = 0
-    while position < end and shift < 64:
-        byte = body[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7
-    return value, end

@@ -4,14 +4,16 @@ import numpy as np
 
 from models.bundle import Bundle
 from service.inference.backends import STATE_SIZE, BackendName, OnnxBackend, TorchScriptBackend
-from service.inference.errors import BackendUnavailableError, SelfTestError
+from service.inference.errors import BackendUnavailableError, NotAdmittedError, SelfTestError
+from service.inference.onnx_graph import GraphError, check_graph
 from service.inference.policy import Policy
+from service.inference.protobuf import WireError
 
 
 def load(bundle: Bundle, backend_name: BackendName) -> Policy:
     """Load a checked bundle's artifact and hold it to the golden states.
 
-    Raises `BackendUnavailableError` or `SelfTestError`.
+    Raises `BackendUnavailableError`, `NotAdmittedError` or `SelfTestError`.
     """
     manifest = bundle.manifest
     if backend_name not in manifest.artifacts:
@@ -25,6 +27,14 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
             f" this policy takes {len(manifest.state)}"
         )
     file = bundle.folder / manifest.artifacts[backend_name].file
+    if backend_name == "onnx":
+        try:
+            check_graph(bundle.artifacts["onnx"])
+        except GraphError as error:
+            raise NotAdmittedError(f"{file}: {error}") from error
+        except WireError as error:
+            raise SelfTestError(f"{file}: the onnx backend cannot load it: {error}") from error
+
     backend_class = OnnxBackend if backend_name == "onnx" else TorchScriptBackend
     try:
         policy = Policy(bundle, backend_class(bundle.artifacts[backend_name]), backend_name)

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +28,8 @@ from service.state import ServiceState
 
 # unavailable: there is no bundle to go back to, or no shadow to promote
 Outcome = Literal["loaded", "unchanged", "refused", "unavailable"]
+STOP_SECONDS = 2.0  # that a stop waits for a reload
+
 log = logging.getLogger("uvicorn.error")
 
 
@@ -62,6 +64,7 @@ class Reloader:
         self._synced: RolloutState | None = None  # the store's state when it was last read here
         self._thread = ThreadPoolExecutor(1, "reload")  # one: reloads wait for each other
         self._is_load_queued = False
+        self._running: list[Future[Reload]] = []  # those that were asked for and have not ended
 
     # What can be asked for
 
@@ -103,8 +106,7 @@ class Reloader:
         """
         if not self._is_load_queued:  # one that has not begun will read what this one would
             self._is_load_queued = True
-            load = self._thread.submit(self._run_exclusively, lambda: self._load(None))
-            load.add_done_callback(lambda _: done())
+            self._start(lambda: self._load(None)).add_done_callback(lambda _: done())
 
     def start(self) -> None:
         """Begin to compare the shadow, if there is one."""
@@ -112,16 +114,28 @@ class Reloader:
             self.shadow.start()
 
     def stop(self) -> None:
-        """Wait for a reload that has begun, and end the comparison."""
-        self._thread.shutdown()
+        """Wait a while for a reload that has begun, and end the comparison."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+        wait(self._running, STOP_SECONDS)
+        if not self.has_ended:
+            log.error("a reload does not end; the service ends without it")
         self._end_shadow()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether no reload runs any more. A policy that never answers cannot be interrupted."""
+        return all(future.done() for future in self._running)
 
     # One at a time
 
     async def _submit(self, work: Callable[[], Reload]) -> Reload:
         # A caller that is cancelled changes nothing: the thread finishes what it has begun.
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._run_exclusively, work)
+        return await asyncio.wrap_future(self._start(work))
+
+    def _start(self, work: Callable[[], Reload]) -> Future[Reload]:
+        future = self._thread.submit(self._run_exclusively, work)
+        self._running = [each for each in self._running if not each.done()] + [future]
+        return future
 
     def _run_exclusively(self, work: Callable[[], Reload]) -> Reload:
         """Do the work while no other process does any, from what they serve; store the result."""

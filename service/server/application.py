@@ -31,6 +31,7 @@ class Application:
     limiter: ConcurrencyLimiter
     write_batcher: WriteBatcher
     read_scheduler: ReadScheduler
+    reloader: Reloader
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request on the ASGI path."""
@@ -64,5 +65,6 @@ def create_application(
         stream=stream,
         limiter=limiter,
         write_batcher=WriteBatcher(),
+        reloader=reloader,
         read_scheduler=ReadScheduler(),
     )

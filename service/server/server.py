@@ -13,6 +13,7 @@ wish.
 
 import asyncio
 import logging
+import os
 import resource
 import signal
 import socket
@@ -64,6 +65,8 @@ def serve(
     server = Server(configuration(settings, service_state, application), settings, service_state)
     warm_up(service_state.policy)
     server.run(sockets=listeners)
+    if not application.reloader.has_ended:  # Python would wait for its thread for ever
+        os._exit(0)
     return server.started
 
 
