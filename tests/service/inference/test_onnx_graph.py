@@ -4,6 +4,7 @@ import dataclasses
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -35,7 +36,7 @@ def model(*nodes: onnx.NodeProto, **options: object) -> bytes:
     return content
 
 
-def gemm(**options: object) -> onnx.NodeProto:
+def gemm(**options: Any) -> onnx.NodeProto:
     return helper.make_node("Gemm", ["state", "weights"], ["q_values"], **options)
 
 
