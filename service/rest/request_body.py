@@ -26,7 +26,8 @@ async def read_body(request: Request, limit: int, *, reads_encodings: bool = Fal
 
     chunks = request.stream()
     if _declared_length(request) > limit:
-        await _discard(chunks)
+        if "expect" not in request.headers:  # else it waits to be asked for its body
+            await _discard(chunks)
         raise body_too_large(limit)
 
     body = bytearray()

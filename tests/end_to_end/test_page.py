@@ -39,6 +39,8 @@ SHOWN_STATE = """() => {
   const texts = [...table.querySelectorAll('output')].map((output) => output.textContent);
   return [Number(table.dataset.seq), JSON.parse(table.dataset.state), texts];
 }"""
+ARTIFACTS = ROOT / "artifacts"  # pictures of the last run, for people to look at
+
 # One browser at a time: two of them leave a machine of two cores nothing to control by.
 pytestmark = pytest.mark.xdist_group("browser")
 
@@ -628,7 +630,7 @@ def test_the_first_paint_needs_no_script(chromium: Browser, address: str) -> Non
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 820, 1600])
 def test_axe_finds_nothing_serious(
-    open_page: Callable[..., Page], address: str, scheme: str, width: int, tmp_path: Path
+    open_page: Callable[..., Page], address: str, scheme: str, width: int
 ) -> None:
     page = open_page(address, color_scheme=scheme, viewport={"width": width, "height": 900})
     until_steps(page, 30)
@@ -645,4 +647,4 @@ def test_axe_finds_nothing_serious(
     ]
     assert not worst
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    page.screenshot(path=ARTIFACTS / f"page-{width}-{scheme}.png", full_page=True)

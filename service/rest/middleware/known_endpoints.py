@@ -1,8 +1,7 @@
 """Middleware that answers whatever path is not in the table of endpoints."""
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocketClose
 
 from service.endpoints import find_endpoint
 from service.rest.error_handlers import not_found_response
@@ -22,8 +21,6 @@ class KnownEndpointsMiddleware:
         """Pass the request on, or answer that there is no such endpoint."""
         if scope["type"] == "lifespan" or find_endpoint(scope["path"]) is not None:
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await WebSocketClose()(scope, receive, send)
         else:
-            response = not_found_response(Request(scope))
+            response = not_found_response(HTTPConnection(scope))
             await response(scope, receive, send)

@@ -349,3 +349,19 @@ def test_a_body_whose_key_is_wrong_is_hardly_read(committed: Bundle, tmp_path: P
             with suppress(ConnectionError):
                 while connection.recv(65_536):
                     pass
+
+
+def test_a_body_that_its_length_condemns_is_refused_before_it_is_sent(port: int) -> None:
+    sent = (
+        b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n"
+        b"expect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port), 10) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_a_websocket_to_a_path_that_is_not_there_is_not_found(port: int) -> None:
+    sent = HANDSHAKE.replace(b"/act/stream", b"/nowhere")
+    [answer] = ask(port, [sent])
+    assert answer.status == 404
