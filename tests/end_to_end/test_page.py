@@ -41,8 +41,7 @@ SHOWN_STATE = """() => {
 }"""
 ARTIFACTS = ROOT / "artifacts"  # pictures of the last run, for people to look at
 
-# One browser at a time: two of them leave a machine of two cores nothing to control by.
-pytestmark = pytest.mark.xdist_group("browser")
+pytestmark = pytest.mark.browser
 
 LIMIT = 20.0  # seconds that a test waits for what must become true
 
@@ -271,8 +270,8 @@ def test_the_shown_reasons_are_the_answers(open_page: Callable[..., Page], addre
     state = json.loads(page.get_attribute("#state", "data-state") or "")
     answer = httpx2.post(f"{address}/act", json={"state": state}).json()
     assert page.inner_text("#action") == answer["action_name"]
-    assert page.inner_text("#q-left") == f"{answer['q_values'][0]:.3f}"
-    assert page.inner_text("#q-right") == f"{answer['q_values'][1]:.3f}"
+    shown = [page.inner_text(f"#q-{side}").replace("\u2212", "-") for side in ("left", "right")]
+    assert shown == [f"{value:.3f}" for value in answer["q_values"]]
     until(
         page,
         "/1,681 states in one batch/.test(document.getElementById('surface-text').textContent)",
