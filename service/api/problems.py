@@ -182,10 +182,7 @@ def _pointer(detail: Mapping[str, Any]) -> str:
 
 
 def _explain(detail: ErrorDetails) -> str:
-    value = json.dumps(detail["input"], ensure_ascii=False, default=repr)
-    if len(value) > MAX_CHARACTERS_SHOWN:
-        value = f"{value[:MAX_CHARACTERS_SHOWN]}…"
-
+    value = _beginning(detail["input"])
     match detail["type"]:
         case "missing":
             is_number = isinstance(detail["loc"][-1], int)
@@ -198,3 +195,13 @@ def _explain(detail: ErrorDetails) -> str:
             return f"must hold {detail['ctx']['max_length']} numbers, not more: {value}"
         case _:
             return f"{detail['msg'][0].lower()}{detail['msg'][1:]}, not {value}"
+
+
+def _beginning(value: object) -> str:
+    """Return a value as JSON, or the first part of it: it can be as large as the whole body."""
+    text = ""
+    for part in json.JSONEncoder(ensure_ascii=False, default=repr).iterencode(value):
+        text += part
+        if len(text) > MAX_CHARACTERS_SHOWN:
+            return f"{text[:MAX_CHARACTERS_SHOWN]}…"
+    return text

@@ -5,12 +5,14 @@ its own machine. Programs send none of the headers `Origin` and `Sec-Fetch-Site`
 service in `Host` as they reach it, so they notice nothing of this.
 """
 
+import socket
 from collections.abc import Mapping
+from ipaddress import ip_address
 
 from service.settings import Settings
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
-KNOWN_HOSTS_LIMIT = 64  # values of Host that are remembered
+OTHER_SITES = (b"cross-site", b"same-site")  # the latter has other origins too
 _DEFAULT_PORTS = (":80", ":443")
 
 
@@ -23,43 +25,46 @@ class AllowedHosts:
 
     def __init__(self, settings: Settings) -> None:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host.lower()
-        is_loopback = host in LOOPBACK_NAMES or host.startswith("127.")
         names = {name.lower() for name in settings.allowed_host}
-        self._names = names | LOOPBACK_NAMES | {host} if is_loopback or names else set()
-        self.is_limited = bool(self._names)
-        # Headers that were found to be allowed: the fast path looks for them here alone.
-        self.known: set[bytes] = set()
-        for name in self._names:
-            self.known |= {name.encode(), f"{name}:{settings.port}".encode()}
+        is_limited = bool(names) or _is_loopback(settings.host)
+        self._names = names | LOOPBACK_NAMES | {host} if is_limited else set()  # none: any
 
     def allows(self, header: bytes) -> bool:
         """Return whether a request with this value of `Host` is answered."""
-        if not self.is_limited or header in self.known:
+        if not self._names:
             return True
-        name = _without_port(header.decode("latin-1").lower()).removesuffix(".")
-        if name not in self._names:
-            return False
-        if len(self.known) < KNOWN_HOSTS_LIMIT:
-            self.known.add(header)
-        return True
+        return _without_port(header.decode("latin-1").lower()).removesuffix(".") in self._names
 
 
 def is_foreign(headers: Mapping[bytes, bytes], origins: list[str]) -> bool:
     """Return whether a page that is neither the service's own nor of `origins` sent a request.
 
     `headers` has lower-case names. A page is the service's own where its origin names the host and
-    port that the request was sent to. The scheme is left out: a proxy may have ended TLS.
+    port that the request was sent to, and `Sec-Fetch-Site`, if it was sent, does not say that
+    another origin's page sent it. The scheme is left out: a proxy may have ended TLS.
     """
+    is_of_other_site = headers.get(b"sec-fetch-site") in OTHER_SITES
     origin = headers.get(b"origin")
     if origin is None:
-        return headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site")
+        return is_of_other_site
 
     text = origin.decode("latin-1")
     if text in origins:
         return False
+    if is_of_other_site:
+        return True
     _, separator, authority = text.partition("://")
     host = headers.get(b"host", b"").decode("latin-1")
     return not separator or _normal(authority) != _normal(host)
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether all addresses that a name or an address stands for are loopback's."""
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:  # to listen there fails too, and says why
+        return False
+    return all(ip_address(str(info[4][0]).partition("%")[0]).is_loopback for info in infos)
 
 
 def _without_port(host: str) -> str:

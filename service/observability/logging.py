@@ -15,6 +15,10 @@ from structlog.typing import EventDict, Processor
 
 from service.settings import LogFormat
 
+# The server's logger for WebSockets. What it says of each of them, such as its whole query string,
+# is left out: refusals and messages are reported as all requests are.
+STREAMS_LOGGER = "upright.streams"
+
 
 def configuration(form: LogFormat) -> dict[str, Any]:
     """Return what `logging.config.dictConfig` takes: plain data, for worker processes too."""
@@ -24,7 +28,11 @@ def configuration(form: LogFormat) -> dict[str, Any]:
         "formatters": {"line": {"()": "service.observability.logging.formatter", "form": form}},
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
-        "loggers": {name: {"level": "INFO"} for name in ("uvicorn", "upright")},
+        "loggers": {
+            "uvicorn": {"level": "INFO"},
+            "upright": {"level": "INFO"},
+            STREAMS_LOGGER: {"level": "WARNING"},
+        },
     }
 
 

@@ -4,7 +4,7 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.requests import ClientDisconnect
 
 from service.api import open_inference, problems
 from service.api.problems import ProblemError
@@ -23,13 +23,13 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ClientDisconnect, _handle_disconnect)  # type: ignore[arg-type] # Starlette sends nothing for None
 
 
-def not_found_response(connection: HTTPConnection) -> Response:
-    """Return the answer to a request, or a handshake, whose path is no endpoint's."""
-    path = connection.scope["path"]
+def not_found_response(request: Request) -> Response:
+    """Return the answer to a request whose path is no endpoint's."""
+    path = request.scope["path"]
     if is_open_inference(path):
         return error_response(not_found(path), path)
 
-    detail = _detail(connection, HTTPStatus.NOT_FOUND)
+    detail = _detail(request, HTTPStatus.NOT_FOUND)
     return error_response(ProblemError(HTTPStatus.NOT_FOUND, "not-found", detail), path)
 
 
@@ -73,7 +73,6 @@ async def _handle_disconnect(_: Request, __: Exception) -> None:
     """Send nothing: the client has gone, and that is no failure of the service."""
 
 
-def _detail(connection: HTTPConnection, status: HTTPStatus) -> str:
-    path = connection.url.path[:MAX_PATH_SHOWN]
-    method = connection.scope.get("method", "WebSocket")
-    return f"{method} {path}: {status.description or status.phrase}"
+def _detail(request: Request, status: HTTPStatus) -> str:
+    path = request.url.path[:MAX_PATH_SHOWN]
+    return f"{request.method} {path}: {status.description or status.phrase}"

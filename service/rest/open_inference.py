@@ -214,8 +214,10 @@ class OpenInferenceEndpoints:
         check_digest(policy, request.headers.get("if-match"))
         body = await self._read(request)
         header_length = _header_length(request, len(body))
+        document = body[:header_length]
+        open_inference.check_size(document, self._settings.max_batch)
         try:
-            infer_request = InferRequest.model_validate_json(body[:header_length])
+            infer_request = InferRequest.model_validate_json(document)
         except ValidationError as error:
             raise bad_request(_explain(error, body)) from error
         for output in infer_request.outputs:
@@ -271,6 +273,7 @@ class OpenInferenceEndpoints:
 
     async def _repository_request(self, request: Request) -> RepositoryRequest:
         body = await self._read(request)
+        open_inference.check_size(body, self._settings.max_batch)
         try:
             return RepositoryRequest.model_validate_json(body or b"{}")
         except ValidationError as error:

@@ -26,7 +26,7 @@ async def read_body(request: Request, limit: int, *, reads_encodings: bool = Fal
 
     chunks = request.stream()
     if _declared_length(request) > limit:
-        if "expect" not in request.headers:  # else it waits to be asked for its body
+        if not _waits_to_be_asked(request):
             await _discard(chunks)
         raise body_too_large(limit)
 
@@ -47,6 +47,11 @@ async def _discard(chunks: AsyncIterator[bytes]) -> None:
             discarded += len(chunk)
             if discarded >= MAX_DISCARDED:
                 return
+
+
+def _waits_to_be_asked(request: Request) -> bool:
+    """Return whether the client sends its body only when it is told to go on."""
+    return request.headers.get("expect", "").strip().lower() == "100-continue"
 
 
 def _declared_length(request: Request) -> int:

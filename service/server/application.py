@@ -29,6 +29,7 @@ class Application:
     fast_path: FastPath
     stream: Stream
     limiter: ConcurrencyLimiter
+    allowed_hosts: AllowedHosts
     write_batcher: WriteBatcher
     read_scheduler: ReadScheduler
     reloader: Reloader
@@ -61,9 +62,10 @@ def create_application(
     )
     return Application(
         app=RequestMiddleware(app, service_state, ids, limiter),
-        fast_path=FastPath(settings, service_state, ids, limiter, allowed_hosts),
+        fast_path=FastPath(settings, service_state, ids, limiter),
         stream=stream,
         limiter=limiter,
+        allowed_hosts=allowed_hosts,
         write_batcher=WriteBatcher(),
         reloader=reloader,
         read_scheduler=ReadScheduler(),

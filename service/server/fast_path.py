@@ -1,17 +1,19 @@
 """The fast path: whole requests to `POST /act` and `POST /act/batch`, answered before ASGI.
 
 The protocol hands in a whole request and gets the bytes of the whole answer, made by the functions
-that the routes of the FastAPI application call. Whatever cannot be answered with a 200 is left to
-those routes: so one place says what is wrong with a request, and tests hold both paths to the same
-answer, byte for byte.
+that the routes of the FastAPI application call. What is wrong with a body is answered here too,
+since finding it a second time could take as long as the first. Failures of the service are left to
+those routes, which log them. Tests hold both paths to the same answer, byte for byte.
 """
 
 from collections.abc import Callable, Collection
 from functools import partial
+from http import HTTPStatus
 from time import perf_counter
 
+from service.api import problems
 from service.api.act import Answer, act, act_batch
-from service.auth.browsers import AllowedHosts
+from service.api.problems import ProblemError
 from service.endpoints import endpoint_of
 from service.inference.policy import Inference, Policy
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
@@ -32,12 +34,8 @@ class FastPath:
         service_state: ServiceState,
         ids: RequestIds,
         limiter: ConcurrencyLimiter,
-        allowed_hosts: AllowedHosts,
     ) -> None:
         self.limiter = limiter
-        # Values of Host; None where all are allowed. The ASGI path answers those not in it, and
-        # adds them if they are allowed.
-        self.known_hosts = allowed_hosts.known if allowed_hosts.is_limited else None
         self.body_limits = {  # bytes, by endpoint
             b"/act": settings.max_body,
             b"/act/batch": settings.max_batch_body,
@@ -81,6 +79,11 @@ class FastPath:
             content, ((etag, digest), (timing, duration)), inference = self._functions[endpoint](
                 service_state.policy, body, None if if_match is None else if_match.decode("latin-1")
             )
+        except ProblemError as problem:
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                return False
+            self._refuse(problem, endpoint, headers, started, default_lines, write)
+            return True
         except Exception:  # whatever it is, the ASGI path meets it too, answers it and logs it
             return False
 
@@ -99,30 +102,66 @@ class FastPath:
                 request_id,
                 content,
             ),
-            partial(self._on_written, endpoint.decode(), headers, started, request_id, inference),
+            partial(
+                self._on_written, endpoint.decode(), 200, headers, started, request_id, inference
+            ),
         )
         return True
+
+    def _refuse(
+        self,
+        problem: ProblemError,
+        endpoint: bytes,
+        headers: dict[bytes, bytes],
+        started: float,
+        default_lines: bytes,
+        write: Write,
+    ) -> None:
+        """Write what is wrong with a request."""
+        status, content = problem.status, problem.body
+        request_id = self._ids.of(headers.get(b"x-request-id"))
+        write(
+            b"HTTP/1.1 %d %b\r\n%b%bcontent-length: %d\r\n"
+            b"content-type: %b\r\n%bx-request-id: %b\r\n\r\n%b"
+            % (
+                status,
+                status.phrase.encode(),
+                default_lines,
+                b"".join(b"%b: %b\r\n" % header for header in problem.headers),
+                len(content),
+                problems.MEDIA_TYPE.encode(),
+                self._vary,
+                request_id,
+                content,
+            ),
+            partial(
+                self._on_written, endpoint.decode(), status, headers, started, request_id, None
+            ),
+        )
 
     def _on_written(
         self,
         endpoint: str,
+        status: int,
         headers: dict[bytes, bytes],
         started: float,
         request_id: bytes,
-        inference: Inference,
+        inference: Inference | None,
     ) -> None:
         """Count the request and tell the observers, once its answer is with the kernel."""
         seconds = perf_counter() - started
         service_state = self._service_state
-        service_state.metrics.observe_request(endpoint, 200, seconds)
+        service_state.metrics.observe_request(endpoint, status, seconds)
         observers = service_state.observers
         if observers.wants_all_requests:
+            raw_headers = headers.items()
             observers.on_request(
                 FinishedRequest(
-                    endpoint, "POST", endpoint, 200, seconds, request_id, headers.items(), inference
+                    endpoint, "POST", endpoint, status, seconds, request_id, raw_headers, inference
                 )
             )
-        observers.on_inference(inference, request_id)
+        if inference is not None:
+            observers.on_inference(inference, request_id)
 
     # Requests that nobody answers
 

@@ -6,6 +6,7 @@ handshake was answered, goes through ASGI.
 """
 
 import asyncio
+import logging
 from http import HTTPStatus
 from typing import Any
 
@@ -14,7 +15,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame
+from websockets.server import ServerProtocol
 
+from service.observability.logging import STREAMS_LOGGER
 from service.rest.stream import PATH, Channel
 from service.server import sockets
 from service.server.application import Application
@@ -22,6 +25,8 @@ from service.server.read_scheduler import ReadBuffer
 from service.types import OnWritten
 
 UNREAD_ANSWERS_SECONDS = 5.0  # in which a client must take some of the answers that wait for it
+log = logging.getLogger(STREAMS_LOGGER)
+
 WHOLE_TEXT_FRAME = (
     0x81  # the first byte of a frame with a whole text message (RFC 6455, section 5.2)
 )
@@ -39,6 +44,9 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self.logger = log
+        extensions = self.conn.available_extensions
+        self.conn = ServerProtocol(extensions=extensions, max_size=config.ws_max_size, logger=log)
         self._stream = application.stream
         self._write_batcher = application.write_batcher
         self._unread = ReadBuffer(application.read_scheduler, self.loop)

@@ -35,7 +35,7 @@ class ConcurrencyLimiter:
 
 
 class _Exchange:
-    """A request and what is known so far of its answer."""
+    """A request, or the handshake of a stream, and what is known so far of its answer."""
 
     def __init__(self, scope: Scope, send: Send, request_id: bytes) -> None:
         self.scope = scope
@@ -48,7 +48,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Send a message of the answer: the first one with the id, and without the outcome."""
-        if message["type"] == "http.response.start":
+        if message["type"].endswith("http.response.start"):  # a refused handshake's too
             self.status = message["status"]
             self.outcome = message.get(OUTCOME, self.outcome)
             message = {name: value for name, value in message.items() if name != OUTCOME}
@@ -81,7 +81,7 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, add its id to the answer, and report both to the observers."""
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
 
@@ -89,6 +89,12 @@ class RequestMiddleware:
             (value for name, value in scope["headers"] if name == b"x-request-id"), None
         )
         exchange = _Exchange(scope, send, self._ids.of(id_header))
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, exchange.send)
+            if exchange.status != CLIENT_CLOSED_REQUEST:  # refused; else its messages are reported
+                self._report(exchange)
+            return
+
         is_limited = not exchange.endpoint.always_answered
         if is_limited and not self._limiter.try_acquire():
             await exchange.refuse(problems.too_busy(), receive)
@@ -129,7 +135,7 @@ class RequestMiddleware:
             observers.on_request(
                 FinishedRequest(
                     endpoint.label,
-                    scope["method"],
+                    scope.get("method", "GET"),  # which a handshake is
                     scope["path"],
                     exchange.status,
                     seconds,

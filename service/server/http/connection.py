@@ -45,6 +45,7 @@ class HttpConnection(HttpToolsProtocol):
         self._write_batcher = application.write_batcher
         self._read_scheduler = application.read_scheduler
         self._default_headers = DefaultHeaders(server_state)
+        self._allowed_hosts = application.allowed_hosts
 
         # The connection
         self._phase = Phase.IDLE
@@ -55,6 +56,11 @@ class HttpConnection(HttpToolsProtocol):
         self._deferred_problem: ProblemError | None = (
             None  # to be sent after the outstanding answers
         )
+
+        # The Host of the last request, which need not be checked again, and whether the service may
+        # be called by it. None: a request of HTTP/1.0 without one.
+        self._host: bytes | None = b""
+        self._is_host_allowed = False
 
         # The request
         self.url = b""

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.api import problems
 from service.api.problems import ProblemError
 from service.server.http.closing import ClosableConnection
+from service.server.http.host import find_host
 from service.server.http.request import (
     HEADER_BYTES_LIMIT,
     HEADER_LINES_LIMIT,
@@ -94,7 +95,7 @@ class HttpProtocol(ClosableConnection):
             raise problems.headers_too_large(HEADER_BYTES_LIMIT, HEADER_LINES_LIMIT)
         # Of a header that comes twice the first one counts, as in Starlette.
         headers = self._headers = dict(self.headers[::-1])
-        if len(headers) != len(self.headers) or b"host" not in headers:
+        if len(headers) != len(self.headers) or headers.get(b"host") != self._host:
             self._check_host()
         if b"upgrade" in headers and self.parser.should_upgrade() and not self._should_upgrade():
             return  # the offer is declined: the request is read again, without it
@@ -140,7 +141,6 @@ class HttpProtocol(ClosableConnection):
 
     def _suits_fast_path(self, headers: dict[bytes, bytes]) -> bool:
         """Return whether the fast path may answer the request whose headers have come."""
-        known_hosts = self._fast_path.known_hosts
         return (
             self.url in self._fast_path.body_limits
             and self.parser.get_method() == b"POST"
@@ -152,17 +152,23 @@ class HttpProtocol(ClosableConnection):
             and b"upgrade" not in headers
             and b"content-encoding" not in headers
             and not self._closes_after_response
-            and (known_hosts is None or headers[b"host"] in known_hosts)
+            and self._is_host_allowed
         )
 
     def _check_host(self) -> None:
-        """Ask for one Host (RFC 9112, section 3.2), which HTTP/1.0 may lack."""
-        count = sum(name == b"host" for name, _ in self.headers)
-        if count > 1 or (count == 0 and self.parser.get_http_version() == "1.1"):
+        """Refuse a request without one valid Host; the ASGI path refuses one that is not allowed.
+
+        Another request of the connection with the same Host is not checked again.
+        """
+        try:
+            self._host = find_host(self.headers, self.parser.get_http_version())
+        except ProblemError:
             self._fast_path.count_refused("not-http")
-            raise problems.not_http(
-                f"A request has one Host header; this one has {count or 'none'}"
-            )
+            raise
+        is_unix_socket = self.server is not None and self.server[1] is None
+        self._is_host_allowed = is_unix_socket or (
+            self._host is not None and self._allowed_hosts.allows(self._host)
+        )
 
     def _begin_asgi_request(self) -> None:
         """Do what uvicorn does up to the end of a request's headers."""
@@ -194,6 +200,8 @@ class HttpProtocol(ClosableConnection):
         """Go on after an answer of the ASGI path: with the next request that waits, or idle."""
         if self._deferred_problem is not None and not self.pipeline:
             self._close_with(self._deferred_problem)
+        elif b"expect" in self._headers and self._is_answered_early():
+            self._ignore_the_rest()  # which its client was never told to send
         elif self.pipeline and not self.transport.is_closing():
             self._read_scheduler.schedule(self.loop, self._start_pipelined_request)
         else:

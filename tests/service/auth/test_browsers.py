@@ -11,7 +11,7 @@ from models.bundle import Bundle
 from service.inference.loading import load
 from service.state import ServiceState
 from tests.support.project import CHANGING, COMMITTED
-from tests.support.raw_http import BothPaths, ask, both_paths, request
+from tests.support.raw_http import BothPaths, ask, both_paths, request, serving
 from tests.support.service import Start, settings
 
 FOREIGN = [
@@ -20,6 +20,7 @@ FOREIGN = [
     {"origin": "http://127.0.0.1:1"},  # another port is another origin
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "cross-site", "origin": "http://OWN"},  # the browser knows better
 ]
 HANDSHAKE = {
     "upgrade": "websocket",
@@ -47,10 +48,15 @@ def both(committed: Bundle) -> Iterator[BothPaths]:
         yield both
 
 
+def with_own(headers: dict[str, str], address: str) -> dict[str, str]:
+    """Return headers with the address of the service in the place of its name here."""
+    return {name: value.replace("http://OWN", address) for name, value in headers.items()}
+
+
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
 @pytest.mark.parametrize("path", CHANGING)
 def test_a_foreign_page_changes_nothing(address: str, path: str, headers: dict[str, str]) -> None:
-    answer = httpx2.post(address + path, headers=headers)
+    answer = httpx2.post(address + path, headers=with_own(headers, address))
     assert answer.status_code == 403
     assert "--cors-origin" in answer.text
 
@@ -71,7 +77,8 @@ def test_programs_the_services_own_page_and_allowed_pages_are_not_refused(
 
 @pytest.mark.parametrize("headers", FOREIGN, ids=str)
 def test_a_foreign_page_opens_no_stream(address: str, headers: dict[str, str]) -> None:
-    assert httpx2.get(f"{address}/act/stream", headers=HANDSHAKE | headers).status_code == 403
+    sent = HANDSHAKE | with_own(headers, address)
+    assert httpx2.get(f"{address}/act/stream", headers=sent).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example"])
@@ -134,3 +141,36 @@ def test_a_request_without_a_host_or_with_two_is_refused(
 def test_http_1_0_may_come_without_a_host(both: BothPaths) -> None:
     [answer] = ask(both.fast, [b"GET /health/live HTTP/1.0\r\n\r\n"])
     assert answer.status == 200
+
+
+@pytest.mark.parametrize("host", ["a b", "user@localhost", "localhost/x", "local\xffhost", "[::1"])
+@pytest.mark.parametrize("path", ["/act", "/model"])
+def test_what_can_be_no_host_is_refused(both: BothPaths, path: str, host: str) -> None:
+    [sent] = request("POST", path, [], [BODY])
+    sent = sent.replace(b"host: localhost", b"host: %b" % host.encode("latin-1"))
+    [answer] = ask(both.fast, [sent])
+    assert answer.status == 400
+    assert b"no host" in answer.body
+
+
+def test_each_request_of_a_connection_is_held_to_its_own_host(both: BothPaths) -> None:
+    [sent] = request("POST", "/act", [], [BODY])
+    foreign = sent.replace(b"host: localhost", b"host: evil.example")
+    hosts = [sent, foreign, sent, sent, foreign, foreign, sent]
+    answers = ask(both.fast, hosts, answers=len(hosts))
+    assert [answer.status for answer in answers] == [200, 421, 200, 200, 421, 421, 200]
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1", 421), ("::1", 421), ("127.1", 421), ("localhost", 421), ("0.0.0.0", 200)],  # noqa: S104 - what is tried
+)
+def test_a_service_is_on_loopback_whatever_name_of_it_is_given(
+    committed: Bundle, host: str, status: int
+) -> None:
+    with serving(
+        settings(host=host, allowed_host=[]), ServiceState(load(committed, "onnx"))
+    ) as port:
+        [sent] = request("POST", "/act", [], [BODY])
+        [answer] = ask(port, [sent.replace(b"host: localhost", b"host: evil.example")])
+        assert answer.status == status

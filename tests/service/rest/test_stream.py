@@ -7,15 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
 import pytest
 from starlette.testclient import TestClient
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from models.bundle import Bundle
+from tests.support.metrics import samples
 from tests.support.project import ROOT
 from tests.support.service import Start, clean_environment, free_port, wait_for
 
@@ -202,3 +204,44 @@ def test_messages_in_fragments_and_those_sent_before_the_first_answer_are_answer
         channel.send(json.dumps({"state": STATE, "seq": seq}))
         channel.send(iter(['{"state":[0,0,', "0.05,0]", f',"seq":{seq + 1}}}']))
     assert [json.loads(channel.recv())["seq"] for _ in range(40)] == list(range(40))
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/act", "/v2/models/cartpole-dqn/infer", "/"])
+def test_a_websocket_where_none_is_gets_404_and_is_told_of_the_one_that_is(
+    start: Start, path: str
+) -> None:
+    with (
+        start() as address,
+        pytest.raises(InvalidStatus) as refused,
+        connect(address.replace("http", "ws") + path),
+    ):
+        pass
+    response = refused.value.response
+    assert response.status_code == 404
+    assert b"/act/stream" in (response.body or b"")
+    assert "x-request-id" in response.headers
+
+
+@pytest.mark.parametrize("flags", [(), ("--log-requests",)])
+def test_a_stream_is_logged_only_where_requests_are_and_never_with_its_query(
+    start: Start, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    with start("--log-format", "json", *flags) as address:
+        for path, headers in (
+            ("/act/stream?token=secret", {}),
+            ("/act/stream?token=secret", {"Origin": "http://evil.example"}),
+            ("/nowhere?token=secret", {}),
+        ):
+            where = address.replace("http", "ws") + path
+            with suppress(InvalidStatus), connect(where, additional_headers=headers) as stream:
+                stream.send(json.dumps({"state": STATE}))
+                stream.recv()
+        counted = samples(httpx2.get(f"{address}/metrics").text)
+    assert counted["upright_requests_total", ("/act/stream", "403")] == 1
+    log = (tmp_path / "service.log").read_text()
+    assert "secret" not in log
+    assert "WebSocket" not in log
+    logged = [json.loads(line) for line in log.splitlines()]
+    lines = [line for line in logged if line["logger"] == "upright.request"]
+    asked = [line["status"] for line in lines if line["endpoint"] != "/metrics"]
+    assert asked == ([200, 403, 404] if flags else [])

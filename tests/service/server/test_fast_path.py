@@ -19,6 +19,7 @@ from service.api import act as answers
 from service.api.schemas import ActResponse, BatchResponse
 from service.inference.loading import load
 from service.inference.policy import Policy
+from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
 from tests.support.metrics import samples
@@ -295,3 +296,29 @@ def test_a_body_in_pieces_that_passes_the_limit_with_its_last_one_is_refused(
                 connection.sendall(piece)
                 time.sleep(0.1)
             assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_what_is_wrong_with_a_body_is_found_once() -> None:
+    """The fast path answers it: the ASGI path would have to validate it again."""
+    application = create_application(settings(), ServiceState(POLICY))
+    written: list[bytes] = []
+
+    def write(answer: bytes, _: object) -> None:
+        written.append(answer)
+
+    for endpoint, body, status in (
+        (b"/act", b'{"state":[0,0,0]}', b"422"),
+        (b"/act", b"{", b"400"),
+        (b"/act/batch", b'{"states":[[0,0,0,0]],"x":1}', b"422"),
+    ):
+        assert application.fast_path.answer(endpoint, {}, body, 0.0, b"", write)
+        assert written.pop().startswith(b"HTTP/1.1 %b " % status)
+
+
+def test_refusals_are_alike_where_pages_of_other_origins_may_call() -> None:
+    with both_paths(settings(cors_origin=["http://friend"]), ServiceState(POLICY)) as both:
+        for headers in ([], [(b"origin", b"http://friend")]):
+            sent = request("POST", "/act", headers, [b'{"state":[0]}'])
+            [fast], [asgi] = ask(both.fast, sent), ask(both.asgi, sent)
+            assert sorted(fast.headers) == sorted(asgi.headers)
+            assert (fast.status, fast.body) == (asgi.status, asgi.body) == (422, asgi.body)

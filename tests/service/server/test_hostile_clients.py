@@ -351,17 +351,54 @@ def test_a_body_whose_key_is_wrong_is_hardly_read(committed: Bundle, tmp_path: P
                     pass
 
 
-def test_a_body_that_its_length_condemns_is_refused_before_it_is_sent(port: int) -> None:
-    sent = (
-        b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n"
-        b"expect: 100-continue\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", port), 10) as connection:
-        connection.sendall(sent)
-        assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
+@pytest.mark.parametrize("path", ["/act", "/act/batch", "/v2/models/cartpole-dqn/infer"])
+def test_who_asks_before_sending_too_much_is_refused_before_it_is_sent(
+    port: int, path: str
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
+    answered = said(port, f"{head}content-length: 100000000\r\n\r\n".encode())
+    assert statuses(answered) == [413]
 
 
-def test_a_websocket_to_a_path_that_is_not_there_is_not_found(port: int) -> None:
-    sent = HANDSHAKE.replace(b"/act/stream", b"/nowhere")
-    [answer] = ask(port, [sent])
-    assert answer.status == 404
+def test_who_asks_before_sending_what_can_be_read_is_told_to_go_on(port: int) -> None:
+    head = b"POST /act HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\nconnection: close\r\n"
+    answered = said(port, head + b"content-length: %d\r\n\r\n" % len(STATE), STATE)
+    assert statuses(answered) == [100, 200]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"x":[' + b"[0,0,0,0]," * 200_000 + b"0]}",
+        b'{"states":[[0,0,0,0]],"seq":[' + b"1," * 900_000 + b"1]}",
+        b'{"states":[' + b"1," * 900_000 + b"1]}",
+    ],
+    ids=["an unknown field", "no number", "no states"],
+)
+def test_a_batch_of_more_than_may_be_is_refused_before_it_is_validated(
+    port: int, body: bytes
+) -> None:
+    [answer] = ask(port, request("POST", "/act/batch", [], [body]))
+    assert answer.status == 422
+    (error,) = json.loads(answer.body)["errors"]
+    assert error["pointer"] in ("#/x", "#")
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        (b'{"inputs":[{%b}]}', b"1,000 strings"),
+        (b'{"inputs":[],"parameters":{%b}}', b"1,000 strings"),
+        (b'{"inputs":[],%b}', b"1,000 strings"),
+        (b'{"inputs":[],"outputs":[' + b"1," * 900_000 + b"1]}", b"more values"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v2/models/cartpole-dqn/infer", "/v2/repository/index"])
+def test_many_fields_below_v2_are_refused_before_they_are_read(
+    port: int, path: str, document: bytes, reason: bytes
+) -> None:
+    fields = b",".join(b'"%d":1' % number for number in range(150_000))
+    body = document % fields if b"%b" in document else document
+    [answer] = ask(port, request("POST", path, [], [body]))
+    assert answer.status == 400
+    assert reason in answer.body
