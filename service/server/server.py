@@ -34,11 +34,12 @@ from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import MemoryTrimmer
-from service.server.sockets import SocketFile, accept_waiting, address, find_socket_file
+from service.server.sockets import SocketFile, accept_waiting, address, find_socket_file, refuse_new
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
 
+HANDSHAKE_SECONDS = 0.02  # in which connections that have begun are made
 IDLE_LINGER_SECONDS = 1.0  # that an idle connection stays for a request that is already on its way
 TICKS_BETWEEN_CHECKS = 10  # of a tenth of a second each
 SAME_STOP_SECONDS = 1.0  # in which further signals are the same wish to stop
@@ -154,6 +155,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let the clients finish, then end."""
+        if self._settings.workers == 1:  # else the supervisor does it, for all at once
+            for listener in sockets or []:
+                refuse_new(listener)
+        await asyncio.sleep(HANDSHAKE_SECONDS)
         accepted = asyncio.create_task(self._stop_listening(sockets or []))
         await asyncio.sleep(0)  # the task has closed the listeners
 

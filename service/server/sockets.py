@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import socket
 import stat
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
@@ -20,7 +22,18 @@ PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connec
 RECEIVE_BUFFER_BYTES = 65_536
 SEND_BUFFER_BYTES = 131_072
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # the value of SO_LINGER: on, for no time
-
+# A program of classic BPF (linux/filter.h) for a listener: drop a TCP segment that opens a
+# connection, let any other pass. Each instruction: code, jump if true, jump if false, operand.
+DROP_NEW_CONNECTIONS = b"".join(
+    struct.pack("=HBBI", *instruction)
+    for instruction in [
+        (0x30, 0, 0, 13),  # load the byte of the flags
+        (0x45, 0, 1, 0x02),  # is SYN among them?
+        (0x06, 0, 0, 0),  # yes: keep 0 bytes
+        (0x06, 0, 0, 0xFFFFFFFF),  # no: keep all
+    ]
+)
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h; the socket module has no name for it
 
 log = logging.getLogger("uvicorn.error")
 
@@ -115,6 +128,23 @@ def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
     for listener in listeners:
         log.info("Listening on %s", address(listener, tls=tls))
+
+
+def refuse_new(listener: socket.socket) -> None:
+    """Let nobody else connect to a listener, whose waiting connections can still be accepted.
+
+    To close it would reset a connection that is made after the last look at those that wait. A
+    Unix socket refuses at once; a TCP client finds out when it asks again, after a second. Where
+    the system has no filters, clients go on connecting.
+    """
+    with contextlib.suppress(OSError):
+        if listener.family == socket.AF_UNIX:
+            listener.shutdown(socket.SHUT_RD)
+        elif sys.platform == "linux":
+            program = ctypes.create_string_buffer(DROP_NEW_CONNECTIONS)
+            length = len(DROP_NEW_CONNECTIONS) // 8
+            value = struct.pack("HP", length, ctypes.addressof(program))
+            listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, value)
 
 
 def accept_waiting(listener: socket.socket) -> list[socket.socket]:

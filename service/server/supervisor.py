@@ -31,7 +31,7 @@ from service.observability import systemd
 from service.observability.metrics import Metrics
 from service.rollout.bundle_store import BundleStore, RolloutState, StoreKeeper
 from service.server import server
-from service.server.sockets import find_socket_file
+from service.server.sockets import find_socket_file, refuse_new
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -111,6 +111,7 @@ class Supervisor:
         log.info("Started parent process [%d]", os.getpid())
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, self._pass_on)
+        signal.signal(signal.SIGALRM, self._stop_listening)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
         for _ in range(self._settings.workers):
@@ -189,13 +190,22 @@ class Supervisor:
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         if number in STOP_SIGNALS:
+            drain = self._settings.drain if number == signal.SIGTERM else 0.0
+            if not drain:
+                self._stop_listening(number, None)
+            elif not self._is_stopping:
+                signal.setitimer(signal.ITIMER_REAL, drain)
             self._is_stopping = True
             systemd.notify(systemd.STOPPING)
-            for listener in self._listeners:  # else the kernel would accept what nobody answers
-                listener.close()
         for process in list(self._processes):
             if process.pid is not None and process.exitcode is None:
                 os.kill(process.pid, number)
+
+    def _stop_listening(self, _number: int, _frame: FrameType | None) -> None:
+        """Let nobody else connect, to any of the processes. They serve those that wait."""
+        for listener in self._listeners:
+            refuse_new(listener)
+            listener.close()  # else the kernel would accept what nobody answers
 
 
 def _serve(

@@ -137,3 +137,33 @@ def test_all_addresses_are_those_of_both_families() -> None:
         wait_for(lambda: reachable(port))
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port), 5).close()
+
+
+def test_a_listener_that_refuses_new_connections_still_gives_those_that_wait(
+    tmp_path: Path,
+) -> None:
+    path, port = tmp_path / "act.sock", free_port()
+    with sockets.listening(settings(uds=path, port=port)) as listeners:
+        for listener in listeners:
+            listener.setblocking(False)
+            with connect(listener) as early:
+                sockets.refuse_new(listener)
+                with pytest.raises((TimeoutError, ConnectionRefusedError)):
+                    connect(listener)
+                early.sendall(b"sent after it")
+
+                [accepted] = sockets.accept_waiting(listener)
+                with accepted:
+                    accepted.setblocking(True)
+                    assert accepted.recv(100) == b"sent after it"
+
+
+def connect(listener: socket.socket) -> socket.socket:
+    client = socket.socket(listener.family, socket.SOCK_STREAM)
+    client.settimeout(0.3)
+    try:
+        client.connect(listener.getsockname())
+    except OSError:
+        client.close()
+        raise
+    return client
