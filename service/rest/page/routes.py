@@ -121,7 +121,7 @@ class Page:
         # Whether a shadow is loaded is for administrators to know: with keys, the list is whole.
         has_shadow = self._service_state.keys is not None or self._reloader.shadow is not None
         endpoints = OVERVIEW + (SHADOW_OVERVIEW if has_shadow else ())
-        base = str(request.base_url).rstrip("/")
+        base = str(request.base_url).rstrip("/") + self._settings.root_path
         streams = re.sub("^http", "ws", base)
         return {
             "service": "upright",
