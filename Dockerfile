@@ -29,5 +29,5 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 UPRIGH
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=2s --start-period=10s \
-    CMD ["python", "-c", "import os, ssl, urllib.request; tls = os.environ.get('UPRIGHT_TLS_CERT'); urllib.request.urlopen(f\"http{'s' if tls else ''}://127.0.0.1:{os.environ['UPRIGHT_PORT']}/health/ready\", timeout=1, context=ssl._create_unverified_context() if tls else None)"]
+    CMD ["python", "-m", "service", "health"]
 CMD ["python", "-m", "service"]

@@ -17,6 +17,10 @@ BODIES := 1000000
 CONNECTIONS := 20000
 FUZZ_SEED := 1
 
+# The page's tests by themselves: a browser, a service and the other tests on two cores would leave
+# the page nothing to control a pole by.
+TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
+
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
 	proto openapi pictures settings image
@@ -30,7 +34,7 @@ serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND
 	@trap : INT; $(BIN)/python -m service $(SERVE_FLAGS) # so make adds no error line to a Ctrl-C
 
 test: setup ## run the tests
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(TESTS)
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
 	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
@@ -41,7 +45,7 @@ check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(TESTS)
 
 fuzz: setup ## mutated requests at the service, answers at the client (BODIES, CONNECTIONS, FUZZ_SEED)
 	$(BIN)/python -m tests.fuzz --bodies $(BODIES) --connections $(CONNECTIONS) --seed $(FUZZ_SEED)

@@ -144,7 +144,8 @@ class Settings(BaseSettings):
     watch: FractionalSeconds | None = Field(
         None,
         ge=0.1,
-        description="seconds between two looks whether another bundle lies in the folder",
+        description="seconds between two looks whether another bundle lies in the folder, or the"
+        " files of keys and certificates are others",
     )
     shadow: Folder | None = Field(
         None,

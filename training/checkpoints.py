@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -211,7 +211,8 @@ def read(folder: Path) -> tuple[State, Snapshot]:
         return state, Snapshot(load(content), state.values).unflatten()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except (ValidationError, SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, SafetensorError) as error:
+        # The last but one for a data type that NumPy lacks.
         reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{path}: not a part of a checkpoint: {reason}; {remedy}") from error
 

@@ -2,11 +2,19 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-# Null is as if the field had been left out, as in other servers of the protocol.
-Parameters = Annotated[
-    dict[str, JsonValue], BeforeValidator(lambda value: {} if value is None else value)
+Parameters = dict[str, JsonValue]
+# Of a request, null is as if the field had been left out, as in other servers of the protocol.
+OptionalParameters = Annotated[
+    Parameters,
+    BeforeValidator(lambda value: {} if value is None else value),
+    WithJsonSchema({"type": ["object", "null"]}),
+]
+OptionalFlag = Annotated[
+    bool,
+    BeforeValidator(lambda value: False if value is None else value),
+    WithJsonSchema({"type": ["boolean", "null"]}),
 ]
 Dimension = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
 
@@ -16,7 +24,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
-    parameters: Parameters = {}
+    parameters: OptionalParameters = {}
 
 
 # What the OpenAPI document says of a request is narrower than what is validated by these classes:
@@ -67,13 +75,18 @@ class InferRequest(BaseModel):
     )
 
     id: str | None = None
-    parameters: Parameters = {}
+    parameters: OptionalParameters = {}
     inputs: list[InputTensor] = Field(
         max_length=16, json_schema_extra={"minItems": 1, "maxItems": 1}
     )
     outputs: Annotated[
         list[RequestedOutput], BeforeValidator(lambda value: [] if value is None else value)
-    ] = Field([], max_length=16, description="all, if none is named")
+    ] = Field(
+        [],
+        max_length=16,
+        description="all, if none is named",
+        json_schema_extra={"type": ["array", "null"]},
+    )
 
 
 class _Document(BaseModel):
@@ -84,16 +97,14 @@ class _Document(BaseModel):
 class RepositoryRequest(_Document):
     """Options of a repository request, none of which changes anything here."""
 
-    ready: Annotated[bool, BeforeValidator(lambda value: False if value is None else value)] = (
-        Field(False, strict=True)
-    )
-    parameters: Parameters = {}
+    ready: OptionalFlag = Field(False, strict=True)
+    parameters: OptionalParameters = {}
 
 
 class LoadRequest(RepositoryRequest):
     """As any repository request, but without parameters."""
 
-    parameters: Parameters = Field({}, json_schema_extra={"maxProperties": 0})
+    parameters: OptionalParameters = Field({}, json_schema_extra={"maxProperties": 0})
 
 
 class ServerMetadata(_Document):

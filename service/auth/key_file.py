@@ -58,7 +58,7 @@ def read_entries(path: Path) -> list[KeyEntry]:
         raise KeysError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise KeysError(f"{path}: is no text") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
         raise KeysError(f"{path}: is no TOML: {error}") from error
 
     try:

@@ -87,7 +87,19 @@ class ExportOptions(_Options):
     to: File = Field(description="what to write, by its suffix: .parquet, .csv, .jsonl")
 
 
-Command = Settings | KeyOptions | ReplayOptions | ExportOptions
+class HealthOptions(_Options):
+    """Say whether the service that runs here takes requests.
+
+    It is found by what it tells of itself, whatever its flags are. Exit code: 0 ready, 1 not ready,
+    2 nothing runs.
+    """
+
+    timeout: Annotated[float, Field(gt=0, le=3_600), Metavar("SECONDS")] = Field(
+        2.0, description="seconds in which it must answer"
+    )
+
+
+Command = Settings | KeyOptions | ReplayOptions | ExportOptions | HealthOptions
 
 
 class Program(BaseSettings):
@@ -99,6 +111,7 @@ class Program(BaseSettings):
     key: CliSubCommand[KeyOptions]
     replay: CliSubCommand[ReplayOptions]
     export: CliSubCommand[ExportOptions]
+    health: CliSubCommand[HealthOptions]
 
 
 COMMANDS = tuple(Program.model_fields)
@@ -215,7 +228,7 @@ def _add_command(root: "Parser", subparsers: Any, name: str, **options: Any) -> 
 def _description() -> str:
     summaries = [
         f"  {name:8} {(_options_class(name).__doc__ or '').partition('.')[0]}{note}"
-        for name, note in zip(COMMANDS, (", the default", "", "", ""), strict=True)
+        for name, note in zip(COMMANDS, (", the default", *[""] * 4), strict=True)
     ]
     commands = "\n".join(summaries)
     return (

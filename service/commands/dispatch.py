@@ -6,7 +6,13 @@ import signal
 from collections.abc import Sequence
 
 from service.commands import command_line
-from service.commands.command_line import ExportOptions, KeyOptions, ReplayOptions, UsageError
+from service.commands.command_line import (
+    ExportOptions,
+    HealthOptions,
+    KeyOptions,
+    ReplayOptions,
+    UsageError,
+)
 from service.commands.environment import remove_service_links
 from service.observability.logging import print_error, print_warning
 from service.settings import LogFormat, Settings
@@ -44,6 +50,10 @@ def run(words: Sequence[str]) -> int:
             from service.commands import export
 
             return export.run(command)
+        case HealthOptions():
+            from service.commands import health
+
+            return health.run(command)
 
 
 def _requested_format(words: Sequence[str]) -> LogFormat:

@@ -41,6 +41,16 @@ class Comparison:
     widest: float = 0.0  # difference between a recorded Q-value and today's
     left_out: Counter[str] = field(default_factory=Counter)  # rows by a digest that no bundle has
 
+    def count_identical(self) -> None:
+        """Count a row that was answered as it was recorded."""
+        self.identical += 1
+
+    def count_different(self, *, has_other_action: bool, gap: float) -> None:
+        """Count a row that was not; `gap` is the largest difference in its Q-values."""
+        self.different += 1
+        self.other_actions += has_other_action
+        self.widest = max(self.widest, gap)
+
     @property
     def exit_code(self) -> int:
         """The exit code of the command."""
@@ -119,13 +129,13 @@ def _compare(rows: list[Row], policy: Policy, comparison: Comparison) -> None:
             and row.out_of_range == (",".join(names) or None)
         )
         if is_identical:
-            comparison.identical += 1
+            comparison.count_identical()
             continue
 
         pairs = zip(row.q_values, q_values, strict=True)
-        comparison.different += 1
-        comparison.other_actions += row.action != action
-        comparison.widest = max(comparison.widest, *(abs(old - new) for old, new in pairs))
+        comparison.count_different(
+            has_other_action=row.action != action, gap=max(abs(old - new) for old, new in pairs)
+        )
         if comparison.different <= PRINTED_DIFFERENCES:
             recorded = f"{list(row.q_values)}, action {row.action}"
             _print(

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from service.observability import systemd
@@ -33,11 +34,15 @@ async def reload_triggers(
     reloader.start()
     if settings.watch is not None:
         tasks.append(loop.create_task(_every(settings.watch, reloader.load_if_changed)))
+        renewal = SecretsRenewal(settings, service_state)
+        tasks.append(loop.create_task(_every(settings.watch, renewal.renew_if_changed)))
 
     def reload_everything() -> None:
         systemd.notify_reloading()
-        service_state.renew_secrets()
-        reloader.queue_load(done=lambda: systemd.notify(systemd.READY))
+        try:
+            service_state.renew_secrets()
+        finally:  # whatever became of them, the bundle is another matter
+            reloader.queue_load(done=lambda: systemd.notify(systemd.READY))
 
     if takes_signals:
         loop.add_signal_handler(signal.SIGHUP, reload_everything)
@@ -53,6 +58,38 @@ async def reload_triggers(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         reloader.stop()
+
+
+class SecretsRenewal:
+    """Reads keys and certificate again when one of their files has changed.
+
+    Tools that renew them put a new file, or a new target of a link, in the place of the old one.
+    """
+
+    def __init__(self, settings: Settings, service_state: ServiceState) -> None:
+        names = (settings.keys, settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        self._files = [name for name in names if name is not None]
+        self._service_state = service_state
+        self._fingerprint = self._present()
+
+    async def renew_if_changed(self) -> None:
+        """Look at the files, and read them again if they are others."""
+        present = self._present()
+        if present != self._fingerprint:
+            self._fingerprint = present
+            self._service_state.renew_secrets()
+
+    def _present(self) -> list[tuple[int, int, int] | None]:
+        return [_identity(file) for file in self._files]
+
+
+def _identity(file: Path) -> tuple[int, int, int] | None:
+    """Return what tells a file from another at its path; None if there is none now."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

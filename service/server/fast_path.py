@@ -67,8 +67,7 @@ class FastPath:
     ) -> bool:
         """Write the answer to a POST to `endpoint`; return False if the ASGI path has to give it.
 
-        `started` is when the request's first byte had come, by `perf_counter`. `default_lines` are
-        the header lines that every answer begins with.
+        `started`: when its first byte came, by `perf_counter`; answers begin with `default_lines`.
         """
         service_state = self._service_state
         if self._vary and b"origin" in headers:

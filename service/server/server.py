@@ -28,6 +28,7 @@ import uvicorn
 from service.inference.policy import Policy
 from service.observability import logging as service_logging
 from service.observability import systemd
+from service.observability.run_file import RunFile
 from service.rollout.bundle_store import BundleStore
 from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
@@ -105,6 +106,7 @@ class Server(uvicorn.Server):
         self._drained_at = 0.0
         self._memory = MemoryTrimmer()
         self._socket_file: SocketFile | None = None
+        self._run_file: RunFile | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
         """Begin to drain at the first signal; end at once at a later one."""
@@ -122,6 +124,10 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             systemd.notify(systemd.READY)
+            if sockets:
+                tls = self._service_state.tls is not None
+                self._run_file = RunFile(address(sockets[0], tls=tls))
+                self._run_file.write(is_ready=True)
             if self._settings.workers == 1:  # else the supervisor looks
                 self._socket_file = find_socket_file(sockets or [])
         is_alone = self._settings.workers == 1  # else other processes log after this one
@@ -138,6 +144,8 @@ class Server(uvicorn.Server):
                     connection.check_timeouts(now, self._settings)
             self._memory.check(len(self.server_state.connections))
             systemd.notify(systemd.ALIVE)
+            if self._run_file is not None:
+                self._run_file.write(is_ready=not self._service_state.draining)
             if self._socket_file is not None and self._stop_requested_at is None:
                 self._socket_file.check()
         if self._stop_requested_at is not None and monotonic() >= self._drained_at:
@@ -148,15 +156,18 @@ class Server(uvicorn.Server):
         """Stop listening, let the clients finish, then end."""
         accepted = asyncio.create_task(self._stop_listening(sockets or []))
         await asyncio.sleep(0)  # the task has closed the listeners
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, HttpProtocol):
-                connection.drain()
 
         until = monotonic() + IDLE_LINGER_SECONDS
-        while self.server_state.connections and monotonic() < until and not self.force_exit:  # noqa: ASYNC110 - uvicorn's set tells nobody
+        while self.server_state.connections and monotonic() < until and not self.force_exit:
+            # Again and again, since some have been accepted but not yet begun.
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.drain()
             await asyncio.sleep(0.02)
         accepted.cancel()
         await super().shutdown(sockets)
+        if self._run_file is not None:
+            self._run_file.remove()
         if self.force_exit:  # uvicorn leaves it out then
             await self.lifespan.shutdown()
 

@@ -128,8 +128,12 @@ def accept_waiting(listener: socket.socket) -> list[socket.socket]:
 
 def _tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # All addresses of a machine are those of both families, as gRPC takes it, too.
+    takes_both = host == "::" and socket.has_dualstack_ipv6()
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server(
+            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=takes_both
+        )
         # Connections inherit these. By itself the kernel would keep megabytes for a client that
         # sends without reading its answers, until the memory that it has for all connections is
         # used up, and what others send is dropped.
@@ -137,6 +141,8 @@ def _tcp(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
+        if error.errno and error.errno < 0:  # the resolver has numbers and words of its own
+            reason = str(error.strerror).partition(" (while")[0]
         remedy = "; choose another --port, or 0 for any" if error.errno == EADDRINUSE else ""
         raise SocketError(f"--host {host} --port {port}: {reason}{remedy}") from error
     return listener

@@ -53,8 +53,9 @@ ASKS = """requests => Promise.all(requests.map(([url, body]) =>
     (answer) => answer.status,
     () => "unreadable",
   )))"""
-# One browser at a time: two of them leave a machine of two cores nothing to control by.
-pytestmark = pytest.mark.xdist_group("browser")
+ARTIFACTS = ROOT / "artifacts"  # pictures of the last run, for people to look at
+
+pytestmark = pytest.mark.browser
 
 LIMIT = 20.0  # seconds that a test waits for what must become true
 
@@ -275,8 +276,8 @@ def test_the_shown_reasons_are_the_answers(open_page: Callable[..., Page], addre
     state = json.loads(page.get_attribute("#state", "data-state") or "")
     answer = httpx2.post(f"{address}/act", json={"state": state}).json()
     assert page.inner_text("#action") == answer["action_name"]
-    assert page.inner_text("#q-left") == f"{answer['q_values'][0]:.3f}"
-    assert page.inner_text("#q-right") == f"{answer['q_values'][1]:.3f}"
+    shown = [page.inner_text(f"#q-{side}").replace("\u2212", "-") for side in ("left", "right")]
+    assert shown == [f"{value:.3f}" for value in answer["q_values"]]
     until(
         page,
         "/1,681 states in one batch/.test(document.getElementById('surface-text').textContent)",
@@ -683,7 +684,7 @@ def long_run(chromium: Browser, address: str) -> Iterator[Page]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 820, 1600])
 def test_axe_finds_nothing_serious(
-    open_page: Callable[..., Page], address: str, scheme: str, width: int, tmp_path: Path
+    open_page: Callable[..., Page], address: str, scheme: str, width: int
 ) -> None:
     page = open_page(address, color_scheme=scheme, viewport={"width": width, "height": 900})
     until_steps(page, 30)
@@ -700,7 +701,7 @@ def test_axe_finds_nothing_serious(
     ]
     assert not worst
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    page.screenshot(path=ARTIFACTS / f"page-{width}-{scheme}.png", full_page=True)
 
 
 def test_a_thousand_steps_without_a_fall(long_run: Page) -> None:

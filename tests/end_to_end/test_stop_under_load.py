@@ -34,8 +34,8 @@ class Caller(threading.Thread):
         while True:
             try:
                 connection = socket.create_connection(("127.0.0.1", self._port), 10)
-            except ConnectionRefusedError:
-                return
+            except (ConnectionRefusedError, ConnectionResetError):
+                return  # nobody listens any more; nothing was sent
             with connection:
                 try:
                     self._ask(connection)

@@ -3,6 +3,8 @@
 What is not a checkpoint of this run is refused by name.
 """
 
+import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 from tests.support.project import ROOT
 from training.checkpoints import CheckpointError, Checkpoints, Identity, numbered, read
@@ -178,7 +181,20 @@ def test_a_torn_checkpoint_is_refused_by_name(tmp_path: Path, name: str, damage:
         checkpoints_of(tmp_path, chosen).newest()
 
 
-@pytest.mark.parametrize("other", ["recipe", "seed", "device", "versions"])
+def test_arrays_of_a_type_that_numpy_lacks_are_refused_by_name(tmp_path: Path) -> None:
+    chosen = RECIPES["baseline"]
+    stop_after(2, tmp_path, chosen)
+    newest = numbered(tmp_path)[-1]
+    content = save({"network": torch.zeros(2, dtype=torch.bfloat16)})
+    (newest / "arrays.safetensors").write_bytes(content)
+    state = json.loads((newest / "state.json").read_text())
+    state["arrays_sha256"] = hashlib.sha256(content).hexdigest()
+    (newest / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"arrays\.safetensors: not a part of a checkpoint"):
+        checkpoints_of(tmp_path, chosen).newest()
+
+
+@pytest.mark.parametrize("other", ["recipe", "seed", "device", "processor", "versions"])
 def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, other: str) -> None:
     chosen = RECIPES["baseline"]
     stop_after(2, tmp_path, chosen)
@@ -186,6 +202,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, 
     identity[other] = {
         "recipe": RECIPES["default"].model_dump(),
         "seed": 1,
+        "processor": "another",
         "device": "cuda",
         "versions": {"torch": "9"},
     }[other]

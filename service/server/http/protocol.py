@@ -109,7 +109,7 @@ class HttpProtocol(ClosableConnection):
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         if self._fast_request.endpoint is None:
-            self._size.body_size += len(body)
+            self._size.add_body(len(body))
             super().on_body(body)
         elif not self._fast_request.append(body):
             self._move_to_asgi_path()  # which says that it is too large
@@ -175,7 +175,7 @@ class HttpProtocol(ClosableConnection):
         target, headers = self.url, self.headers
         if not target.startswith(b"/") and httptools.parse_url(target).path is None:
             raise httptools.HttpParserInvalidURLError(f"no path: {target!r}")
-        self._size.body_size = 0
+        self._size.begin_body()
         super().on_message_begin()
         self.url = target
         for name, value in headers:
@@ -189,7 +189,7 @@ class HttpProtocol(ClosableConnection):
         body = bytes(self._fast_request.body)
         self._fast_request.clear()
         self._begin_asgi_request()
-        self._size.body_size = len(body)
+        self._size.begin_body(len(body))
         super().on_body(body)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

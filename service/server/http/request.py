@@ -48,6 +48,14 @@ class RequestSize:
         self._bytes = self._bytes + count if self._has_begun else 0
         self._has_begun = True
 
+    def begin_body(self, count: int = 0) -> None:
+        """Begin to count a body on the ASGI path, of which `count` bytes have come."""
+        self.body_size = count
+
+    def add_body(self, count: int) -> None:
+        """Count bytes of a body."""
+        self.body_size += count
+
     def exceeds_limit(self, body_size: int) -> bool:
         """Return whether more surrounds a body of `body_size` bytes than a request may have."""
         return self._bytes > HEADER_BYTES_LIMIT + (1 + FRAMING_BYTES_PER_BODY_BYTE) * body_size

@@ -271,6 +271,8 @@ def test_a_key_that_is_taken_away_closes_its_stream_at_the_next_message(
     ("text", "named"),
     [
         ("key = [", "is no TOML"),
+        ("key = " + "[" * 3_000, "is no TOML"),
+        ("key = " + "1" * 5_000, "is no TOML"),
         ("[[keys]]", "keys: there is no field of this name"),
         (
             entry("loop", "k", "act") + entry("loop", "l", "act"),
@@ -669,3 +671,11 @@ def test_of_two_keys_the_first_one_counts_on_either_path(both: BothPaths) -> Non
     for headers, status in (([right, wrong], 200), ([wrong, right], 401)):
         sent = request("POST", "/act", headers, [BODY])
         assert [ask(port, sent)[0].status for port in (both.fast, both.asgi)] == [status, status]
+
+
+def test_with_watch_a_new_key_is_known_without_a_signal(start: Start, file: Path) -> None:
+    header = {"authorization": "Bearer upright_new"}
+    with start("--keys", str(file), "--watch", "0.1") as address:
+        assert httpx2.get(f"{address}/model", headers=header).status_code == 401
+        add_key(file, "another", ["act"], sha256(b"upright_new").hexdigest())
+        wait_for(lambda: httpx2.get(f"{address}/model", headers=header).status_code == 200, 10)

@@ -415,3 +415,39 @@ def test_grpc_with_a_password_is_refused() -> None:
     assert (code, complaint.count("\n")) == (2, 1)
     assert "--grpc-port needs a --tls-key that is not encrypted" in complaint
     assert PASSWORD not in complaint
+
+
+def test_with_watch_a_renewed_certificate_is_seen_without_a_signal(
+    start: Start, files: Files, tmp_path: Path
+) -> None:
+    # As Kubernetes mounts a Secret: links into a folder, which is a link that is replaced.
+    def mount(version: str) -> None:
+        data = tmp_path / version
+        data.mkdir()
+        for file in (files.certificate, files.key):
+            (data / file.name).write_bytes(file.read_bytes())
+        link = tmp_path / ".new"
+        link.symlink_to(data.name)
+        link.replace(tmp_path / "data")
+
+    def serial() -> int:
+        with (
+            socket.create_connection(("127.0.0.1", port), 10) as connection,
+            files.context().wrap_socket(connection, server_hostname="127.0.0.1") as secured,
+        ):
+            certificate = secured.getpeercert()
+            assert certificate is not None
+            return int(str(certificate["serialNumber"]), 16)
+
+    mount("first")
+    flags = [
+        *("--tls-cert", str(tmp_path / "data" / files.certificate.name)),
+        *("--tls-key", str(tmp_path / "data" / files.key.name)),
+        *("--watch", "0.1"),
+    ]
+    with start(*flags) as address:
+        port = int(address.rpartition(":")[2])
+        before = serial()
+        files.renew()
+        mount("second")
+        wait_for(lambda: serial() != before, 10)

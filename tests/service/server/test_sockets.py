@@ -8,7 +8,15 @@ import httpx2
 import pytest
 
 from service.server import sockets
-from tests.support.service import Start, free_port, refused, service, settings, wait_for
+from tests.support.service import (
+    Start,
+    free_port,
+    reachable,
+    refused,
+    service,
+    settings,
+    wait_for,
+)
 
 
 def ask(path: Path) -> int:
@@ -113,3 +121,19 @@ def test_a_grpc_port_that_is_taken_is_refused_in_one_line() -> None:
     assert complaint.count("\n") == 1
     assert "--grpc-port" in complaint
     assert "Address already in use" in complaint
+
+
+def test_a_name_that_does_not_resolve_is_told_in_the_resolvers_words() -> None:
+    code, complaint = refused("--host", "nowhere.invalid")
+    assert code == 1
+    assert "--host nowhere.invalid" in complaint
+    assert "Unknown error" not in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_all_addresses_are_those_of_both_families() -> None:
+    port = free_port()
+    with service(port, "--host", "::"):
+        wait_for(lambda: reachable(port))
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), 5).close()

@@ -1,0 +1,115 @@
+"""The health command finds the service by what it tells of itself, whatever its flags are."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.support.project import ROOT
+from tests.support.service import clean_environment, free_port, wait_for
+
+
+def health(folder: Path, **environment: str) -> tuple[int, str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "service", "health"],
+        cwd=ROOT,
+        env=clean_environment() | {"XDG_RUNTIME_DIR": str(folder)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert "Traceback" not in result.stderr
+    return result.returncode, result.stdout + result.stderr
+
+
+@contextmanager
+def service(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    with (
+        (folder / "log").open("wb") as output,
+        subprocess.Popen(
+            [sys.executable, "-m", "service", "--port", str(free_port()), *arguments],
+            cwd=ROOT,
+            env=clean_environment() | {"XDG_RUNTIME_DIR": str(folder)},
+            stdout=output,
+            stderr=output,
+        ) as process,
+    ):
+        try:
+            wait_for(lambda: health(folder)[0] == 0, 2)
+            yield process
+        finally:
+            process.kill()
+
+
+def tls_flags(folder: Path) -> list[str]:
+    ca = trustme.CA()
+    made = ca.issue_cert("gateway.example")
+    files = {name: folder / f"{name}.pem" for name in ("cert", "key", "ca")}
+    files["cert"].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    files["key"].write_bytes(made.private_key_pem.bytes())
+    ca.cert_pem.write_to_path(files["ca"])
+    return [
+        *("--tls-cert", str(files["cert"])),
+        *("--tls-key", str(files["key"])),
+        *("--tls-client-ca", str(files["ca"])),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["a port", "a socket", "tls", "all addresses", "processes"])
+def test_a_service_that_is_ready_is_found_and_no_proxy_is_asked(tmp_path: Path, kind: str) -> None:
+    arguments = {
+        "a port": [],
+        "a socket": ["--uds", str(tmp_path / "s"), "--uds-only"],
+        "tls": tls_flags(tmp_path),
+        "all addresses": ["--host", "0.0.0.0"],  # noqa: S104 - what is tried
+        "processes": ["--workers", "2"],
+    }[kind]
+    with service(tmp_path, *arguments):
+        code, text = health(
+            tmp_path, HTTP_PROXY="http://127.0.0.1:1", ALL_PROXY="http://127.0.0.1:1"
+        )
+    assert code == 0
+    assert text.startswith("ready: ")
+
+
+def test_nothing_that_runs_is_told_from_a_service_that_is_not_ready(tmp_path: Path) -> None:
+    assert health(tmp_path) == (2, "upright: no service of this user runs here\n")
+    with service(tmp_path, "--drain", "20") as process:
+        process.send_signal(signal.SIGTERM)
+        wait_for(lambda: health(tmp_path)[0] == 1)
+
+
+def test_a_service_that_hangs_is_not_healthy(tmp_path: Path) -> None:
+    with service(tmp_path) as process:
+        process.send_signal(signal.SIGSTOP)
+        assert health(tmp_path)[0] == 1
+        process.send_signal(signal.SIGCONT)
+        wait_for(lambda: health(tmp_path)[0] == 0)
+
+
+def test_a_service_that_was_killed_is_not_taken_for_one_that_runs(tmp_path: Path) -> None:
+    with service(tmp_path) as process:
+        process.kill()
+        process.wait(10)
+        assert health(tmp_path)[0] == 2
+
+
+def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
+    with service(tmp_path, "--drain", "0") as process:
+        [folder] = tmp_path.glob("upright-*")
+        folder.chmod(0o777)
+        port = process.args[4]  # type: ignore[index] # a list, as it was given
+        assert health(tmp_path, UPRIGHT_PORT=str(port))[0] == 0  # by the environment
+        assert health(tmp_path, UPRIGHT_PORT="1")[0] == 1
+        folder.chmod(0o700)
+        time.sleep(1.2)
+        process.terminate()
+        assert process.wait(10) == 0
+        assert [*folder.iterdir()] == []
