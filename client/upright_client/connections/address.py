@@ -55,6 +55,7 @@ def parse_address(address: str | os.PathLike[str]) -> Address:
         or not host
         or not _BASE_PATH.fullmatch(parts.path.rstrip("/"))
         or parts.query
+        or parts.fragment
         or parts.username is not None
     ):
         raise ValueError(f"{EXPECTED}, not {text!r}")
