@@ -23,7 +23,7 @@ def run(options: HealthOptions) -> int:
     try:
         processes = [*running_processes()]
     except NoFolderError:  # on a read-only disk, say: then it is where the environment says
-        processes = [RunningProcess(0, _address_by_environment(), is_ready=True)]
+        processes = [RunningProcess(0, _address_by_environment(), is_ready=True, started="")]
     if not processes:
         print_error("no service of this user runs here")
         return NOTHING_RUNS

@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import time
 
@@ -31,6 +31,7 @@ class RunningProcess:
     pid: int
     address: str  # as a person writes it: http://…, https://… or unix:…
     is_ready: bool
+    started: str  # by the system's clock: a process that began later may have the same number
     seconds_since_touch: float = 0.0
 
     @property
@@ -43,7 +44,8 @@ class RunFile:
     """The file of a process. Where it cannot be written, nothing is told, and nothing fails."""
 
     def __init__(self, address: str) -> None:
-        self._process = RunningProcess(os.getpid(), address, is_ready=True)
+        pid = os.getpid()
+        self._process = RunningProcess(pid, address, is_ready=True, started=_start_of(pid))
         try:
             self._path: Path | None = folder() / f"{self._process.pid}{SUFFIX}"
         except NoFolderError:
@@ -57,9 +59,7 @@ class RunFile:
             if self._path.exists() and is_ready == self._process.is_ready:
                 os.utime(self._path)
                 return
-            self._process = RunningProcess(
-                self._process.pid, self._process.address, is_ready=is_ready
-            )
+            self._process = replace(self._process, is_ready=is_ready)
             write_atomically(self._path, json.dumps(asdict(self._process)).encode(), mode=0o600)
         except OSError:
             return
@@ -82,18 +82,23 @@ def running_processes() -> Iterator[RunningProcess]:
                 int(content["pid"]),
                 str(content["address"]),
                 bool(content["is_ready"]),
+                str(content["started"]),
                 time() - path.stat().st_mtime,
             )
             os.kill(process.pid, 0)
         except (OSError, ValueError, KeyError, TypeError):  # it has ended, or has just begun
             continue
-        yield process
+        if process.started == _start_of(process.pid):
+            yield process
 
 
 def folder() -> Path:
     """Return the folder of this user's processes, and make it. Raises `NoFolderError`."""
     given = os.environ.get("RUNTIME_DIRECTORY") or os.environ.get("XDG_RUNTIME_DIR")
-    place = Path(given.partition(":")[0] if given else tempfile.gettempdir())
+    try:
+        place = Path(given.partition(":")[0] if given else tempfile.gettempdir())
+    except FileNotFoundError as error:  # no folder for temporary files can be written
+        raise NoFolderError(str(error)) from error
     path = place / f"upright-{os.getuid()}"
     try:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -104,3 +109,11 @@ def folder() -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise NoFolderError(f"{path}: is not a folder of this user alone")
     return path
+
+
+def _start_of(pid: int) -> str:
+    """Return when a process began, in ticks since the system did; empty where nothing says so."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

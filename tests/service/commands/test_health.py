@@ -1,8 +1,10 @@
 """The health command finds the service by what it tells of itself, whatever its flags are."""
 
+import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from service.observability.run_file import NoFolderError, RunFile, running_processes
 from tests.support.project import ROOT
 from tests.support.service import clean_environment, free_port, wait_for
 
@@ -113,3 +116,34 @@ def test_a_folder_of_somebody_else_is_not_trusted(tmp_path: Path) -> None:
         process.terminate()
         assert process.wait(10) == 0
         assert [*folder.iterdir()] == []
+
+
+def test_another_process_with_the_number_of_a_killed_service_is_not_taken_for_it(
+    tmp_path: Path,
+) -> None:
+    with service(tmp_path) as process:
+        process.kill()
+        process.wait(10)
+        [file] = tmp_path.glob("upright-*/*.json")
+        with subprocess.Popen(["/bin/sleep", "60"]) as other:
+            try:
+                content = json.loads(file.read_text()) | {"pid": other.pid}
+                file.write_text(json.dumps(content))
+                assert health(tmp_path)[0] == 2
+            finally:
+                other.kill()
+
+
+def test_without_a_folder_for_temporary_files_a_service_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As `tempfile` finds it where nothing can be written, which root of this machine always can.
+    for name in ("RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    file = RunFile("http://127.0.0.1:8000")
+    file.write(is_ready=True)
+    file.remove()
+    with pytest.raises(NoFolderError):
+        next(running_processes())
