@@ -35,13 +35,13 @@ def test_the_list_of_endpoints_has_addresses_that_are_answered(address: str) -> 
             assert httpx2.get(each["address"]).status_code == 200
 
 
-@pytest.mark.parametrize("page", ["/", "/docs"])
-def test_what_a_page_loads_is_below_the_path_too(address: str, page: str) -> None:
-    text = httpx2.get(address + page, headers={"accept": "text/html"}).text
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_what_a_page_loads_is_below_the_path_too(address: str, path: str) -> None:
+    text = httpx2.get(address + path, headers={"accept": "text/html"}).text
     loaded = re.findall(r'(?:src|href|url)(?:=|: ?)["\']([^"\'#]+)["\']', text)
     assert len(loaded) >= 4
     for name in loaded:
-        assert httpx2.get(urljoin(address + page, name)).status_code == 200
+        assert httpx2.get(urljoin(address + path, name)).status_code == 200
 
 
 def test_clients_of_the_openapi_document_ask_below_the_path(address: str) -> None:
