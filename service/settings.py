@@ -90,6 +90,14 @@ HostNames = Annotated[
     list[HostName], NoDecode, BeforeValidator(_split_at_commas), Metavar("NAME[,NAME…]")
 ]
 
+# As proxies are configured: with or without a slash at the end.
+UrlPath = Annotated[
+    str,
+    BeforeValidator(lambda value: value.rstrip("/") if isinstance(value, str) else value),
+    StringConstraints(pattern=r"^(/[A-Za-z0-9._~-]+)*$"),
+    Metavar("PATH"),
+]
+
 
 class Settings(BaseSettings):
     """Serve a bundle."""
@@ -115,6 +123,12 @@ class Settings(BaseSettings):
     )
     grpc_port: Port | None = Field(
         None, description="TCP port to answer gRPC on; needs the extra grpc"
+    )
+    root_path: UrlPath = Field(
+        "/",
+        validate_default=True,
+        description="path below which a proxy, which takes it away, shows the service, as in"
+        " /policy",
     )
 
     # Bundle

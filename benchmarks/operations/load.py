@@ -128,7 +128,7 @@ class Load:
         body = json.dumps({"state": state, "seq": number}).encode()
         connection.answer = loop.create_future()
         connection.transport.write(
-            b"POST /act HTTP/1.1\r\nhost: upright\r\ncontent-length: %d\r\n\r\n%b"
+            b"POST /act HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n%b"
             % (len(body), body)
         )
         head, content = await connection.answer

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class BaseClient(ABC):
     """The part of a client that does not depend on how it waits.
 
-    `address`: `http://host:port`, `https://host:port`, `unix:/path`, or a path of a Unix socket.
+    `address`: `http://host:port`, `https://host:port`, either with the path below which a gateway
+    shows the service, `unix:/path`, or a path of a Unix socket.
     `transport`: "http" asks by `POST /act`, "stream" over `WS /act/stream`.
     `deadline`: seconds that one `act` may take.
     `fallback`: the action where there is no answer in time: a constant, `LastAction(first)`, or a
@@ -62,7 +63,7 @@ class BaseClient(ABC):
 
         def make_protocol(protocol: Transport) -> ConnectionProtocol:
             kind = Http11Protocol if protocol == "http" else WebSocketProtocol
-            made = kind(parsed_address.authority, key)
+            made = kind(parsed_address.authority, key, parsed_address.base_path)
             return wrap(made) if parsed_address.is_secure else made
 
         runtime = self._new_runtime()

@@ -76,6 +76,8 @@ def create_app(
         summary="Q-values and greedy actions of a CartPole policy.",
         version="1",
         openapi_tags=TAGS,
+        # Else clients of the document, such as /docs, would ask beside a proxy's path.
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         docs_url=None,  # its own page loads its scripts from another host
         redoc_url=None,
         redirect_slashes=False,

@@ -95,6 +95,7 @@ class DescribedApp(FastAPI):
                     for route in self.routes
                 ],
                 tags=self.openapi_tags,
+                servers=self.servers,
                 separate_input_output_schemas=self.separate_input_output_schemas,
             )
             _add_request_schemas(document)
@@ -132,13 +133,16 @@ def reference(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def docs_routes(app: FastAPI) -> list[BaseRoute]:
-    """Return the routes of /docs."""
+    """Return the routes of /docs.
+
+    The page names what it loads relative to itself, since a proxy may show it below a path.
+    """
     page = get_swagger_ui_html(
-        openapi_url=app.openapi_url or "",
+        openapi_url=(app.openapi_url or "").removeprefix("/"),
         title=f"{app.title}: its endpoints",
-        swagger_js_url=f"{PATH}/swagger-ui-bundle.js",
-        swagger_css_url=f"{PATH}/swagger-ui.css",
-        swagger_favicon_url=f"{PATH}/favicon.png",
+        swagger_js_url=f"{PATH[1:]}/swagger-ui-bundle.js",
+        swagger_css_url=f"{PATH[1:]}/swagger-ui.css",
+        swagger_favicon_url=f"{PATH[1:]}/favicon.png",
         # Swagger UI would send the document's address to a host of its own makers.
         swagger_ui_parameters={"validatorUrl": None},
     ).body

@@ -184,7 +184,17 @@ def test_a_wrong_option_is_refused_when_the_client_is_made(
 
 
 @pytest.mark.parametrize(
-    "address", ["http://", "https://", "http://a/path", "a:80", "http://u@a", "", "http://a?x=1"]
+    "address",
+    [
+        "http://",
+        "http://a//b",
+        "http://a/b c",
+        "a:80",
+        "http://u@a",
+        "",
+        "http://a?x",
+        "http://a#x",
+    ],
 )
 def test_an_address_that_is_not_understood_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected http"):

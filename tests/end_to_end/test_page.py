@@ -22,10 +22,12 @@ import httpx2
 import pytest
 
 from models.bundle import Bundle
+from service.endpoints import ENDPOINTS, GRPC_LABEL
 from tests.support.metrics import samples
 from tests.support.programs import needed
 from tests.support.project import CHANGING, COMMITTED, ROOT
 from tests.support.service import free_port, service
+from tests.support.stripping_proxy import stripping_proxy
 
 pytest.importorskip("playwright", reason="needs playwright, which is in the extra dev")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -33,12 +35,24 @@ from playwright.sync_api import Browser, Page, sync_playwright
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    # As whoever owns that name can have it answered: by an address of the visitor's own machine.
+    "--host-resolver-rules=MAP rebound.example 127.0.0.1",
 ]  # fmt: skip
 SHOWN_STATE = """() => {
   const table = document.getElementById('state');
   const texts = [...table.querySelectorAll('output')].map((output) => output.textContent);
   return [Number(table.dataset.seq), JSON.parse(table.dataset.state), texts];
 }"""
+OPENS_STREAM = """url => new Promise((resolve) => {
+  const socket = new WebSocket(url);
+  socket.onopen = () => resolve(true);
+  socket.onerror = () => resolve(false);
+})"""
+ASKS = """requests => Promise.all(requests.map(([url, body]) =>
+  fetch(url, body ? { method: "POST", body } : {}).then(
+    (answer) => answer.status,
+    () => "unreadable",
+  )))"""
 ARTIFACTS = ROOT / "artifacts"  # pictures of the last run, for people to look at
 
 pytestmark = pytest.mark.browser
@@ -136,14 +150,6 @@ def test_a_balancing_pole_is_seen_without_a_click(
     until_steps(page, 50)
     assert page.is_hidden("#banner")
     assert page.inner_text("#connection") == "WS /act/stream"
-
-
-def test_a_thousand_steps_without_a_fall(open_page: Callable[..., Page], address: str) -> None:
-    page = open_page(address)
-    page.evaluate("for (const panel of document.querySelectorAll('details')) panel.open = true")
-    for count in (400, 700, 1000):  # each within the limit of one wait
-        until_steps(page, count)
-    assert page.is_hidden("#banner")
 
 
 def test_a_late_frame_delays_no_step(open_page: Callable[..., Page], address: str) -> None:
@@ -557,22 +563,42 @@ def test_a_page_of_another_origin_changes_nothing_and_opens_no_stream(
         # The page cannot read the answer, but without a refusal its request would have counted.
         page.evaluate("url => fetch(url, {method: 'POST', mode: 'no-cors'})", address + path)
         assert requests_answered(address, 403) == refused + 1
-    opened = page.evaluate(
-        """url => new Promise((resolve) => {
-          const socket = new WebSocket(url);
-          socket.onopen = () => resolve(true);
-          socket.onerror = () => resolve(false);
-        })""",
-        address.replace("http", "ws") + "/act/stream",
-    )
+    opened = page.evaluate(OPENS_STREAM, address.replace("http", "ws") + "/act/stream")
     assert not opened
-    readable = page.evaluate(
-        "url => fetch(url, {method: 'POST', body: '{\"state\":[0,0,0,0]}'})"
-        ".then(() => true, () => false)",
-        address + "/act",
-    )
-    assert not readable
     page.close()
+
+
+def test_a_page_of_another_origin_reads_no_endpoint(
+    chromium: Browser, address: str, other_site: str, committed: Bundle
+) -> None:
+    page = chromium.new_page()
+    page.goto(other_site)
+    answers = page.evaluate(ASKS, requests_of_all_endpoints(address))
+    assert set(answers) == {"unreadable"}
+    page.close()
+    assert httpx2.get(f"{address}/model").json()["digest"] == committed.digest
+
+
+def test_a_name_that_was_made_to_point_here_gets_nothing(chromium: Browser, address: str) -> None:
+    rebound = address.replace("127.0.0.1", "rebound.example")
+    page = chromium.new_page()
+    response = page.goto(rebound)
+    assert response is not None
+    assert response.status == 421
+    answers = page.evaluate(ASKS, requests_of_all_endpoints(rebound))
+    assert set(answers) == {421}
+    assert not page.evaluate(OPENS_STREAM, rebound.replace("http", "ws") + "/act/stream")
+    page.close()
+
+
+def requests_of_all_endpoints(address: str) -> list[list[str]]:
+    """Return addresses and bodies: an empty one means GET."""
+    paths = [
+        endpoint.path.format(name="cartpole-dqn", version="1", digest="sha256:0")
+        for endpoint in ENDPOINTS
+        if endpoint.label != GRPC_LABEL
+    ]
+    return [[address + path, body] for path in paths for body in ("", '{"state":[0,0,0,0]}')]
 
 
 def requests_answered(address: str, status: int) -> float:
@@ -583,6 +609,23 @@ def requests_answered(address: str, status: int) -> float:
         for (name, labels), value in found.items()
         if name == "upright_requests_total" and labels[-1] == str(status)
     )
+
+
+def test_page_and_docs_work_below_a_path_of_a_proxy(open_page: Callable[..., Page]) -> None:
+    port = free_port()
+    with service(port, "--root-path", "/policy"), stripping_proxy(port, "/policy") as address:
+        page = open_page(f"{address}/")
+        until_steps(page, 20)
+        assert page.inner_text("#connection") == "WS /act/stream"
+        until(page, "document.querySelectorAll('#pictures img').length > 0")
+
+        page.click("text=Interface")
+        page.click("#operations-Actions-act_on_state_act_post .opblock-summary-control")
+        page.click("text=Try it out")
+        page.fill("textarea.body-param__text", '{"state":[0,0,0.05,0]}')
+        page.click(".execute")
+        status = page.locator(".live-responses-table .response-col_status").last
+        assert status.inner_text().startswith("200")
 
 
 def test_the_live_region_speaks_calmly(open_page: Callable[..., Page], address: str) -> None:
@@ -626,6 +669,18 @@ def test_the_first_paint_needs_no_script(chromium: Browser, address: str) -> Non
     context.close()
 
 
+@pytest.fixture(scope="module")
+def long_run(chromium: Browser, address: str) -> Iterator[Page]:
+    """A page that shows everything and runs on while other tests do."""
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.evaluate("for (const panel of document.querySelectorAll('details')) panel.open = true")
+    yield page
+    context.close()
+
+
+@pytest.mark.usefixtures("long_run")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 820, 1600])
 def test_axe_finds_nothing_serious(
@@ -647,3 +702,9 @@ def test_axe_finds_nothing_serious(
     assert not worst
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     page.screenshot(path=ARTIFACTS / f"page-{width}-{scheme}.png", full_page=True)
+
+
+def test_a_thousand_steps_without_a_fall(long_run: Page) -> None:
+    for count in (400, 700, 1000):  # each within the limit of one wait
+        until_steps(long_run, count)
+    assert long_run.is_hidden("#banner")

@@ -1,25 +1,31 @@
 """Where the service listens, and how that is written."""
 
 import os
+import re
 import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 HOST_LIMIT = 253  # bytes of a name, RFC 1035
-EXPECTED = "expected http://host:port, https://host:port or the path of a Unix socket"
+EXPECTED = "expected http://host:port, https://host:port/path or the path of a Unix socket"
+_BASE_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the service listens: a host and a port, or the path of a Unix socket."""
+    """Where the service listens: a host and a port, or the path of a Unix socket.
+
+    A gateway may show it below a path, `base_path`, which has a slash before it and none behind it.
+    """
 
     host: str
     port: int
     path: str | None = None  # of a Unix socket
     is_secure: bool = False  # whether TLS is spoken
+    base_path: str = ""
 
     def __str__(self) -> str:
-        return self.path if self.path is not None else self.authority
+        return self.path if self.path is not None else self.authority + self.base_path
 
     @property
     def authority(self) -> str:
@@ -31,7 +37,7 @@ class Address:
 
 
 def parse_address(address: str | os.PathLike[str]) -> Address:
-    """Return the address of `http://host:port`, `https://host:port`, `unix:/path` or a path.
+    """Return the address of `http://host:port/base`, the same with https, `unix:/path` or a path.
 
     Raises `ValueError` where the text is none of these.
     """
@@ -47,13 +53,15 @@ def parse_address(address: str | os.PathLike[str]) -> Address:
     if (
         parts.scheme not in ("http", "ws", "https", "wss")
         or not host
-        or parts.path.strip("/")
+        or not _BASE_PATH.fullmatch(parts.path.rstrip("/"))
         or parts.query
+        or parts.fragment
         or parts.username is not None
     ):
         raise ValueError(f"{EXPECTED}, not {text!r}")
     is_secure = parts.scheme in ("https", "wss")
-    return Address(_checked_host(host), port or (443 if is_secure else 80), None, is_secure)
+    port = port or (443 if is_secure else 80)
+    return Address(_checked_host(host), port, None, is_secure, parts.path.rstrip("/"))
 
 
 def _unix_address(path: str) -> Address:

@@ -77,12 +77,14 @@ class _Expecting(Enum):
 class Http11Protocol:
     """One connection over which requests are sent one after another."""
 
-    def __init__(self, host: str, key: str | None) -> None:
+    def __init__(self, host: str, key: str | None, base_path: str = "") -> None:
+        """`base_path` stands before the paths of all endpoints."""
         self.is_open = True
         self.is_closing = False
         self.replies: deque[Reply] = deque()
 
         self._fields = _request_fields(host, key)
+        self._base_path = base_path
         self._act_head = self._head(ACT) + b"Content-Type: application/json\r\nContent-Length: "
         self._body_limit = DEFAULT_BODY_LIMIT
 
@@ -143,7 +145,8 @@ class Http11Protocol:
     # --- requests ---
 
     def _head(self, endpoint: str) -> bytes:
-        return b"%b HTTP/1.1\r\n%b" % (endpoint.encode(), self._fields)
+        method, path = endpoint.split(" ")
+        return f"{method} {self._base_path}{path} HTTP/1.1\r\n".encode() + self._fields
 
     # --- responses: each step takes one part from the buffer, or returns False until more comes ---
 

@@ -26,7 +26,8 @@ CONTROL_LIMIT = 125  # bytes that a control frame may have, section 5.5
 class WebSocketProtocol:
     """One connection to `/act/stream`: a text message for each state, and one for each answer."""
 
-    def __init__(self, host: str, key: str | None) -> None:
+    def __init__(self, host: str, key: str | None, base_path: str = "") -> None:
+        """`base_path` stands before the path of the stream."""
         self.is_open = False
         self.is_closing = False
         self.replies: deque[Reply] = deque()
@@ -35,7 +36,7 @@ class WebSocketProtocol:
         self._hello = upgrade_request(
             host,
             key,
-            "GET /act/stream",
+            f"GET {base_path}/act/stream",
             b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + self._nonce + b"\r\n",
         )

@@ -42,7 +42,12 @@ MEDIA_TYPES = {
 }
 EXTRA_FILE_SUFFIXES = (".csv", ".gif", ".md", ".png")  # of the bundle's files for people
 EXTRA_FILE_BYTES_MAX = 1 << 24
-ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?")
+# The address of a service: its origin, and the path below which a gateway shows it.
+SERVICE_ADDRESS = re.compile(
+    r"(https?://(?:[A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?)"
+    r"((?:/[\w.~-]{1,99}){0,9})/?",
+    re.ASCII,
+)
 
 EXTRA_FILE_RESPONSES = problem_responses(
     {404: "The bundle that is served has another digest, or no such file"}
@@ -121,7 +126,7 @@ class Page:
         # Whether a shadow is loaded is for administrators to know: with keys, the list is whole.
         has_shadow = self._service_state.keys is not None or self._reloader.shadow is not None
         endpoints = OVERVIEW + (SHADOW_OVERVIEW if has_shadow else ())
-        base = str(request.base_url).rstrip("/")
+        base = str(request.base_url).rstrip("/") + self._settings.root_path
         streams = re.sub("^http", "ws", base)
         return {
             "service": "upright",
@@ -197,13 +202,16 @@ def _content_security_policy(second_service: str | None) -> str:
     """
     connect = "'self'"
     if second_service is not None:
-        if not ORIGIN.fullmatch(second_service):
+        match = SERVICE_ADDRESS.fullmatch(second_service)
+        if match is None:
             raise ProblemError(
                 HTTPStatus.BAD_REQUEST,
                 "not-an-origin",
-                "compare: expected the address of a service as http://HOST:PORT, without a path",
+                "compare: expected the address of a service, as http://HOST:PORT",
             )
-        connect += f" {second_service} {re.sub('^http', 'ws', second_service)}"
+        # With a slash at its end, a source is all that is below it.
+        source = f"{match[1]}{match[2]}/" if match[2] else match[1]
+        connect += f" {source} {re.sub('^http', 'ws', source)}"
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:;"
         f" connect-src {connect}; worker-src 'self'; base-uri 'none'; form-action 'none';"

@@ -2,6 +2,8 @@
 
 import re
 
+import httptools
+
 from service.api import problems
 from service.types import RawHeader
 
@@ -26,3 +28,20 @@ def find_host(headers: list[RawHeader], http_version: str) -> bytes | None:
     if _HOST.fullmatch(hosts[0]) is None:
         raise problems.not_http("The Host header holds no host")
     return hosts[0]
+
+
+def with_host_of_target(target: bytes, headers: list[RawHeader]) -> list[RawHeader]:
+    """Return headers with the host of a target in absolute form, which counts (RFC 9112, 3.2.2).
+
+    Raises `httptools.HttpParserInvalidURLError` for a target that has no path.
+    """
+    url = httptools.parse_url(target)
+    if url.path is None:
+        raise httptools.HttpParserInvalidURLError(f"no path: {target!r}")
+    if not url.host:
+        return headers
+
+    host = b"[%b]" % url.host if b":" in url.host else url.host
+    if url.port is not None:
+        host += b":%d" % url.port
+    return [(name, host if name == b"host" else value) for name, value in headers]

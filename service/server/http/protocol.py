@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.api import problems
 from service.api.problems import ProblemError
 from service.server.http.closing import ClosableConnection
-from service.server.http.host import find_host
+from service.server.http.host import find_host, with_host_of_target
 from service.server.http.request import (
     HEADER_BYTES_LIMIT,
     HEADER_LINES_LIMIT,
@@ -173,8 +173,8 @@ class HttpProtocol(ClosableConnection):
     def _begin_asgi_request(self) -> None:
         """Do what uvicorn does up to the end of a request's headers."""
         target, headers = self.url, self.headers
-        if not target.startswith(b"/") and httptools.parse_url(target).path is None:
-            raise httptools.HttpParserInvalidURLError(f"no path: {target!r}")
+        if not target.startswith(b"/"):
+            headers = with_host_of_target(target, headers)
         self._size.begin_body()
         super().on_message_begin()
         self.url = target

@@ -174,3 +174,19 @@ def test_a_service_is_on_loopback_whatever_name_of_it_is_given(
         [sent] = request("POST", "/act", [], [BODY])
         [answer] = ask(port, [sent.replace(b"host: localhost", b"host: evil.example")])
         assert answer.status == status
+
+
+@pytest.mark.parametrize("path", [b"/act", b"/health/ready", b"/model"])
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"http://evil.example", 421), (b"http://localhost:80", 200), (b"http://[::1]:80", 200)],
+)
+def test_the_host_of_a_target_in_absolute_form_counts(
+    both: BothPaths, path: bytes, target: bytes, status: int
+) -> None:
+    method = b"POST" if path == b"/act" else b"GET"
+    for host in (b"localhost", b"evil.example"):
+        lines = b"host: %b\r\ncontent-length: %d\r\n\r\n%b" % (host, len(BODY), BODY)
+        sent = b"%b %b%b HTTP/1.1\r\n%b" % (method, target, path, lines)
+        [answer] = ask(both.fast, [sent])
+        assert answer.status == status

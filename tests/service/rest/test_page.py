@@ -133,6 +133,8 @@ def test_no_other_file_is_served(page: TestClient, name: str) -> None:
         ("http://127.0.0.1:9000", "http://127.0.0.1:9000 ws://127.0.0.1:9000"),
         ("https://policy.example", "https://policy.example wss://policy.example"),
         ("http://[::1]:9000", "http://[::1]:9000 ws://[::1]:9000"),
+        ("https://a.example/policy/", "https://a.example/policy/ wss://a.example/policy/"),
+        ("http://a:1/teams/policy", "http://a:1/teams/policy/ ws://a:1/teams/policy/"),
     ],
 )
 def test_a_second_service_in_the_address_may_be_called(
@@ -146,7 +148,16 @@ def test_a_second_service_in_the_address_may_be_called(
 
 @pytest.mark.parametrize(
     "second",
-    ["*", "http://a; script-src *", "http://a/b", "http://a b", "//a", "http://a\r\nX: y", ""],
+    [
+        "*",
+        "http://a; script-src *",
+        "http://a//b",
+        "http://a/b;c",
+        "http://a b",
+        "//a",
+        "http://a\r\nX: y",
+        "",
+    ],
 )
 def test_what_is_no_address_of_a_service_is_refused(page: TestClient, second: str) -> None:
     answer = page.get("/", params={"compare": second}, headers=HTML)

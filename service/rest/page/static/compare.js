@@ -90,7 +90,8 @@ export class Compare {
       event.preventDefault();
       const { value } = element("second", "input");
       // A new load: the service allows this page connections to the one address that it is loaded with.
-      const query = value ? `?compare=${encodeURIComponent(new URL(value).origin)}` : "";
+      const { origin, pathname } = new URL(value || location.href);
+      const query = value ? `?compare=${encodeURIComponent(origin + pathname.replace(/\/+$/, ""))}` : "";
       location.assign(`${location.pathname}${query}${location.hash}`);
     });
     element("second-key-form", "form").addEventListener("submit", (event) => {
