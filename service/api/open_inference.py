@@ -4,17 +4,17 @@ REST and gRPC differ in how a request is written. What it means, and what is wro
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from service.errors import ServiceError
 from service.inference.backends import STATE_SIZE, Float32Array
 from service.inference.errors import QValuesNotFiniteError
-from service.inference.policy import Decisions, Inference, Policy
+from service.inference.policy import Decisions, Inference, Policy, State
+from service.types import Body
 
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the API, as in the OpenAPI document
@@ -55,15 +55,18 @@ def refused_load(digest: str, reason: str | None) -> OpenInferenceError:
     return OpenInferenceError(HTTPStatus.CONFLICT, f"not loaded, {digest} is served on: {reason}")
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One output tensor."""
 
     name: str
     datatype: str
     shape: list[int]
-    raw: bytes  # little-endian, row by row
-    data: list[float] | list[int]  # the same, as numbers
+    data: list[float] | list[int]  # row by row
+
+    @property
+    def raw(self) -> bytes:
+        """The data as little-endian bytes."""
+        return np.array(self.data, DATATYPES[self.datatype]).tobytes()
 
 
 def metadata(policy: Policy) -> dict[str, object]:
@@ -134,7 +137,7 @@ def check_model(policy: Policy, name: str, version: str | None) -> None:
         )
 
 
-def check_size(document: bytes, max_batch: int) -> None:
+def check_size(document: Body, max_batch: int) -> None:
     """Refuse JSON that holds more than any request that is answered, before it is validated.
 
     Hundreds of thousands of fields, known or not, fit into a body, and take most of a second.
@@ -169,7 +172,7 @@ def check_input(names: Sequence[str], datatype: str, shape: Sequence[int], max_b
     return shape[0]
 
 
-def states_of_raw(raw: bytes, count: int, datatype: str) -> Float32Array:
+def states_of_raw(raw: Body, count: int, datatype: str) -> Float32Array:
     """Return the states, (count, 4), of little-endian bytes. Raises `OpenInferenceError`."""
     numpy_type = np.dtype(DATATYPES[datatype])
     expected = count * STATE_SIZE * numpy_type.itemsize
@@ -192,7 +195,10 @@ def states_of_numbers(numbers: Sequence[object], count: int, datatype: str) -> F
             f"found {len(flat)}"
         )
 
-    values = [_number(value, index) for index, value in enumerate(flat)]
+    if set(map(type, flat)) == {float}:  # as most are
+        values = cast("Sequence[float]", flat)
+    else:
+        values = [_number(value, index) for index, value in enumerate(flat)]
     if datatype.startswith("INT"):
         for index, value in enumerate(values):
             if not value.is_integer():
@@ -229,9 +235,14 @@ def infer(
     The inference behind them comes with them. Raises `OpenInferenceError`.
     """
     _check_outputs(output_names)
+    rows: list[State] = states.tolist()
     started = perf_counter()
     try:
-        decisions = policy.decide(states)
+        if len(rows) == 1:
+            action, q_values, out_of_range = policy.decide_one(rows[0])
+            decisions = Decisions([action], [q_values], [out_of_range])
+        else:
+            decisions = policy.decide(states)
     except QValuesNotFiniteError as error:
         raise _not_finite(error) from error
     seconds = perf_counter() - started
@@ -239,7 +250,7 @@ def infer(
     tensors = _tensors(decisions)
     inference = Inference(
         policy,
-        states.tolist(),
+        rows,
         decisions.q_values,
         decisions.actions,
         decisions.out_of_range,
@@ -286,19 +297,12 @@ def _check_outputs(names: Sequence[str]) -> None:
 
 def _tensors(decisions: Decisions) -> dict[str, Tensor]:
     """Return all outputs by their names."""
-    q_values = np.array(decisions.q_values, "<f4")
-    actions = np.array(decisions.actions, "<i8")
+    q_values, actions = decisions.q_values, decisions.actions
+    shape = [len(q_values), len(q_values[0])]
+    values = [value for row in q_values for value in row]
     return {
-        "q_values": Tensor(
-            "q_values",
-            "FP32",
-            list(q_values.shape),
-            q_values.tobytes(),
-            [value for row in decisions.q_values for value in row],
-        ),
-        "action": Tensor(
-            "action", "INT64", list(actions.shape), actions.tobytes(), decisions.actions
-        ),
+        "q_values": Tensor("q_values", "FP32", shape, values),
+        "action": Tensor("action", "INT64", [len(actions)], actions),
     }
 
 

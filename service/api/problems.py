@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import quote
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, to_json
 
 from service.api.schemas import FieldError, Problem
+from service.endpoints import OPEN_INFERENCE_PREFIX
 from service.errors import ServiceError
 from service.types import Body, RawHeader
 
@@ -22,6 +23,7 @@ BYTE_ORDER_MARK_DETAIL = (
     "The body begins with a UTF-8 byte order mark, which JSON has not (RFC 8259, 8.1)"
 )
 MEDIA_TYPE = "application/problem+json"
+JSON = "application/json"
 MAX_ERRORS_SHOWN = 10  # a batch can be wrong in forty thousand places
 MAX_CHARACTERS_SHOWN = 60  # of a value or a name that came with the request
 RETRY_AFTER: RawHeader = (b"retry-after", b"1")  # seconds
@@ -52,6 +54,13 @@ class ProblemError(ServiceError):
     def body(self) -> bytes:
         """The problem as JSON."""
         return self.problem.model_dump_json().encode()
+
+
+def render(error: ServiceError, label: str) -> tuple[bytes, str]:
+    """Return the content and the media type by which the endpoint of a label tells an error."""
+    if isinstance(error, ProblemError) and label != OPEN_INFERENCE_PREFIX:
+        return error.body, MEDIA_TYPE
+    return to_json({"error": str(error)}), JSON
 
 
 def unknown_field(name: str, known: Collection[str]) -> ProblemError:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from models.manifest import Manifest
 from service.api import problems
 from service.api.act import Answer, act, act_batch, etag
+from service.api.open_inference_rest import HEADER_LENGTH
 from service.api.schemas import (
     ActRequest,
     ActResponse,
@@ -32,10 +33,7 @@ from service.rest.error_handlers import add_error_handlers
 from service.rest.middleware.auth import AuthMiddleware
 from service.rest.middleware.browsers import BrowserMiddleware
 from service.rest.middleware.known_endpoints import KnownEndpointsMiddleware
-from service.rest.open_inference import (
-    HEADER_LENGTH,
-    OpenInferenceEndpoints,
-)
+from service.rest.open_inference import OpenInferenceEndpoints
 from service.rest.page.routes import Page
 from service.rest.request_body import read_body
 from service.rest.responses import ObservedResponse, Outcome

@@ -4,7 +4,6 @@ This module reads and writes the protocol's JSON and its binary extension. What 
 in `service.api.open_inference`.
 """
 
-import json
 import re
 import zlib
 from http import HTTPStatus
@@ -14,28 +13,26 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api import open_inference, problems
-from service.api.act import check_digest, etag
-from service.api.open_inference import OpenInferenceError, Tensor, bad_request
+from service.api import open_inference, open_inference_rest
+from service.api.act import check_digest
+from service.api.open_inference import OpenInferenceError, bad_request
+from service.api.open_inference_rest import HEADER_LENGTH, explain
 from service.api.open_inference_schemas import (
     Empty,
     InferRequest,
     InferResponse,
-    InputTensor,
     LoadRequest,
     ModelConfig,
     ModelIndexEntry,
     ModelList,
     ModelMetadata,
     ModelReady,
-    Parameters,
     RepositoryRequest,
     ServerLive,
     ServerMetadata,
     ServerReady,
 )
 from service.endpoints import OPEN_INFERENCE_PREFIX
-from service.inference.backends import Float32Array
 from service.inference.policy import Policy
 from service.rest.docs import (
     DocumentedRoute,
@@ -49,10 +46,6 @@ from service.rest.responses import ObservedResponse, Outcome
 from service.rollout.reloader import Reloader
 from service.settings import Settings
 from service.state import ServiceState
-from service.types import RawHeader
-
-# A header: the bytes of the JSON that a binary body begins with.
-HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _MODEL_PATHS = ("/models/{name}", "/models/{name}/versions/{version}")
 _BELOW_MODEL = re.compile(
@@ -213,26 +206,10 @@ class OpenInferenceEndpoints:
         policy = self._policy(request)  # this request's own, whatever replaces it meanwhile
         check_digest(policy, request.headers.get("if-match"))
         body = await self._read(request)
-        header_length = _header_length(request, len(body))
-        document = body[:header_length]
-        open_inference.check_size(document, self._settings.max_batch)
-        try:
-            infer_request = InferRequest.model_validate_json(document)
-        except ValidationError as error:
-            raise bad_request(_explain(error, body)) from error
-        for output in infer_request.outputs:
-            open_inference.refuse_classification(output.parameters)
-
-        names = [tensor.name for tensor in infer_request.inputs]
-        no_input = InputTensor(name="", shape=[], datatype="")
-        tensor = infer_request.inputs[0] if infer_request.inputs else no_input
-        count = open_inference.check_input(
-            names, tensor.datatype, tensor.shape, self._settings.max_batch
+        content, media_type, headers, inference = open_inference_rest.infer(
+            policy, body, request.headers.get(HEADER_LENGTH), self._settings.max_batch
         )
-        raw = None if header_length is None else body[header_length:]
-        output_names = [output.name for output in infer_request.outputs]
-        outputs, inference = open_inference.infer(policy, _states(tensor, raw, count), output_names)
-        return _infer_response(policy, infer_request, outputs, Outcome(inference))
+        return ObservedResponse(content, HTTPStatus.OK, headers, media_type, Outcome(inference))
 
     async def index(self, request: Request) -> Response:
         """List the model that is served, with its version."""
@@ -277,7 +254,7 @@ class OpenInferenceEndpoints:
         try:
             return RepositoryRequest.model_validate_json(body or b"{}")
         except ValidationError as error:
-            raise bad_request(_explain(error, body)) from error
+            raise bad_request(explain(error, body)) from error
 
     async def _read(self, request: Request) -> bytes:
         """Return the request's body as it was before it was compressed."""
@@ -344,104 +321,6 @@ def _route(
     return DocumentedRoute(OPEN_INFERENCE_PREFIX + path, handler, method, documentation)
 
 
-def _infer_response(
-    policy: Policy, infer_request: InferRequest, tensors: list[Tensor], outcome: Outcome
-) -> Response:
-    is_binary = _flag(infer_request.parameters, "binary_data_output", False)
-    is_binary_by_name = {
-        output.name: _flag(output.parameters, "binary_data", is_binary)
-        for output in infer_request.outputs
-    }
-    outputs: list[dict[str, object]] = []
-    raw = b""
-    for tensor in tensors:
-        output: dict[str, object] = {
-            "name": tensor.name,
-            "datatype": tensor.datatype,
-            "shape": tensor.shape,
-        }
-        if is_binary_by_name.get(tensor.name, is_binary):
-            raw += tensor.raw
-            output["parameters"] = {"binary_data_size": len(tensor.raw)}
-        else:
-            output["data"] = tensor.data
-        outputs.append(output)
-
-    manifest = policy.bundle.manifest
-    document: dict[str, object] = {
-        "model_name": manifest.name,
-        "model_version": manifest.version,
-    }
-    if infer_request.id is not None:
-        document["id"] = infer_request.id
-    document |= {"parameters": {"digest": policy.bundle.digest}, "outputs": outputs}
-    text = json.dumps(document, separators=(",", ":")).encode()
-
-    headers: list[RawHeader] = [(b"etag", etag(policy).encode())]
-    if not raw:
-        return ObservedResponse(text, HTTPStatus.OK, headers, "application/json", outcome)
-    headers.append((HEADER_LENGTH.lower().encode(), b"%d" % len(text)))
-    return ObservedResponse(text + raw, HTTPStatus.OK, headers, "application/octet-stream", outcome)
-
-
-def _header_length(request: Request, size: int) -> int | None:
-    """Return the bytes of the JSON in a binary body of `size` bytes, or None for a JSON body."""
-    text = request.headers.get(HEADER_LENGTH)
-    if text is None:
-        return None
-
-    # Eighteen digits are more than any body has, and int() never sees thousands of them.
-    if not (text.isascii() and text.isdecimal()) or len(text) > 18 or int(text) > size:
-        raise bad_request(
-            f"{HEADER_LENGTH} must be from 0 to the body's {size} bytes, not {text[:60]!r}"
-        )
-    return int(text)
-
-
-def _states(tensor: InputTensor, raw: bytes | None, count: int) -> Float32Array:
-    """Return the states, (count, 4), of an input and of the bytes that follow the JSON."""
-    label = f"input {tensor.name!r}"
-    if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
-        raise bad_request(f"{label}: shared memory is not offered here")
-
-    size = tensor.parameters.get("binary_data_size")
-    if size is not None:
-        return _binary_states(tensor, size, raw, count)
-    if tensor.data is None:
-        raise bad_request(f"{label}: has neither data nor binary_data_size")
-    if raw:
-        raise bad_request(
-            f"{len(raw)} bytes follow the JSON, and no input takes them by binary_data_size"
-        )
-    return open_inference.states_of_numbers(tensor.data, count, tensor.datatype)
-
-
-def _binary_states(
-    tensor: InputTensor, size: object, raw: bytes | None, count: int
-) -> Float32Array:
-    label = f"input {tensor.name!r}"
-    if tensor.data is not None:
-        raise bad_request(f"{label}: has both data and binary_data_size")
-    if type(size) is not int or size < 0:
-        raise bad_request(
-            f"{label}: binary_data_size must be a whole number from 0, not {str(size)[:60]!r}"
-        )
-    if raw is None:
-        raise bad_request(f"{label}: binary_data_size needs the header {HEADER_LENGTH}")
-    if size != len(raw):
-        raise bad_request(
-            f"{label}: binary_data_size is {size}, but {len(raw)} bytes follow the JSON"
-        )
-    return open_inference.states_of_raw(raw, count, tensor.datatype)
-
-
-def _flag(parameters: Parameters, name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if not isinstance(value, bool):
-        raise bad_request(f"parameter {name} must be true or false, not {str(value)[:60]!r}")
-    return value
-
-
 def _inflate(body: bytes, window: int, limit: int) -> bytes:
     """Return the inflated body.
 
@@ -462,11 +341,3 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
     if not inflater.eof or inflater.unused_data:
         raise bad_request("the compressed body is cut off, or something follows it")
     return inflated
-
-
-def _explain(error: ValidationError, body: bytes) -> str:
-    if body.startswith(problems.BYTE_ORDER_MARK):
-        return problems.BYTE_ORDER_MARK_DETAIL
-    detail = error.errors(include_url=False, include_input=False)[0]
-    place = "/".join(str(part) for part in detail["loc"])
-    return f"{place}: {detail['msg']}" if place else detail["msg"]

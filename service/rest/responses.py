@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NamedTuple
 
-from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api import problems
-from service.api.problems import ProblemError
 from service.endpoints import OPEN_INFERENCE_PREFIX, endpoint_of
 from service.errors import ServiceError
 from service.inference.policy import Inference
@@ -59,10 +57,7 @@ def error_response(error: ServiceError, path: str) -> ObservedResponse:
     """Return an error as the endpoint at `path` renders it."""
     is_failure = error.status == HTTPStatus.INTERNAL_SERVER_ERROR
     outcome = Outcome(failure=error if is_failure else None)
-    if isinstance(error, ProblemError) and not is_open_inference(path):
-        content, media_type = error.body, problems.MEDIA_TYPE
-    else:
-        content, media_type = to_json({"error": str(error)}), "application/json"
+    content, media_type = problems.render(error, endpoint_of(path).label)
     return ObservedResponse(content, error.status, error.headers, media_type, outcome)
 
 

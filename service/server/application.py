@@ -62,7 +62,7 @@ def create_application(
     )
     return Application(
         app=RequestMiddleware(app, service_state, ids, limiter),
-        fast_path=FastPath(settings, service_state, ids, limiter),
+        fast_path=FastPath(settings, service_state, ids),
         stream=stream,
         limiter=limiter,
         allowed_hosts=allowed_hosts,

@@ -1,4 +1,4 @@
-"""The fast path: whole requests to `POST /act` and `POST /act/batch`, answered before ASGI.
+"""The fast path: whole requests to some endpoints, answered before ASGI.
 
 The protocol hands in a whole request and gets the bytes of the whole answer, made by the functions
 that the routes of the FastAPI application call. What is wrong with a body is answered here too,
@@ -6,20 +6,19 @@ since finding it a second time could take as long as the first. Failures of the 
 those routes, which log them. Tests hold both paths to the same answer, byte for byte.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 
 from service.api import problems
-from service.api.act import Answer, act, act_batch
-from service.api.problems import ProblemError
+from service.api.fast_endpoints import FastEndpoint, FastEndpoints
 from service.endpoints import endpoint_of
-from service.inference.policy import Inference, Policy
+from service.errors import ServiceError
+from service.inference.policy import Inference
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
-from service.rest.middleware.requests import ConcurrencyLimiter
 from service.settings import Settings
 from service.state import ServiceState
 from service.types import Body, RawHeader, Write
@@ -28,37 +27,26 @@ from service.types import Body, RawHeader, Write
 class FastPath:
     """Answers whole requests with whole answers, at once."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        service_state: ServiceState,
-        ids: RequestIds,
-        limiter: ConcurrencyLimiter,
-    ) -> None:
-        self.limiter = limiter
-        self.body_limits = {  # bytes, by endpoint
-            b"/act": settings.max_body,
-            b"/act/batch": settings.max_batch_body,
-        }
+    def __init__(self, settings: Settings, service_state: ServiceState, ids: RequestIds) -> None:
         self._service_state = service_state
         self._ids = ids
-        self._functions: dict[bytes, Callable[[Policy, Body, str | None], Answer]] = {
-            b"/act": act,
-            b"/act/batch": partial(act_batch, max_batch=settings.max_batch),
-        }
-        self._scopes = {path: endpoint_of(path.decode()).scope for path in self._functions}
+        self._endpoints = FastEndpoints(settings)
         # Where pages of other origins may call, every answer says that it could differ by origin.
         # What does differ, the answers to requests with an Origin, is left to the ASGI path.
         self._vary = b"vary: Origin\r\n" if settings.cors_origin else b""
 
-    def allows(self, endpoint: bytes, headers: dict[bytes, bytes]) -> bool:
+    def find(self, target: bytes) -> FastEndpoint | None:
+        """Return the endpoint at a request's target, if its whole requests are answered here."""
+        return self._endpoints.find(target, self._service_state.policy)
+
+    def allows(self, endpoint: FastEndpoint, headers: dict[bytes, bytes]) -> bool:
         """Return whether the caller's key is for the endpoint; asked before its body is read."""
         keys = self._service_state.keys
-        return keys is None or keys.allows(headers.get(b"authorization"), self._scopes[endpoint])
+        return keys is None or keys.allows(headers.get(b"authorization"), endpoint.scope)
 
     def answer(
         self,
-        endpoint: bytes,
+        endpoint: FastEndpoint,
         headers: dict[bytes, bytes],
         body: Body,
         started: float,
@@ -69,78 +57,70 @@ class FastPath:
 
         `started`: when its first byte came, by `perf_counter`; answers begin with `default_lines`.
         """
-        service_state = self._service_state
         if self._vary and b"origin" in headers:
             return False
 
-        if_match = headers.get(b"if-match")
         try:
-            content, ((etag, digest), (timing, duration)), inference = self._functions[endpoint](
-                service_state.policy, body, None if if_match is None else if_match.decode("latin-1")
+            content, media_type, header_lines, inference = endpoint.answer(
+                self._service_state.policy, body, headers
             )
-        except ProblemError as problem:
-            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        except ServiceError as error:
+            if error.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 return False
-            self._refuse(problem, endpoint, headers, started, default_lines, write)
+            self._refuse(error, endpoint, headers, started, default_lines, write)
             return True
         except Exception:  # whatever it is, the ASGI path meets it too, answers it and logs it
             return False
 
         request_id = self._ids.of(headers.get(b"x-request-id"))
         write(
-            b"HTTP/1.1 200 OK\r\n%b%b: %b\r\n%b: %b\r\ncontent-length: %d\r\n"
-            b"content-type: application/json\r\n%bx-request-id: %b\r\n\r\n%b"
+            b"HTTP/1.1 200 OK\r\n%b%bcontent-length: %d\r\n"
+            b"content-type: %b\r\n%bx-request-id: %b\r\n\r\n%b"
             % (
                 default_lines,
-                etag,
-                digest,
-                timing,
-                duration,
+                header_lines,
                 len(content),
+                media_type.encode(),
                 self._vary,
                 request_id,
                 content,
             ),
-            partial(
-                self._on_written, endpoint.decode(), 200, headers, started, request_id, inference
-            ),
+            partial(self._on_written, endpoint, 200, headers, started, request_id, inference),
         )
         return True
 
     def _refuse(
         self,
-        problem: ProblemError,
-        endpoint: bytes,
+        error: ServiceError,
+        endpoint: FastEndpoint,
         headers: dict[bytes, bytes],
         started: float,
         default_lines: bytes,
         write: Write,
     ) -> None:
         """Write what is wrong with a request."""
-        status, content = problem.status, problem.body
+        content, media_type = problems.render(error, endpoint.label)
         request_id = self._ids.of(headers.get(b"x-request-id"))
         write(
             b"HTTP/1.1 %d %b\r\n%b%bcontent-length: %d\r\n"
             b"content-type: %b\r\n%bx-request-id: %b\r\n\r\n%b"
             % (
-                status,
-                status.phrase.encode(),
+                error.status,
+                error.status.phrase.encode(),
                 default_lines,
-                b"".join(b"%b: %b\r\n" % header for header in problem.headers),
+                b"".join(b"%b: %b\r\n" % header for header in error.headers),
                 len(content),
-                problems.MEDIA_TYPE.encode(),
+                media_type.encode(),
                 self._vary,
                 request_id,
                 content,
             ),
-            partial(
-                self._on_written, endpoint.decode(), status, headers, started, request_id, None
-            ),
+            partial(self._on_written, endpoint, error.status, headers, started, request_id, None),
         )
 
     def _on_written(
         self,
-        endpoint: str,
+        endpoint: FastEndpoint,
         status: int,
         headers: dict[bytes, bytes],
         started: float,
@@ -150,13 +130,19 @@ class FastPath:
         """Count the request and tell the observers, once its answer is with the kernel."""
         seconds = perf_counter() - started
         service_state = self._service_state
-        service_state.metrics.observe_request(endpoint, status, seconds)
+        service_state.metrics.observe_request(endpoint.label, status, seconds)
         observers = service_state.observers
         if observers.wants_all_requests:
-            raw_headers = headers.items()
             observers.on_request(
                 FinishedRequest(
-                    endpoint, "POST", endpoint, status, seconds, request_id, raw_headers, inference
+                    endpoint.label,
+                    "POST",
+                    endpoint.path,
+                    status,
+                    seconds,
+                    request_id,
+                    headers.items(),
+                    inference,
                 )
             )
         if inference is not None:
@@ -164,13 +150,14 @@ class FastPath:
 
     # Requests that nobody answers
 
-    def client_gone(self, endpoint: bytes, headers: dict[bytes, bytes], started: float) -> None:
+    def client_gone(
+        self, endpoint: FastEndpoint, headers: dict[bytes, bytes], started: float
+    ) -> None:
         """Count a request whose client went away before its body had come."""
         seconds = perf_counter() - started
-        self._service_state.metrics.observe_request(
-            endpoint.decode(), CLIENT_CLOSED_REQUEST, seconds
-        )
-        self.report_unread(CLIENT_CLOSED_REQUEST, "POST", endpoint, headers.items(), started)
+        self._service_state.metrics.observe_request(endpoint.label, CLIENT_CLOSED_REQUEST, seconds)
+        path = endpoint.path.encode()
+        self.report_unread(CLIENT_CLOSED_REQUEST, "POST", path, headers.items(), started)
 
     def report_unread(
         self,

@@ -4,7 +4,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -107,7 +107,9 @@ def request(
     return [head + b"".join(sent[:1]), *sent[1:]]
 
 
-def ask(port: int, pieces: list[bytes], *, answers: int = 1, has_body: bool = True) -> list[Answer]:
+def ask(
+    port: int, pieces: Iterable[bytes], *, answers: int = 1, has_body: bool = True
+) -> list[Answer]:
     """Return the answers to what is sent on one connection."""
     with (
         socket.create_connection(("127.0.0.1", port), 10) as connection,

@@ -66,7 +66,7 @@ class HttpConnection(HttpToolsProtocol):
         self.url = b""
         self._headers: dict[bytes, bytes] = {}
         self._size = RequestSize()
-        self._fast_request = FastRequest(application.fast_path)
+        self._fast_request = FastRequest(application.limiter)
         self._running: RequestResponseCycle | None = None
 
     # Reading

@@ -100,8 +100,13 @@ class HttpProtocol(ClosableConnection):
         if b"upgrade" in headers and self.parser.should_upgrade() and not self._should_upgrade():
             return  # the offer is declined: the request is read again, without it
 
-        if self._suits_fast_path(headers) and self._fast_path.allows(self.url, headers):
-            self._fast_request.begin(self.url)
+        endpoint = self._fast_path.find(self.url)
+        if (
+            endpoint is not None
+            and self._suits_fast_path(headers)
+            and self._fast_path.allows(endpoint, headers)
+        ):
+            self._fast_request.begin(endpoint)
         else:
             self._begin_asgi_request()
         self._phase = READING_BODY
@@ -140,10 +145,9 @@ class HttpProtocol(ClosableConnection):
     # The two paths
 
     def _suits_fast_path(self, headers: dict[bytes, bytes]) -> bool:
-        """Return whether the fast path may answer the request whose headers have come."""
+        """Return whether the fast path may answer a request with these headers."""
         return (
-            self.url in self._fast_path.body_limits
-            and self.parser.get_method() == b"POST"
+            self.parser.get_method() == b"POST"
             # Else its answer has to wait for an earlier one. Not `_is_answered`, which is a call.
             and (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_http_version() == "1.1"

@@ -2,7 +2,8 @@
 
 from enum import Enum
 
-from service.server.fast_path import FastPath
+from service.api.fast_endpoints import FastEndpoint
+from service.rest.middleware.requests import ConcurrencyLimiter
 from service.types import Body
 
 HEADER_BYTES_LIMIT = 65_536  # that a request may have beside its body
@@ -64,18 +65,18 @@ class RequestSize:
 class FastRequest:
     """A request that the fast path may answer, while its body comes in."""
 
-    def __init__(self, fast_path: FastPath) -> None:
-        self.endpoint: bytes | None = None  # its path; None while there is no such request
+    def __init__(self, limiter: ConcurrencyLimiter) -> None:
+        self.endpoint: FastEndpoint | None = None  # None while there is no such request
         self.body: Body = b""
-        self._fast_path = fast_path
+        self._limiter = limiter
         self._body_limit = 0
         self._is_counted = False
 
-    def begin(self, endpoint: bytes) -> None:
+    def begin(self, endpoint: FastEndpoint) -> None:
         """Begin a request to `endpoint`."""
         self.endpoint = endpoint
         self.body = b""
-        self._body_limit = self._fast_path.body_limits[endpoint]
+        self._body_limit = endpoint.body_limit
 
     def append(self, data: bytes) -> bool:
         """Take a piece of the body; return whether the body is within its limit."""
@@ -89,7 +90,7 @@ class FastRequest:
 
     def try_count(self) -> bool:
         """Count an incomplete request among those in flight; return False if there are too many."""
-        self._is_counted = self._is_counted or self._fast_path.limiter.try_acquire()
+        self._is_counted = self._is_counted or self._limiter.try_acquire()
         return self._is_counted
 
     def clear(self) -> None:
@@ -98,4 +99,4 @@ class FastRequest:
         self.body = b""
         if self._is_counted:
             self._is_counted = False
-            self._fast_path.limiter.release()
+            self._limiter.release()

@@ -49,6 +49,7 @@ with warnings.catch_warnings():
     from tritonclient.utils import InferenceServerException
 
 BODY = b'{"state":[0,0,0.05,0]}'
+INFER_BODY = b'{"inputs":[{"name":"state","shape":[1,4],"datatype":"FP32","data":[0,0,0.05,0]}]}'
 ENDPOINTS: list[tuple[str, str, Scope]] = [
     ("POST", "/act", "act"),
     ("POST", "/act/batch", "act"),
@@ -178,19 +179,21 @@ def test_every_method_of_grpc_is_in_the_table_and_what_changes_the_service_needs
         assert (endpoint.scope == "admin") is changes
 
 
-@pytest.mark.parametrize("path", ["/act", "/act/batch"])
+@pytest.mark.parametrize("path", ["/act", "/act/batch", "/v2/models/cartpole-dqn/infer"])
 def test_the_fast_path_answers_the_right_key_and_leaves_every_other_to_asgi(
     committed: Bundle, file: Path, path: str
 ) -> None:
     fast_path = create_application(
         settings(keys=file), ServiceState(load(committed, "onnx"), keys=load_keys(file))
     ).fast_path
-    body = BODY if path == "/act" else b'{"states":[[0,0,0.05,0]]}'
+    body = {"/act": BODY, "/act/batch": b'{"states":[[0,0,0.05,0]]}'}.get(path, INFER_BODY)
+    endpoint = fast_path.find(path.encode())
+    assert endpoint is not None
     written: list[bytes] = []
 
     def answered(headers: dict[bytes, bytes]) -> bool:
-        return fast_path.allows(path.encode(), headers) and fast_path.answer(
-            path.encode(), headers, body, 0.0, b"", lambda answer, _: written.append(answer)
+        return fast_path.allows(endpoint, headers) and fast_path.answer(
+            endpoint, headers, body, 0.0, b"", lambda answer, _: written.append(answer)
         )
 
     right, wrong = f"Bearer {MADE['act']}".encode(), f"Bearer {MADE['admin']}".encode()

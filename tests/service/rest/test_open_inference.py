@@ -17,8 +17,8 @@ from starlette.testclient import TestClient
 
 from models.bundle import Bundle
 from service.api import open_inference
+from service.api.open_inference_rest import HEADER_LENGTH
 from service.inference.loading import load
-from service.rest import open_inference as oip
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.backends import FixedBackend
@@ -39,7 +39,10 @@ def asked(**changes: Any) -> dict[str, Any]:
 
 def binary(document: dict[str, Any], raw: bytes = RAW, **headers: str) -> dict[str, Any]:
     text = json.dumps(document).encode()
-    return {"content": text + raw, "headers": {oip.HEADER_LENGTH: str(len(text))} | headers}
+    return {
+        "content": text + raw,
+        "headers": {HEADER_LENGTH: str(len(text))} | headers,
+    }
 
 
 def in_binary(**changes: Any) -> dict[str, Any]:
@@ -136,9 +139,9 @@ def test_binary_goes_both_ways_and_each_output_may_choose(client: TestClient) ->
     ):
         answer = client.post(INFER, **binary(document))
         assert answer.status_code == 200
-        length = int(answer.headers.get(oip.HEADER_LENGTH, len(answer.content)))
+        length = int(answer.headers.get(HEADER_LENGTH, len(answer.content)))
         body, raw = json.loads(answer.content[:length]), answer.content[length:]
-        assert (oip.HEADER_LENGTH in answer.headers) == bool(binaries)
+        assert (HEADER_LENGTH in answer.headers) == bool(binaries)
         wanted = [output["name"] for output in document.get("outputs", plain)]
         assert [output["name"] for output in body["outputs"]] == wanted
         for output in body["outputs"]:
@@ -216,7 +219,7 @@ WRONG: list[tuple[dict[str, Any] | bytes, str]] = [
     (asked(data=[1, 2, 3, 10**400, 5, 6, 7, 8]), "element 3"),
     (asked(data=[3e38] * 8), "no finite Q-values"),
     (asked(parameters={"binary_data_size": 32}), "both"),
-    (in_binary(), oip.HEADER_LENGTH),
+    (in_binary(), HEADER_LENGTH),
     (asked(parameters={"shared_memory_region": "x"}), "shared memory"),
     (asked() | {"outputs": [{"name": "value"}]}, "value"),
     (asked() | {"outputs": [{"name": "action"}, {"name": "action"}]}, "twice"),
@@ -254,11 +257,16 @@ def test_a_wrong_request_is_refused_with_the_reason(
         ("32", RAW, {}, "whole number"),
         (None, RAW, {}, "neither"),
         (32, np.array([[0, 0, 0, np.nan]] * 2, "<f4").tobytes(), {}, "element 3"),
-        (32, RAW, {oip.HEADER_LENGTH: "-1"}, oip.HEADER_LENGTH),
-        (32, RAW, {oip.HEADER_LENGTH: "999999"}, oip.HEADER_LENGTH),
-        (32, RAW, {oip.HEADER_LENGTH: "9" * 5_000}, oip.HEADER_LENGTH),
-        (32, RAW, {oip.HEADER_LENGTH: "1e2"}, oip.HEADER_LENGTH),
-        (32, RAW, {oip.HEADER_LENGTH: "0"}, "JSON"),
+        (32, RAW, {HEADER_LENGTH: "-1"}, HEADER_LENGTH),
+        (32, RAW, {HEADER_LENGTH: "999999"}, HEADER_LENGTH),
+        (
+            32,
+            RAW,
+            {HEADER_LENGTH: "9" * 5_000},
+            HEADER_LENGTH,
+        ),
+        (32, RAW, {HEADER_LENGTH: "1e2"}, HEADER_LENGTH),
+        (32, RAW, {HEADER_LENGTH: "0"}, "JSON"),
         (32, RAW, {"content-encoding": "gzip"}, "Content-Encoding"),
     ],
 )
@@ -376,7 +384,7 @@ def test_twenty_thousand_spoiled_bodies_are_never_a_failure_of_the_service(
             declared: object = rng.choice(
                 [length, length, length + rng.randint(-5, 5), rng.randint(-9, 999), 10**20, "x", ""]
             )
-            headers.append((oip.HEADER_LENGTH.lower().encode(), str(declared).encode()))
+            headers.append((HEADER_LENGTH.lower().encode(), str(declared).encode()))
         else:
             body = bytearray(rng.choice(good))
         for _ in range(rng.choice([0, 1, 1, 2, 8])):

@@ -1,0 +1,123 @@
+"""The endpoints whose whole requests are answered at once, before ASGI.
+
+Each answers by the functions that the routes of the same endpoint call.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from service.api import open_inference, open_inference_rest
+from service.api.act import act, act_batch, check_digest
+from service.api.open_inference_rest import HEADER_LENGTH
+from service.api.problems import JSON
+from service.endpoints import OPEN_INFERENCE_PREFIX, Scope, endpoint_of
+from service.inference.policy import Inference, Policy
+from service.settings import Settings
+from service.types import Body
+
+Headers = Mapping[bytes, bytes]  # of a request, by their names in small letters
+
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+_INFER_PREFIX = f"{OPEN_INFERENCE_PREFIX}/models/".encode()
+
+
+class WholeAnswer(NamedTuple):
+    """A good answer."""
+
+    content: bytes
+    media_type: str
+    header_lines: bytes  # those that this answer has beside the ones of all answers
+    inference: Inference
+
+
+@dataclass(frozen=True)
+class FastEndpoint:
+    """An endpoint whose whole requests can be answered at once."""
+
+    path: str
+    label: str  # of the metrics and the log
+    scope: Scope | None  # that a key needs
+    body_limit: int  # bytes
+    answer: Callable[[Policy, Body, Headers], WholeAnswer]  # raises `ServiceError`
+
+
+class FastEndpoints:
+    """Finds such endpoints by their paths. Those of the model change with the policy served."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._max_batch = settings.max_batch
+        self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
+        self._of_service = {
+            b"/act": _endpoint("/act", settings.max_body, _answer_act),
+            b"/act/batch": _endpoint(
+                "/act/batch",
+                settings.max_batch_body,
+                partial(_answer_batch, max_batch=settings.max_batch),
+            ),
+        }
+        self._of_model: dict[bytes, FastEndpoint] = {}
+        self._policy: Policy | None = None  # whose model these are
+
+    def find(self, target: bytes, policy: Policy) -> FastEndpoint | None:
+        """Return the endpoint that a request's target names, as its path and nothing more."""
+        endpoint = self._of_service.get(target)
+        if endpoint is not None or not target.startswith(_INFER_PREFIX):
+            return endpoint
+        if policy is not self._policy:
+            self._of_model = self._infer_endpoints(policy)
+            self._policy = policy
+        return self._of_model.get(target)
+
+    def _infer_endpoints(self, policy: Policy) -> dict[bytes, FastEndpoint]:
+        manifest = policy.bundle.manifest
+        endpoints = {}
+        for version in (None, manifest.version):
+            of_version = "" if version is None else f"/versions/{version}"
+            path = f"{OPEN_INFERENCE_PREFIX}/models/{manifest.name}{of_version}/infer"
+            answer = partial(
+                _answer_infer, name=manifest.name, version=version, max_batch=self._max_batch
+            )
+            endpoints[path.encode()] = _endpoint(path, self._infer_body_limit, answer)
+        return endpoints
+
+
+def _endpoint(
+    path: str, body_limit: int, answer: Callable[[Policy, Body, Headers], WholeAnswer]
+) -> FastEndpoint:
+    endpoint = endpoint_of(path)
+    return FastEndpoint(path, endpoint.label, endpoint.scope, body_limit, answer)
+
+
+def _answer_act(policy: Policy, body: Body, headers: Headers) -> WholeAnswer:
+    content, ((etag, digest), (timing, duration)), inference = act(
+        policy, body, _decoded(headers.get(b"if-match"))
+    )
+    lines = b"%b: %b\r\n%b: %b\r\n" % (etag, digest, timing, duration)
+    return WholeAnswer(content, JSON, lines, inference)
+
+
+def _answer_batch(policy: Policy, body: Body, headers: Headers, *, max_batch: int) -> WholeAnswer:
+    content, ((etag, digest), (timing, duration)), inference = act_batch(
+        policy, body, _decoded(headers.get(b"if-match")), max_batch=max_batch
+    )
+    lines = b"%b: %b\r\n%b: %b\r\n" % (etag, digest, timing, duration)
+    return WholeAnswer(content, JSON, lines, inference)
+
+
+def _answer_infer(
+    policy: Policy, body: Body, headers: Headers, *, name: str, version: str | None, max_batch: int
+) -> WholeAnswer:
+    open_inference.check_model(policy, name, version)  # the policy may have changed since
+    check_digest(policy, _decoded(headers.get(b"if-match")))
+    content, media_type, answer_headers, inference = open_inference_rest.infer(
+        policy, body, _decoded(headers.get(_HEADER_LENGTH)), max_batch
+    )
+    lines = b"".join([b"%b: %b\r\n" % header for header in answer_headers])
+    return WholeAnswer(content, media_type, lines, inference)
+
+
+def _decoded(value: bytes | None) -> str | None:
+    """Return a header's value as Starlette gives it."""
+    return None if value is None else value.decode("latin-1")
