@@ -3,8 +3,10 @@
 REST and gRPC differ in how a request is written. What it means, and what is wrong with it, is here.
 """
 
+from array import array
 from collections.abc import Collection, Sequence
 from http import HTTPStatus
+from math import isfinite
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -206,7 +208,11 @@ def states_of_numbers(numbers: Sequence[object], count: int, datatype: str) -> F
                     f"input {INPUT!r}: element {index} must be a whole number, not {value}"
                 )
         return _whole(np.array(values, np.float64), count)
-    return _cast(np.array(values, np.float64), count)
+
+    rounded = array("f", values)  # what is too large for it becomes infinite
+    if not isfinite(sum(rounded)):  # as a sum of 64-bit floats it is, where each value is
+        _finite(np.array(rounded))
+    return np.frombuffer(rounded, np.float32).reshape(count, STATE_SIZE)
 
 
 def _cast(values: np.ndarray[Any, np.dtype[Any]], count: int) -> Float32Array:

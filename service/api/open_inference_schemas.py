@@ -9,7 +9,7 @@ Parameters = dict[str, JsonValue]
 OptionalParameters = Annotated[
     Parameters,
     BeforeValidator(lambda value: {} if value is None else value),
-    WithJsonSchema({"type": ["object", "null"]}),
+    WithJsonSchema({"type": ["object", "null"], "default": {}}),
 ]
 OptionalFlag = Annotated[
     bool,
@@ -19,12 +19,15 @@ OptionalFlag = Annotated[
 Dimension = Annotated[int, Field(ge=-(2**63), le=2**63 - 1, strict=True)]
 
 
+# Defaults come from factories: pydantic copies a mutable default deeply for each request.
+
+
 class _Part(BaseModel):
     # Unlike on /act, an unknown field is no error: the protocol lets its extensions add some.
     model_config = ConfigDict(frozen=True)
 
     name: str
-    parameters: OptionalParameters = {}
+    parameters: OptionalParameters = Field(default_factory=dict)
 
 
 # What the OpenAPI document says of a request is narrower than what is validated by these classes:
@@ -75,17 +78,17 @@ class InferRequest(BaseModel):
     )
 
     id: str | None = None
-    parameters: OptionalParameters = {}
+    parameters: OptionalParameters = Field(default_factory=dict)
     inputs: list[InputTensor] = Field(
         max_length=16, json_schema_extra={"minItems": 1, "maxItems": 1}
     )
     outputs: Annotated[
         list[RequestedOutput], BeforeValidator(lambda value: [] if value is None else value)
     ] = Field(
-        [],
+        default_factory=list,
         max_length=16,
         description="all, if none is named",
-        json_schema_extra={"type": ["array", "null"]},
+        json_schema_extra={"type": ["array", "null"], "default": []},
     )
 
 
@@ -98,7 +101,7 @@ class RepositoryRequest(_Document):
     """Options of a repository request, none of which changes anything here."""
 
     ready: OptionalFlag = Field(False, strict=True)
-    parameters: OptionalParameters = {}
+    parameters: OptionalParameters = Field(default_factory=dict)
 
 
 class LoadRequest(RepositoryRequest):

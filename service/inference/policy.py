@@ -1,7 +1,6 @@
 """A policy: states in, Q-values and greedy actions out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 from threading import Lock
 from typing import NamedTuple
@@ -31,8 +30,7 @@ class Inference(NamedTuple):
     seq: int | None = None  # of the request, where its endpoint has one
 
 
-@dataclass(frozen=True)
-class Decisions:
+class Decisions(NamedTuple):
     """The answers to some states, row by row."""
 
     actions: list[int]
