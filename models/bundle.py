@@ -33,6 +33,7 @@ from models.manifest import MANIFEST, Artifact, Format, Manifest
 MANIFEST_BYTES_MAX = 1 << 20
 READ_ATTEMPTS = 5  # a bundle may be replaced again and again while it is read
 REMEDY = "export it again with python -m training"
+ALLOW = "let this user read it (chmod, chown), or run as another"
 
 
 class BundleError(Exception):
@@ -109,8 +110,9 @@ def _open_folder(folder: Path) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
+        remedy = ALLOW if isinstance(error, PermissionError) else "train one with make train"
         raise BundleMissingError(
-            f"{folder}: no bundle can be read here ({_reason(error)}); train one with make train"
+            f"{folder}: no bundle can be read here ({_reason(error)}); {remedy}"
         ) from error
 
     try:
@@ -170,7 +172,8 @@ def _read_file(path: Path, folder: int, limit: int) -> bytes:
                 raise BundleMissingError(f"{path}: not a regular file; {REMEDY}")
             return file.read(limit + 1)
     except OSError as error:
-        raise BundleMissingError(f"{path}: cannot be read ({_reason(error)}); {REMEDY}") from error
+        remedy = ALLOW if isinstance(error, PermissionError) else REMEDY
+        raise BundleMissingError(f"{path}: cannot be read ({_reason(error)}); {remedy}") from error
 
 
 def _parse(path: Path, content: bytes) -> Manifest:
@@ -221,6 +224,7 @@ def check_place(folder: Path) -> None:
     names = {entry.name for entry in folder.iterdir()}
     if names:
         _check_is_bundle(folder, names)
+        _check_can_be_replaced(folder)
 
 
 def _check_is_bundle(folder: Path, names: set[str]) -> None:
@@ -239,6 +243,24 @@ def _check_is_bundle(folder: Path, names: set[str]) -> None:
             f"{folder}: holds files that are not the bundle's ({', '.join(sorted(others))});"
             " move them away first"
         )
+
+
+def _check_can_be_replaced(folder: Path) -> None:
+    """Check that two folders beside this one can be exchanged in one step.
+
+    Some file systems cannot (NFS, older ZFS), and some kernels (gVisor).
+    """
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as one,
+            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as other,
+        ):
+            files.exchange_folders(Path(one), Path(other))
+    except OSError as error:
+        raise BundleWriteError(
+            f"{folder}: the bundle there cannot be replaced in one step ({_reason(error)});"
+            " move it away, or choose another place for the bundle"
+        ) from error
 
 
 def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bundle:
@@ -267,10 +289,12 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
         ) from error
 
     try:
-        temp_folder.chmod(0o755)
+        mode = _mode(folder)
         manifest_bytes = manifest.model_dump_json(indent=2).encode() + b"\n"
         for name, content in {**contents, MANIFEST: manifest_bytes}.items():
             files.write_durably(temp_folder / name, content)
+            (temp_folder / name).chmod(mode & 0o666)
+        temp_folder.chmod(mode)
         files.sync(temp_folder)
 
         bundle = read(temp_folder)
@@ -284,6 +308,17 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
         # The older bundle after the exchange, or what could not be moved.
         shutil.rmtree(temp_folder, ignore_errors=True)
     return dataclasses.replace(bundle, folder=folder)
+
+
+def _mode(folder: Path) -> int:
+    """Return the permissions of a bundle's folder: those of the bundle that it replaces.
+
+    Else all may read it, whatever the umask: another user serves it, and nothing in it is secret.
+    """
+    try:
+        return stat.S_IMODE(folder.stat().st_mode)
+    except FileNotFoundError:
+        return 0o755
 
 
 def _printable(text: str) -> str:

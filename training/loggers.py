@@ -4,13 +4,16 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
 from training.trainer import Progress
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 REFRESH_SECONDS = 0.1  # of the live line
 
@@ -100,10 +103,8 @@ class TensorBoardLogger:
     """The metrics of every logged line as TensorBoard scalars."""
 
     def __init__(self, folder: Path) -> None:
-        # It takes a second to import, and few ask for it.
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(folder))
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -114,10 +115,24 @@ class TensorBoardLogger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def log(self, progress: Progress) -> None:
         """Write the metrics at their environment step."""
-        if progress.is_logged:
-            for name, value in progress.metrics.items():
-                self._writer.add_scalar(name, value, int(progress.metrics["steps"]))
+        if not progress.is_logged:
+            return
+
+        steps = int(progress.metrics["steps"])
+        if self._writer is None:
+            self._writer = self._open_writer(steps)
+        for name, value in progress.metrics.items():
+            self._writer.add_scalar(name, value, steps)
+
+    def _open_writer(self, steps: int) -> "SummaryWriter":
+        # It takes a second to import, and few ask for it.
+        from torch.utils.tensorboard import SummaryWriter
+
+        # A run that is resumed, or begun anew, repeats what the one before it wrote last:
+        # TensorBoard drops that.
+        return SummaryWriter(str(self._folder), purge_step=steps)

@@ -122,21 +122,34 @@ def config(policy: Policy, max_batch: int) -> dict[str, object]:
 
 
 def check_model(policy: Policy, name: str, version: str | None) -> None:
-    """Refuse a model or a version that is not served.
+    """Refuse a model or a version that is not served, and say which one is.
 
     Raises `OpenInferenceError` with status 404.
     """
     manifest = policy.bundle.manifest
     if name != manifest.name:
-        raise OpenInferenceError(
-            HTTPStatus.NOT_FOUND, f"there is no model {name[:100]!r}; {manifest.name!r} is served"
-        )
+        raise _not_found(f"there is no model {name[:100]!r}; {manifest.name!r} is served")
     if version and version != manifest.version:
-        raise OpenInferenceError(
-            HTTPStatus.NOT_FOUND,
+        raise _not_found(
             f"there is no version {version[:100]!r} of {name!r}; "
-            f"version {manifest.version!r} is served",
+            f"version {manifest.version!r} is served"
         )
+
+
+def check_model_without_key(policy: Policy, name: str, version: str | None) -> None:
+    """Refuse as `check_model` does, but name nothing that the caller has not named.
+
+    For readiness, which is answered without a key. Raises `OpenInferenceError` with status 404.
+    """
+    manifest = policy.bundle.manifest
+    if name != manifest.name:
+        raise _not_found(f"there is no model {name[:100]!r}")
+    if version and version != manifest.version:
+        raise _not_found(f"there is no version {version[:100]!r} of {name[:100]!r}")
+
+
+def _not_found(message: str) -> OpenInferenceError:
+    return OpenInferenceError(HTTPStatus.NOT_FOUND, message)
 
 
 def check_size(document: Body, max_batch: int) -> None:

@@ -49,7 +49,9 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
         """Answer whether this model is served."""
-        self._check_model(request.name, request.version)
+        open_inference.check_model_without_key(
+            self._service_state.policy, request.name, request.version
+        )
         return pb.ModelReadyResponse(ready=not self._service_state.draining)
 
     # Descriptions

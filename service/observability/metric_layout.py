@@ -112,6 +112,7 @@ class Layout:
             (name, value): self._add() for name, event in EVENTS.items() for value in event.values
         }
         self.started = self._add()  # when the process began, in seconds since 1970
+        self.started_uptime = self._add()  # the same, in seconds since the machine began
 
     def _add(self, slots: int = 1) -> int:
         """Give out slots; return the first."""

@@ -29,6 +29,12 @@ ROW_COUNT = 128
 SLOT_BYTES = 8
 _REQUEST_SUM = len(REQUEST_BOUNDS) + 1  # place of a histogram's sum, after its buckets
 _OTHER_STATUS = len(STATUSES)
+CLOCK_STEP_SECONDS = 1.0  # by which a clock has not been slewed, but set
+
+
+def _uptime() -> float:
+    """Return the seconds since the machine began, which no setting of the clock changes."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Metrics:
@@ -43,6 +49,7 @@ class Metrics:
         self._slots = memoryview(self._map).cast("d")
         self._row = self._slots[row * width : (row + 1) * width]
         self._row[self._layout.started] = time.time()
+        self._row[self._layout.started_uptime] = _uptime()
 
         # Looked up for every request, so they stand here and not one attribute further.
         self._statuses = self._layout.statuses
@@ -113,11 +120,26 @@ class Metrics:
         """Return how often one of `EVENTS` happened, in all processes."""
         return sum(self._slots[self._layout.events[event, value] :: self._layout.width])
 
+    def _follow_clock(self) -> None:
+        """Tell all processes' starts anew if the clock was set since.
+
+        A board without a battery begins in 1970, and hears of the time later. While the clock is
+        only slewed, what is told stays the same to the bit: a change would look like a restart.
+        """
+        layout = self._layout
+        now, uptime = time.time(), _uptime()
+        for row in range(0, len(self._slots), layout.width):
+            lived = uptime - self._slots[row + layout.started_uptime]
+            told = self._slots[row + layout.started]
+            if told and abs(now - lived - told) > CLOCK_STEP_SECONDS:
+                self._slots[row + layout.started] = now - lived
+
     def exposition(self, bundle: Mapping[str, str], *, ready: bool = True) -> bytes:
         """Return the sum over all processes as Prometheus text.
 
         `bundle` holds the labels that describe the bundle served.
         """
+        self._follow_clock()
         slots, width = self._slots.tolist(), self._layout.width
         rows = [slots[first : first + width] for first in range(0, len(slots), width)]
         return exposition(self._layout, rows, bundle, ready=ready)

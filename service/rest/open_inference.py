@@ -188,9 +188,12 @@ class OpenInferenceEndpoints:
 
     async def model_ready(self, request: Request) -> Response:
         """Answer where this model is served."""
-        manifest = self._policy(request).bundle.manifest
+        name = request.path_params["name"]
+        open_inference.check_model_without_key(
+            self._service_state.policy, name, request.path_params.get("version")
+        )
         self._check_ready()
-        return JSONResponse({"name": manifest.name, "ready": True})
+        return JSONResponse({"name": name, "ready": True})
 
     async def model_config(self, request: Request) -> Response:
         """Return the model's configuration; it shows the largest batch."""

@@ -1,6 +1,9 @@
 import json
 import os
+import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,6 +172,51 @@ def test_a_write_that_fails_leaves_the_older_bundle_and_no_rest(
         bundle.write(folder, exported.manifest, files)
     assert bundle.read(folder).digest == exported.digest
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_bundle_can_be_read_by_all_or_by_those_who_could_read_the_one_before(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    before = os.umask(0o077)
+    try:
+        folder = copy(exported, tmp_path / "b")
+        assert permissions(folder) == {0o755, 0o644}
+        folder.chmod(0o750)
+        copy(exported, folder)
+    finally:
+        os.umask(before)
+    assert permissions(folder) == {0o750, 0o640}
+
+
+def permissions(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.iterdir())}
+
+
+def test_who_may_not_read_a_bundle_is_not_told_to_export_it_again(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    folder = copy(exported, tmp_path / "b")
+    for path in (folder / "policy.onnx", folder):
+        path.chmod(0)
+        with as_another_user(), pytest.raises(BundleMissingError) as refusal:
+            bundle.read(folder)
+        assert "Permission denied" in str(refusal.value)
+        assert "let this user read it" in str(refusal.value)
+        assert "export it again" not in str(refusal.value)
+    folder.chmod(0o755)
+
+
+@contextmanager
+def as_another_user() -> Iterator[None]:
+    """Give up root's permission to read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_files_and_manifest_must_name_the_same(exported: Bundle, tmp_path: Path) -> None:

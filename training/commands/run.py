@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models import bundle
+from models.bundle import BundleWriteError
 from models.manifest import Evaluation, Gate, Manifest, Name, RobustnessEvaluation
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
@@ -60,7 +61,7 @@ def train(command: TrainCommand) -> int:
     if run.stopped == "interrupted":
         output.print_facts(to_go_on="give the same command again, with --resume")
         return INTERRUPTED
-    return _write_bundle(run, command.bundle, name, output)
+    return _write_bundle(run, command.bundle, name, output, kept_in=folder)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -107,7 +108,8 @@ def export(command: ExportCommand) -> int:
     trainer = trainer_for(identity.recipe, identity.seed, choose_device("cpu"))
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
-    return _write_bundle(run, command.bundle, name, _Output(json_output=False))
+    output = _Output(json_output=False)
+    return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
 
 
 def _train(command: TrainCommand, folder: Path, output: "_Output") -> Run:
@@ -190,7 +192,9 @@ def _check_bundle_options(options: BundleOptions) -> str:
         ) from error
 
 
-def _write_bundle(run: Run, options: BundleOptions, name: str, output: "_Output") -> int:
+def _write_bundle(
+    run: Run, options: BundleOptions, name: str, output: "_Output", *, kept_in: Path
+) -> int:
     try:
         written = export_run(
             run,
@@ -202,6 +206,11 @@ def _write_bundle(run: Run, options: BundleOptions, name: str, output: "_Output"
         )
     except (PolicyFileError, GateError) as error:
         raise CommandError(f"nothing was written: {error}") from error
+    except BundleWriteError as error:
+        raise CommandError(
+            f"{error}; the run is kept in {kept_in}:"
+            f" python -m training export {kept_in} --out FOLDER finishes it"
+        ) from error
 
     if not output.json_output:
         manifest = written.manifest

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -126,6 +127,8 @@ def decision_surface(q_values: QFunction, title: str) -> bytes:
 
 
 def _figure(width: float, height: float) -> "Figure":
+    # It warns of a home that cannot be written, where it would keep what it knows of fonts.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, layout="constrained")

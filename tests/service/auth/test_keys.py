@@ -68,12 +68,13 @@ ENDPOINTS: list[tuple[str, str, Scope]] = [
     ("POST", "/shadow/promote", "admin"),
     ("GET", "/an/endpoint/that/is/not/in/the/table", "admin"),
 ]
+MODEL = "/v2/models/cartpole-dqn"
 OPEN = [
     "/health/live",
     "/health/ready",
     "/v2/health/live",
     "/v2/health/ready",
-    "/v2/models/cartpole-dqn/ready",
+    f"{MODEL}/ready",
     "/docs",
     "/openapi.json",
 ]
@@ -161,6 +162,23 @@ def test_an_endpoint_answers_a_key_of_its_scope_and_no_other(
 @pytest.mark.parametrize("path", OPEN)
 def test_health_and_description_are_open(client: TestClient, path: str) -> None:
     assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *OPEN,
+        "/v2/models/wrong/ready",
+        "/v2/models/wrong/versions/1/ready",
+        f"{MODEL}/versions/9/ready",
+    ],
+)
+def test_without_a_key_the_model_is_named_to_nobody_who_does_not_name_it(
+    client: TestClient, committed: Bundle, path: str
+) -> None:
+    text = client.get(path).text
+    assert committed.digest not in text
+    assert committed.manifest.name not in text or path.startswith(f"{MODEL}/")
 
 
 def test_a_key_may_have_several_scopes(client: TestClient) -> None:
@@ -457,6 +475,11 @@ def test_grpc_asks_for_the_same_keys(running: Running) -> None:
                 denied,
             )
         assert code(channel, "/another.Service/Method", MADE["act"]) == denied
+        for asked in (b"\x0a\x05wrong", b""):  # a name, as protobuf writes it, and none
+            with pytest.raises(grpc.RpcError) as refusal:
+                channel.unary_unary(f"{service}/ModelReady")(asked, timeout=PATIENT)
+            assert refusal.value.code() == grpc.StatusCode.NOT_FOUND
+            assert "cartpole" not in refusal.value.details()
         for method in (f"{service}/ServerReady", "/grpc.health.v1.Health/Check"):
             assert code(channel, method, None) == grpc.StatusCode.OK
         for kind in (channel.stream_stream, channel.stream_unary):

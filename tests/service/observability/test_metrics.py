@@ -105,6 +105,24 @@ def test_the_moment_of_the_start_is_told(client: TestClient) -> None:
     )
 
 
+def test_the_start_is_told_by_a_clock_that_was_set_since_and_never_moves_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "counts"
+    file.touch()
+    with monkeypatch.context() as board:
+        board.setattr(time, "time", lambda: 10.0)  # no battery: it is 1970
+        metrics = Metrics(["left", "right"], ["x"], file)
+        assert start_of(metrics) == 10.0
+    told = start_of(metrics)
+    assert BEGUN < told < time.time()
+    assert start_of(metrics) == told
+
+
+def start_of(metrics: Metrics) -> float:
+    return samples(metrics.exposition({}).decode())["process_start_time_seconds", ()]
+
+
 def test_a_service_that_drains_says_that_it_is_not_ready(committed: Bundle) -> None:
     service_state = ServiceState(load(committed, "onnx"))
     with TestClient(create_application(settings(), service_state)) as client:

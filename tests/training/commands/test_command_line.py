@@ -1,5 +1,8 @@
+import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +12,12 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from models import bundle
+from models import bundle, files
 from models.manifest import MANIFEST
 from tests.support.project import COMMITTED, ROOT
-from tests.support.service import Start
+from tests.support.service import Start, clean_environment
 from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
 from training.commands.command_line import TrainCommand, parse
@@ -158,6 +162,45 @@ def test_a_place_that_is_taken_is_refused_before_training(
     assert main(["train", "--out", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_bundle_that_cannot_be_replaced_in_one_step_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def not_here(*_: Path) -> None:  # as on NFS
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    out, run = tmp_path / "b", tmp_path / "run"
+    shutil.copytree(COMMITTED, out)
+    monkeypatch.setattr(files, "exchange_folders", not_here)
+    assert main(["train", "baseline", "--out", str(out), "--run", str(run)]) == 1
+    assert f"{out}: the bundle there cannot be replaced in one step" in told(capsys)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = tmp_path / "run"
+    words = ["baseline", "--stop-mean", "20", "--run", str(run), "--out", str(tmp_path / "b")]
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "move_folder", full)
+        assert main(["train", *words]) == 1
+    text = told(capsys)
+    assert "No space left on device" in text
+    command = re.search(r"python -m training (export .* --out FOLDER) finishes it", text)
+    assert command is not None
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
+    assert main(command[1].replace("FOLDER", str(tmp_path / "b")).split()) == 0
+    assert bundle.read(tmp_path / "b").manifest.name == "b"
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return standard error, as it was before the terminal's width broke it into lines."""
+    return " ".join(capsys.readouterr().err.split())
 
 
 def test_evaluate_measures_the_file_on_episodes_and_seed_asked_for(
@@ -384,3 +427,30 @@ def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
     (events,) = (tmp_path / "board").iterdir()
     for name in (b"mean_score", b"epsilon", b"steps"):
         assert name in events.read_bytes()
+
+
+def test_tensorboard_shows_a_step_once_though_a_run_was_begun_anew(tmp_path: Path) -> None:
+    """So it is after a kill, too: what follows the last checkpoint is repeated then."""
+    places = ["--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    for episodes in ("200", "100"):
+        words = ["train", "baseline", "--episodes", episodes, *places, "--restart"]
+        assert main([*words, "--tensorboard", str(tmp_path / "board")]) == 1
+    shown = EventAccumulator(str(tmp_path / "board"))
+    shown.Reload()
+    steps = [event.step for event in shown.Scalars("mean_score")]
+    assert steps
+    assert steps == sorted(set(steps))
+
+
+def test_a_home_that_cannot_be_written_brings_no_noise(tmp_path: Path) -> None:
+    home = "/proc/nothing"  # where not even root can make a folder
+    places = ["--out", str(tmp_path / "b"), "--run", str(tmp_path / "run")]
+    trained = subprocess.run(
+        [sys.executable, "-m", "training", "train", "baseline", "--stop-mean", "20", *places],
+        cwd=ROOT,
+        env=clean_environment() | {"HOME": home, "XDG_CACHE_HOME": home, "XDG_CONFIG_HOME": home},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert trained.stderr == ""
