@@ -21,6 +21,7 @@ from service.settings import Settings
 from service.state import ServiceState
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+SHORTEST_PING_INTERVAL_MS = 500  # that a client may choose
 STOP_SECONDS = 0.5  # for calls in flight when the service ends; the longest takes milliseconds
 
 log = logging.getLogger("uvicorn.error")
@@ -49,6 +50,10 @@ async def grpc_server(
             ("grpc.per_message_decompression", 0),
             # Without this a second service could take the same port, and get half of the calls.
             ("grpc.so_reuseport", 0),
+            # A client in a control loop pings each second or two, also between its calls, to know
+            # of a dead peer in time. gRPC would send it away for pinging twice in five minutes.
+            ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
+            ("grpc.keepalive_permit_without_calls", 1),
         ],
     )
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call] # made by `make proto`
