@@ -147,7 +147,10 @@ class Checkpoints:
             self.write(trainer, seconds)
 
     def write(self, trainer: Trainer, seconds: float) -> None:
-        """Write a checkpoint, then remove the oldest above the number to keep."""
+        """Write a checkpoint, then remove the oldest above the number to keep.
+
+        Raises `CheckpointError` where it cannot be written, as on a full disk; nothing of it stays.
+        """
         snapshot = trainer.snapshot().flatten()
         arrays = save({name: array.copy(order="C") for name, array in snapshot.arrays.items()})
         state = State(
@@ -157,11 +160,26 @@ class Checkpoints:
             arrays_sha256=hashlib.sha256(arrays).hexdigest(),
         )
 
-        for partial in self.folder.glob(f"{PARTIAL}*"):  # of a program that was killed
-            shutil.rmtree(partial)
+        try:
+            self._write(arrays, state.model_dump_json().encode())
+        except OSError as error:
+            self._remove_partial()
+            existing = numbered(self.folder)
+            kept = (
+                f"{existing[-1].name} is kept, and --resume goes on from it"
+                if existing
+                else "there was none before it"
+            )
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint cannot be written ({error.strerror}); {kept}"
+            ) from error
+        self._due = self._clock() + self._every
+
+    def _write(self, arrays: bytes, state: bytes) -> None:
+        self._remove_partial()
         temp_folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
         write_durably(temp_folder / ARRAYS, arrays)
-        write_durably(temp_folder / STATE, state.model_dump_json().encode())
+        write_durably(temp_folder / STATE, state)
         sync(temp_folder)
 
         existing = numbered(self.folder)
@@ -171,7 +189,11 @@ class Checkpoints:
 
         for old in numbered(self.folder)[: -self._keep]:
             shutil.rmtree(old)
-        self._due = self._clock() + self._every
+
+    def _remove_partial(self) -> None:
+        """Remove what a write that failed, or a program that was killed, has left."""
+        for partial in self.folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove the run's checkpoints, so that it starts from the beginning."""

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -196,6 +197,26 @@ def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finish
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
     assert main(command[1].replace("FOLDER", str(tmp_path / "b")).split()) == 0
     assert bundle.read(tmp_path / "b").manifest.name == "b"
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_with_its_place_and_leaves_no_half(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    words = ["baseline", "--stop-mean", "20", "--run", str(run), "--out", str(tmp_path / "b")]
+    trained = subprocess.run(
+        [sys.executable, "-m", "training", "train", *words],
+        cwd=ROOT,
+        env=clean_environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert trained.returncode == 1
+    assert f"{run}: a checkpoint cannot be written (File too large)" in trained.stderr
+    assert "Traceback" not in trained.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", ".lock"]
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
