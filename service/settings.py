@@ -98,6 +98,11 @@ UrlPath = Annotated[
     Metavar("PATH"),
 ]
 
+Address = Annotated[str, StringConstraints(min_length=1)]
+Addresses = Annotated[
+    list[Address], NoDecode, BeforeValidator(_split_at_commas), Metavar("ADDRESS[,ADDRESS…]")
+]
+
 
 class Settings(BaseSettings):
     """Serve a bundle."""
@@ -110,8 +115,11 @@ class Settings(BaseSettings):
     )
 
     # Listening
-    host: Annotated[str, Metavar("ADDRESS")] = Field(
-        "127.0.0.1", min_length=1, description="address to listen on; 0.0.0.0 for all"
+    host: Addresses = Field(
+        ["127.0.0.1"],
+        min_length=1,
+        description="address to listen on, by HTTP and gRPC; 0.0.0.0 for all of IPv4, :: for all;"
+        " may be given more than once",
     )
     port: Port = Field(8000, description="TCP port to listen on; 0 for any that is free")
     uds: File | None = Field(None, description="Unix socket to listen on as well")

@@ -24,10 +24,10 @@ class AllowedHosts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host.lower()
+        hosts = {f"[{host}]" if ":" in host else host.lower() for host in settings.host}
         names = {name.lower() for name in settings.allowed_host}
-        is_limited = bool(names) or _is_loopback(settings.host)
-        self._names = names | LOOPBACK_NAMES | {host} if is_limited else set()  # none: any
+        is_limited = bool(names) or all(map(_is_loopback, settings.host))
+        self._names = names | LOOPBACK_NAMES | hosts if is_limited else set()  # none: any
 
     def allows(self, header: bytes) -> bool:
         """Return whether a request with this value of `Host` is answered."""

@@ -111,11 +111,12 @@ def announce(settings: Settings) -> None:
 
     log.info("Keys are on, from %s", settings.keys)
     on_network = not settings.uds_only or settings.grpc_port is not None
-    if settings.tls_cert is None and on_network and not _is_loopback(settings.host):
+    exposed = [host for host in settings.host if not _is_loopback(host)]
+    if settings.tls_cert is None and on_network and exposed:
         log.warning(
             "Keys travel in clear to %s, and whoever sees them can use them: "
             "set --tls-cert and --tls-key",
-            settings.host,
+            ", ".join(exposed),
         )
 
 

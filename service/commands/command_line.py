@@ -277,7 +277,8 @@ def _help(command: str, name: str, field: FieldInfo) -> str:
     text = field.description or ""
     has_default = not (field.is_required() or field.default is None or field.default is False)
     if has_default and field.default != []:
-        text += f" (default: {field.default})"
+        default = ",".join(field.default) if isinstance(field.default, list) else field.default
+        text += f" (default: {default})"
     if command == SERVE:
         text += f" [{variable(name)}]"
     return text.replace("%", "%%")

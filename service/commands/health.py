@@ -73,7 +73,8 @@ def _address_by_environment() -> str:
     if settings.uds_only:
         return f"unix:{settings.uds}"
     scheme = "http" if settings.tls_cert is None else "https"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    first = settings.host[0]
+    host = f"[{first}]" if ":" in first else first
     return f"{scheme}://{host}:{settings.port}"
 
 

@@ -84,15 +84,18 @@ async def grpc_server(
 
 
 def _listen(server: grpc.aio.Server, settings: Settings, tls: Tls | None) -> int:
-    """Bind the server's port, and return it."""
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"{host}:{settings.grpc_port}"
-    port: int = (
-        server.add_insecure_port(address)
-        if tls is None
-        else server.add_secure_port(address, _credentials(tls))
-    )
-    log.info("Listening on %s://%s:%d", "grpc" if tls is None else "grpcs", host, port)
+    """Bind the server's port at each address, and return it."""
+    port = settings.grpc_port
+    for name in settings.host:
+        host = f"[{name}]" if ":" in name else name
+        address = f"{host}:{port}"
+        port = (
+            server.add_insecure_port(address)
+            if tls is None
+            else server.add_secure_port(address, _credentials(tls))
+        )
+        log.info("Listening on %s://%s:%d", "grpc" if tls is None else "grpcs", host, port)
+    assert port is not None  # noqa: S101 - the settings have one, else there were no such server
     return port
 
 

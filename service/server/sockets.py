@@ -51,7 +51,10 @@ def listening(settings: Settings) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
         sockets = []
         if not settings.uds_only:
-            sockets.append(stack.enter_context(_tcp(settings.host, settings.port)))
+            port = settings.port
+            for host in settings.host:
+                sockets.append(stack.enter_context(_tcp(host, port)))
+                port = sockets[0].getsockname()[1]  # 0 asks for any that is free, the same for all
         if settings.uds is not None:
             sockets.append(stack.enter_context(_unix(settings.uds, int(settings.uds_mode, 8))))
             stack.callback(SocketFile(settings.uds).remove)
@@ -114,12 +117,11 @@ def address(listener: socket.socket, *, tls: bool = False) -> str:
     return f"{scheme}://{host}:{port}"
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(hosts: Sequence[str], port: int) -> None:
     """Check that a port that another library will bind is free. Raises `SocketError`."""
-    if port:
+    for host in hosts if port else ():
         try:
-            with _tcp(host, port):
-                return
+            _tcp(host, port).close()
         except SocketError as error:
             raise SocketError(str(error).replace("--port", "--grpc-port")) from error
 

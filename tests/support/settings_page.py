@@ -39,6 +39,8 @@ def _default(field: FieldInfo) -> str:
             return "none"
         case bool():
             return "off"
+        case list() as values:
+            return f"`{','.join(values)}`"
         case value:
             return f"`{value}`"
 

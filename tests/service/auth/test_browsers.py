@@ -169,7 +169,7 @@ def test_a_service_is_on_loopback_whatever_name_of_it_is_given(
     committed: Bundle, host: str, status: int
 ) -> None:
     with serving(
-        settings(host=host, allowed_host=[]), ServiceState(load(committed, "onnx"))
+        settings(host=[host], allowed_host=[]), ServiceState(load(committed, "onnx"))
     ) as port:
         [sent] = request("POST", "/act", [], [BODY])
         [answer] = ask(port, [sent.replace(b"host: localhost", b"host: evil.example")])

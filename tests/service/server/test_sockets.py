@@ -2,6 +2,7 @@
 
 import socket
 import stat
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -137,6 +138,31 @@ def test_all_addresses_are_those_of_both_families() -> None:
         wait_for(lambda: reachable(port))
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port), 5).close()
+
+
+def test_several_addresses_are_listened_on_by_http_and_grpc_alike() -> None:
+    port, grpc_port = free_port(), free_port()
+    flags = ["--host", "127.0.0.1", "--host", "::1,127.0.0.2", "--grpc-port", str(grpc_port)]
+    with service(port, *flags):
+        for each in (port, grpc_port):
+            for address in ("127.0.0.1", "::1", "127.0.0.2"):
+                wait_for(partial(connects, address, each))
+            assert not connects("127.0.0.3", each)
+
+
+def test_any_free_port_is_the_same_for_all_addresses() -> None:
+    with sockets.listening(settings(host=["127.0.0.2", "127.0.0.3"], port=0)) as listeners:
+        first, second = (listener.getsockname() for listener in listeners)
+    assert (first[0], second[0]) == ("127.0.0.2", "127.0.0.3")
+    assert first[1] == second[1] != 0
+
+
+def connects(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 5).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_listener_that_refuses_new_connections_still_gives_those_that_wait(
