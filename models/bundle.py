@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from models import files
 from models.manifest import MANIFEST, Artifact, Format, Manifest
+from models.text import printable
 
 MANIFEST_BYTES_MAX = 1 << 20
 READ_ATTEMPTS = 5  # a bundle may be replaced again and again while it is read
@@ -188,7 +189,7 @@ def _parse(path: Path, content: bytes) -> Manifest:
             ) from error
 
         first = details[0]
-        field_name = ".".join(_printable(str(part)) for part in first["loc"]) or "the document"
+        field_name = ".".join(printable(str(part))[:100] for part in first["loc"]) or "the document"
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         raise BundleInvalidError(
             f"{path}: not a manifest of schema 2: {field_name}: {first['msg']}{more}; {REMEDY}"
@@ -319,11 +320,6 @@ def _mode(folder: Path) -> int:
         return stat.S_IMODE(folder.stat().st_mode)
     except FileNotFoundError:
         return 0o755
-
-
-def _printable(text: str) -> str:
-    """Return text from a file so that it can do nothing to a terminal or a log."""
-    return "".join(character if character.isprintable() else "?" for character in text)[:100]
 
 
 def _reason(error: OSError) -> str:

@@ -6,7 +6,15 @@ change of names or meanings needs a new `schema_version`.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
 
 MANIFEST = "manifest.json"  # the file's name in the bundle's folder
 
@@ -18,6 +26,17 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
 Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=50)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Format = Literal["onnx", "torchscript"]
+
+
+def _check_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"must be one line of characters that can be printed, not {text[:60]!r}")
+    return text
+
+
+# People read these on terminals, in logs and on pages.
+Line = Annotated[str, Field(max_length=500), AfterValidator(_check_line)]
+ActionName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]*$", max_length=50)]
 
 
 class _Part(BaseModel):
@@ -35,7 +54,7 @@ class Artifact(_Part):
 class Environment(_Part):
     """What the policy was trained in."""
 
-    id: str
+    id: Line
     step_seconds: float = Field(gt=0, description="time between two states")
     max_episode_steps: int = Field(gt=0)
 
@@ -44,7 +63,7 @@ class StateValue(_Part):
     """One of the four numbers of a state: its meaning, its bounds and its range in training."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    unit: str
+    unit: Line
     low: Finite | None = Field(
         description="least value the environment can observe; none if unbounded"
     )
@@ -53,7 +72,7 @@ class StateValue(_Part):
     )
     training_min: Float32 = Field(description="least value in training")
     training_max: Float32 = Field(description="largest value in training")
-    quantiles: dict[str, Finite] = Field(
+    quantiles: dict[Line, Finite] = Field(
         description="quantiles of the values in training, by their fraction"
     )
 
@@ -79,22 +98,22 @@ class Network(_Part):
 class Provenance(_Part):
     """How the policy came to be."""
 
-    recipe: str
+    recipe: Line
     hyperparameters: dict[str, JsonValue]
     seed: int = Field(ge=0)
-    device: str
-    processor: str = Field(
+    device: Line
+    processor: Line = Field(
         description="model of the processor that trained: weights differ between models"
     )
-    versions: dict[str, str] = Field(
+    versions: dict[Line, Line] = Field(
         description="releases of Python and the libraries that trained and exported"
     )
-    commit: str | None = Field(
+    commit: Line | None = Field(
         description="commit of the project, with +changes where the checkout had any; none outside"
         " of git"
     )
     steps: int = Field(ge=0, description="environment steps, of all agents together")
-    stopped: str = Field(description="why training ended")
+    stopped: Line = Field(description="why training ended")
     seconds: float = Field(ge=0, description="wall time of training")
 
 
@@ -113,7 +132,7 @@ class Evaluation(_Part):
 class ScenarioResult(_Part):
     """How often the pole stayed up in one scenario: episodes under one kind of difficulty."""
 
-    name: str
+    name: Line
     steps: int = Field(gt=0, description="length of an episode")
     episodes: int = Field(gt=0)
     success_rate: float = Field(
@@ -136,7 +155,7 @@ class Gate(_Part):
 
     name: Literal["tutorial", "nominal", "robust"]
     passed: bool
-    failures: tuple[str, ...] = Field(
+    failures: tuple[Line, ...] = Field(
         description="what the policy failed, in words; empty if it passed"
     )
 
@@ -153,7 +172,7 @@ class Parity(_Part):
     """How closely torch, ONNX and TorchScript come to the network in 64-bit arithmetic."""
 
     states: int = Field(gt=0)
-    largest_error: dict[str, Finite] = Field(
+    largest_error: dict[Line, Finite] = Field(
         description="largest distance from the 64-bit Q-values, by runtime"
     )
     largest_bound: Finite = Field(
@@ -186,7 +205,7 @@ class Manifest(_Part):
     provenance: Provenance
     environment: Environment
     state: tuple[StateValue, ...] = Field(min_length=1)
-    actions: tuple[str, ...] = Field(min_length=1)
+    actions: tuple[ActionName, ...] = Field(min_length=1)
     network: Network
     evaluation: Evaluation
     robustness: RobustnessEvaluation

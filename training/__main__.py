@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
+from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
@@ -28,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if arguments is None else arguments)
     except UsageError as error:
-        errors.print(f"{PROGRAM}: {escape(str(error))}")
+        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         sys.exit(2)
 
     # Importing the commands imports torch, which takes seconds.
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case ExportCommand():
                 return run.export(command)
     except (run.CommandError, BundleError) as error:
-        errors.print(f"{PROGRAM}: {escape(str(error))}")
+        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         return 1
     except KeyboardInterrupt:
         errors.print(f"{PROGRAM}: interrupted")

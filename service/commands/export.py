@@ -8,8 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from models.files import atomic_replacement
+from models.text import printable
 from service.commands.command_line import ExportOptions
-from service.observability.logging import print_error, printable
+from service.observability.logging import print_error
 from service.records.reader import read
 from service.records.schema import COLUMNS as RECORDED_COLUMNS
 from service.records.schema import Q_VALUES, STATE, RecordError, Row

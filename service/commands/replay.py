@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
+from models.text import printable
 from service.commands.command_line import ReplayOptions
 from service.inference.backends import BackendName
 from service.inference.errors import PolicyError, QValuesNotFiniteError
 from service.inference.loading import load
 from service.inference.policy import Policy
-from service.observability.logging import print_error, printable
+from service.observability.logging import print_error
 from service.records.reader import read
 from service.records.schema import RecordError, Row
 from service.settings import ConfigFileError, Settings

@@ -13,6 +13,7 @@ import structlog
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import EventDict, Processor
 
+from models.text import printable
 from service.settings import LogFormat
 
 # The server's logger for WebSockets. What it says of each of them, such as its whole query string,
@@ -74,17 +75,6 @@ def print_error(text: str, form: LogFormat = "people") -> None:
 def print_warning(text: str, form: LogFormat = "people") -> None:
     """Say in one line what somebody should know before the log begins."""
     _print_line(text, form, logging.WARNING)
-
-
-def printable(text: str) -> str:
-    """Return a text from outside as one line that no terminal takes for a command."""
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else _escaped(each) for each in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def _print_line(text: str, form: LogFormat, level: int) -> None:

@@ -120,6 +120,13 @@ def test_a_pipe_in_a_files_place_is_refused_and_does_not_block(
         ({"schema_version": 3}, "schema_version"),
         ({"surprise": 1}, "surprise"),
         ({"actions": ["left"]}, "2 Q-values|1 actions"),
+        ({"actions": ["left", "right\n[error] all is lost"]}, r"actions\.1"),
+        ({"actions": ["left", "\x1b[2J"]}, r"actions\.1"),
+        ({"name": "policy\n"}, "name"),
+        ({"version": "1\x1b[31m"}, "version"),
+        ({"provenance": {"recipe": "robust\r"}}, r"provenance\.recipe"),
+        ({"environment": {"id": "\u202egnp.exe"}}, r"environment\.id"),
+        ({"gate": {"name": "robust", "passed": False, "failures": ["a\nb"]}}, r"failures\.0"),
         ({"golden_states": []}, "golden_states"),
         ({"golden_states": [{"state": [0, 0, 0], "q_values": [0, 0]}]}, "golden_states"),
         (
@@ -141,8 +148,9 @@ def test_manifest_that_is_not_of_the_schema_is_refused_by_name(
 ) -> None:
     folder = copy(exported, tmp_path / "b")
     change_manifest(folder, **changes)
-    with pytest.raises(BundleInvalidError, match=f"manifest.json.*({named})"):
+    with pytest.raises(BundleInvalidError, match=f"manifest.json.*({named})") as refusal:
         bundle.read(folder)
+    assert str(refusal.value).isprintable()
 
 
 def test_manifest_of_schema_1_is_refused_by_name_with_what_to_do(

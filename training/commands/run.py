@@ -15,6 +15,7 @@ from rich.table import Table
 from models import bundle
 from models.bundle import BundleWriteError
 from models.manifest import Evaluation, Gate, Manifest, Name, RobustnessEvaluation
+from models.text import printable
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
@@ -158,10 +159,8 @@ def _choose_start(checkpoints: Checkpoints, options: RunOptions) -> None:
     folder = checkpoints.folder
     if not checkpoint_files.numbered(folder):
         if options.resume:
-            Console(stderr=True).print(
-                f"{folder}: holds no checkpoint to resume from,"
-                " so training starts from the beginning"
-            )
+            notice = f"{folder}: holds no checkpoint to resume from, so training starts afresh"
+            Console(stderr=True, soft_wrap=True).print(printable(notice), markup=False)
         return
 
     if options.restart:
@@ -233,7 +232,7 @@ class _Output:
 
     def print_line(self, line: str) -> None:
         """Print a line that a terminal may wrap, but nothing else changes."""
-        self._console.print(line, soft_wrap=True, markup=False)
+        self._console.print(printable(line), soft_wrap=True, markup=False)
 
     def print_facts(self, **facts: object) -> None:
         """Print names and values: as words, or as one JSON object."""
