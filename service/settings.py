@@ -103,6 +103,11 @@ Addresses = Annotated[
     list[Address], NoDecode, BeforeValidator(_split_at_commas), Metavar("ADDRESS[,ADDRESS…]")
 ]
 
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+ModelNames = Annotated[
+    list[ModelName], NoDecode, BeforeValidator(_split_at_commas), Metavar("NAME[,NAME…]")
+]
+
 
 class Settings(BaseSettings):
     """Serve a bundle."""
@@ -143,6 +148,11 @@ class Settings(BaseSettings):
     bundle: Folder = Field(Path("models/cartpole-dqn"), description="folder of the bundle to serve")
     backend: Literal["onnx", "torchscript"] = Field(
         "onnx", description="what runs the policy; torchscript needs torch"
+    )
+    model_name: ModelNames = Field(
+        [],
+        description="name of the model below /v2 and over gRPC, in place of the bundle's; may be"
+        " given more than once: the others are aliases",
     )
     min_score: Annotated[Number, Metavar("STEPS")] = Field(
         0,

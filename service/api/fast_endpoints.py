@@ -6,10 +6,12 @@ Each answers by the functions that the routes of the same endpoint call.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import NamedTuple
 
 from service.api import open_inference, open_inference_rest
 from service.api.act import act, act_batch, check_digest
+from service.api.open_inference_model import ServedModel
 from service.api.open_inference_rest import HEADER_LENGTH
 from service.api.problems import JSON
 from service.endpoints import OPEN_INFERENCE_PREFIX, Scope, endpoint_of
@@ -48,6 +50,7 @@ class FastEndpoints:
 
     def __init__(self, settings: Settings) -> None:
         self._max_batch = settings.max_batch
+        self._model = ServedModel(settings.model_name, settings.max_batch)
         self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
         self._of_service = {
             b"/act": _endpoint("/act", settings.max_body, _answer_act),
@@ -71,13 +74,18 @@ class FastEndpoints:
         return self._of_model.get(target)
 
     def _infer_endpoints(self, policy: Policy) -> dict[bytes, FastEndpoint]:
-        manifest = policy.bundle.manifest
         endpoints = {}
-        for version in (None, manifest.version):
+        for name, version in product(
+            self._model.names(policy), (None, policy.bundle.manifest.version)
+        ):
             of_version = "" if version is None else f"/versions/{version}"
-            path = f"{OPEN_INFERENCE_PREFIX}/models/{manifest.name}{of_version}/infer"
+            path = f"{OPEN_INFERENCE_PREFIX}/models/{name}{of_version}/infer"
             answer = partial(
-                _answer_infer, name=manifest.name, version=version, max_batch=self._max_batch
+                _answer_infer,
+                model=self._model,
+                name=name,
+                version=version,
+                max_batch=self._max_batch,
             )
             endpoints[path.encode()] = _endpoint(path, self._infer_body_limit, answer)
         return endpoints
@@ -107,12 +115,19 @@ def _answer_batch(policy: Policy, body: Body, headers: Headers, *, max_batch: in
 
 
 def _answer_infer(
-    policy: Policy, body: Body, headers: Headers, *, name: str, version: str | None, max_batch: int
+    policy: Policy,
+    body: Body,
+    headers: Headers,
+    *,
+    model: ServedModel,
+    name: str,
+    version: str | None,
+    max_batch: int,
 ) -> WholeAnswer:
-    open_inference.check_model(policy, name, version)  # the policy may have changed since
+    model.check(policy, name, version)  # the policy may have changed since
     check_digest(policy, _decoded(headers.get(b"if-match")))
     content, media_type, answer_headers, inference = open_inference_rest.infer(
-        policy, body, _decoded(headers.get(_HEADER_LENGTH)), max_batch
+        policy, model.name(policy), body, _decoded(headers.get(_HEADER_LENGTH)), max_batch
     )
     lines = b"".join([b"%b: %b\r\n" % header for header in answer_headers])
     return WholeAnswer(content, media_type, lines, inference)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2, for REST and gRPC: its one model, its tensors, its errors.
+"""The Open Inference Protocol v2, for REST and gRPC: its tensors, its inference, its errors.
 
 REST and gRPC differ in how a request is written. What it means, and what is wrong with it, is here.
 """
@@ -21,7 +21,6 @@ from service.types import Body
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the API, as in the OpenAPI document
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration"]
-PLATFORM = "onnx_onnxv1"
 INPUT = "state"
 OUTPUTS = ("q_values", "action")
 # The datatypes that a state may come in, with NumPy's names for them in bytes. What a value is in
@@ -71,28 +70,6 @@ class Tensor(NamedTuple):
         return np.array(self.data, DATATYPES[self.datatype]).tobytes()
 
 
-def metadata(policy: Policy) -> dict[str, object]:
-    """Return what the protocol calls the model's metadata."""
-    manifest = policy.bundle.manifest
-    return {
-        "name": manifest.name,
-        "versions": [manifest.version],
-        "platform": PLATFORM,
-        "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, STATE_SIZE]}],
-        "outputs": [
-            {"name": "q_values", "datatype": "FP32", "shape": [-1, len(manifest.actions)]},
-            {"name": "action", "datatype": "INT64", "shape": [-1]},
-        ],
-    }
-
-
-def index(policy: Policy) -> list[dict[str, str]]:
-    """Return the repository's models: the one that is served."""
-    manifest = policy.bundle.manifest
-    entry = {"name": manifest.name, "version": manifest.version, "state": "READY", "reason": ""}
-    return [entry]
-
-
 def refuse_classification(parameters: Collection[str]) -> None:
     """Refuse an output that is asked for as the most probable classes.
 
@@ -101,55 +78,6 @@ def refuse_classification(parameters: Collection[str]) -> None:
     for name in parameters:
         if name in ("classification", "class_count"):
             raise bad_request(f"{name}: the outputs are no classes; ask for q_values or action")
-
-
-def config(policy: Policy, max_batch: int) -> dict[str, object]:
-    """Return the model as Triton's own configuration would describe it.
-
-    Shapes are without the batch.
-    """
-    manifest = policy.bundle.manifest
-    return {
-        "name": manifest.name,
-        "platform": PLATFORM,
-        "max_batch_size": max_batch,
-        "input": [{"name": INPUT, "data_type": "TYPE_FP32", "dims": [STATE_SIZE]}],
-        "output": [
-            {"name": "q_values", "data_type": "TYPE_FP32", "dims": [len(manifest.actions)]},
-            {"name": "action", "data_type": "TYPE_INT64", "dims": []},
-        ],
-    }
-
-
-def check_model(policy: Policy, name: str, version: str | None) -> None:
-    """Refuse a model or a version that is not served, and say which one is.
-
-    Raises `OpenInferenceError` with status 404.
-    """
-    manifest = policy.bundle.manifest
-    if name != manifest.name:
-        raise _not_found(f"there is no model {name[:100]!r}; {manifest.name!r} is served")
-    if version and version != manifest.version:
-        raise _not_found(
-            f"there is no version {version[:100]!r} of {name!r}; "
-            f"version {manifest.version!r} is served"
-        )
-
-
-def check_model_without_key(policy: Policy, name: str, version: str | None) -> None:
-    """Refuse as `check_model` does, but name nothing that the caller has not named.
-
-    For readiness, which is answered without a key. Raises `OpenInferenceError` with status 404.
-    """
-    manifest = policy.bundle.manifest
-    if name != manifest.name:
-        raise _not_found(f"there is no model {name[:100]!r}")
-    if version and version != manifest.version:
-        raise _not_found(f"there is no version {version[:100]!r} of {name[:100]!r}")
-
-
-def _not_found(message: str) -> OpenInferenceError:
-    return OpenInferenceError(HTTPStatus.NOT_FOUND, message)
 
 
 def check_size(document: Body, max_batch: int) -> None:

@@ -26,8 +26,10 @@ _validate = TypeAdapter(InferRequest).validator.validate_json
 Answer = tuple[bytes, str, list[RawHeader], Inference]
 
 
-def infer(policy: Policy, body: Body, header_length: str | None, max_batch: int) -> Answer:
-    """Answer some states, at most `max_batch`.
+def infer(
+    policy: Policy, name: str, body: Body, header_length: str | None, max_batch: int
+) -> Answer:
+    """Answer some states, at most `max_batch`, by the model of this name.
 
     `header_length` is the header `Inference-Header-Content-Length`, None where there is none.
     Raises `OpenInferenceError`.
@@ -49,7 +51,7 @@ def infer(policy: Policy, body: Body, header_length: str | None, max_batch: int)
     outputs, inference = open_inference.infer(
         policy, _states(tensor, raw, count), [output.name for output in request.outputs]
     )
-    return *_render(policy, request, outputs), inference
+    return *_render(policy, name, request, outputs), inference
 
 
 def explain(error: ValidationError, body: Body) -> str:
@@ -107,7 +109,7 @@ def _binary_states(tensor: InputTensor, size: object, raw: Body | None, count: i
 
 
 def _render(
-    policy: Policy, request: InferRequest, tensors: list[Tensor]
+    policy: Policy, name: str, request: InferRequest, tensors: list[Tensor]
 ) -> tuple[bytes, str, list[RawHeader]]:
     """Return the content of a good response, its media type and its headers."""
     is_binary = _flag(request.parameters, "binary_data_output", default=False)
@@ -131,10 +133,9 @@ def _render(
             output["data"] = tensor.data
         outputs.append(output)
 
-    manifest = policy.bundle.manifest
     document: dict[str, object] = {
-        "model_name": manifest.name,
-        "model_version": manifest.version,
+        "model_name": name,
+        "model_version": policy.bundle.manifest.version,
     }
     if request.id is not None:
         document["id"] = request.id

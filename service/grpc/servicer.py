@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from service.api import open_inference
 from service.api.act import check_digest
 from service.api.open_inference import OpenInferenceError, bad_request
+from service.api.open_inference_model import ServedModel
 from service.grpc import inference_pb2 as pb
 from service.grpc import inference_pb2_grpc
 from service.grpc.interceptors import Call
@@ -36,6 +37,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._settings = settings
         self._service_state = service_state
         self._reloader = reloader
+        self._model = ServedModel(settings.model_name, settings.max_batch)
 
     # Health
 
@@ -49,9 +51,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
         """Answer whether this model is served."""
-        open_inference.check_model_without_key(
-            self._service_state.policy, request.name, request.version
-        )
+        self._model.check_without_key(self._service_state.policy, request.name, request.version)
         return pb.ModelReadyResponse(ready=not self._service_state.draining)
 
     # Descriptions
@@ -72,13 +72,13 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         """Describe the model's tensors."""
         self._check_model(request.name, request.version)
         response = pb.ModelMetadataResponse()
-        json_format.ParseDict(open_inference.metadata(self._service_state.policy), response)
+        json_format.ParseDict(self._model.metadata(self._service_state.policy), response)
         return response
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, _: Call) -> pb.ModelConfigResponse:
         """Describe the model as Triton's own configuration would."""
         self._check_model(request.name, request.version)
-        config = open_inference.config(self._service_state.policy, self._settings.max_batch)
+        config = self._model.config(self._service_state.policy)
         response = pb.ModelConfigResponse()
         json_format.ParseDict({"config": config}, response)
         return response
@@ -90,7 +90,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         call.name(request.id)
         call.check_deadline()
         policy = self._service_state.policy
-        open_inference.check_model(policy, request.model_name, request.model_version)
+        self._model.check(policy, request.model_name, request.model_version)
         if_match = call.metadata.get("if-match")
         check_digest(policy, if_match if isinstance(if_match, str) else None)
 
@@ -103,10 +103,9 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         call.note_inference(inference)
         self._service_state.observers.on_inference(inference, call.request_id)
 
-        manifest = policy.bundle.manifest
         return pb.ModelInferResponse(
-            model_name=manifest.name,
-            model_version=manifest.version,
+            model_name=self._model.name(policy),
+            model_version=policy.bundle.manifest.version,
             id=request.id,
             parameters={"digest": pb.InferParameter(string_param=policy.bundle.digest)},
             outputs=[
@@ -127,7 +126,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.RepositoryIndexResponse(
             models=[
                 pb.RepositoryIndexResponse.ModelIndex(**entry)
-                for entry in open_inference.index(self._service_state.policy)
+                for entry in self._model.index(self._service_state.policy)
             ]
         )
 
@@ -138,7 +137,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._check_model(request.model_name, None)
         if request.parameters:
             raise bad_request(open_inference.NO_LOAD_PARAMETERS)
-        reload = await self._reloader.load(request.model_name)
+        reload = await self._reloader.load(self._model.bundle_name(request.model_name))
         if reload.outcome == "refused":
             raise open_inference.refused_load(reload.digest, reload.reason)
         return pb.RepositoryModelLoadResponse()
@@ -151,7 +150,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
 
     def _check_model(self, name: str, version: str | None) -> None:
-        open_inference.check_model(self._service_state.policy, name, version)
+        self._model.check(self._service_state.policy, name, version)
 
 
 def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:

@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from service.api import open_inference, open_inference_rest
 from service.api.act import check_digest
 from service.api.open_inference import OpenInferenceError, bad_request
+from service.api.open_inference_model import ServedModel
 from service.api.open_inference_rest import HEADER_LENGTH, explain
 from service.api.open_inference_schemas import (
     Empty,
@@ -72,6 +73,7 @@ class OpenInferenceEndpoints:
         self._settings = settings
         self._service_state = service_state
         self._reloader = reloader
+        self._model = ServedModel(settings.model_name, settings.max_batch)
 
     def routes(self) -> list[DocumentedRoute]:
         """Return the routes. They are tried in turn, so those that control loops use come first."""
@@ -184,12 +186,12 @@ class OpenInferenceEndpoints:
 
     async def model_metadata(self, request: Request) -> Response:
         """Return the names, the types and the shapes of the model's inputs and outputs."""
-        return JSONResponse(open_inference.metadata(self._policy(request)))
+        return JSONResponse(self._model.metadata(self._policy(request)))
 
     async def model_ready(self, request: Request) -> Response:
         """Answer where this model is served."""
         name = request.path_params["name"]
-        open_inference.check_model_without_key(
+        self._model.check_without_key(
             self._service_state.policy, name, request.path_params.get("version")
         )
         self._check_ready()
@@ -197,8 +199,7 @@ class OpenInferenceEndpoints:
 
     async def model_config(self, request: Request) -> Response:
         """Return the model's configuration; it shows the largest batch."""
-        config = open_inference.config(self._policy(request), self._settings.max_batch)
-        return JSONResponse(config)
+        return JSONResponse(self._model.config(self._policy(request)))
 
     async def infer(self, request: Request) -> Response:
         """Answer some states.
@@ -210,18 +211,22 @@ class OpenInferenceEndpoints:
         check_digest(policy, request.headers.get("if-match"))
         body = await self._read(request)
         content, media_type, headers, inference = open_inference_rest.infer(
-            policy, body, request.headers.get(HEADER_LENGTH), self._settings.max_batch
+            policy,
+            self._model.name(policy),
+            body,
+            request.headers.get(HEADER_LENGTH),
+            self._settings.max_batch,
         )
         return ObservedResponse(content, HTTPStatus.OK, headers, media_type, Outcome(inference))
 
     async def index(self, request: Request) -> Response:
         """List the model that is served, with its version."""
         await self._repository_request(request)
-        return JSONResponse(open_inference.index(self._service_state.policy))
+        return JSONResponse(self._model.index(self._service_state.policy))
 
     async def models(self, _: Request) -> Response:
-        """List the model that is served, with its version."""
-        return JSONResponse({"models": open_inference.index(self._service_state.policy)})
+        """List the names that the model may be called by, with its version."""
+        return JSONResponse({"models": self._model.models(self._service_state.policy)})
 
     async def load(self, request: Request) -> Response:
         """Serve the bundle that lies in the service's folder, if it may be served."""
@@ -229,7 +234,7 @@ class OpenInferenceEndpoints:
         if (await self._repository_request(request)).parameters:
             raise bad_request(open_inference.NO_LOAD_PARAMETERS)
 
-        reload = await self._reloader.load(request.path_params["name"])
+        reload = await self._reloader.load(self._model.bundle_name(request.path_params["name"]))
         if reload.outcome == "refused":
             raise open_inference.refused_load(reload.digest, reload.reason)
         return JSONResponse({})
@@ -248,7 +253,7 @@ class OpenInferenceEndpoints:
         """Return the policy that is served, if it is the model that the path names."""
         policy = self._service_state.policy
         parameters = request.path_params
-        open_inference.check_model(policy, parameters["name"], parameters.get("version"))
+        self._model.check(policy, parameters["name"], parameters.get("version"))
         return policy
 
     async def _repository_request(self, request: Request) -> RepositoryRequest:

@@ -1,0 +1,106 @@
+"""The one model of the Open Inference Protocol: its names, and what describes it.
+
+The model is called by its bundle's name, or by the names that the settings give it: the first is
+the one that answers, the others are aliases. KServe, for one, calls a model by the name of its
+InferenceService, which knows nothing of bundles.
+"""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+
+from service.api.open_inference import INPUT, OpenInferenceError
+from service.inference.backends import STATE_SIZE
+from service.inference.policy import Policy
+
+PLATFORM = "onnx_onnxv1"
+
+
+class ServedModel:
+    """The model, as callers know it. What is served behind its names may be replaced."""
+
+    def __init__(self, names: Sequence[str], max_batch: int) -> None:
+        """Keep the names that the settings give; without any, the bundle's name is the model's."""
+        self._names = tuple(dict.fromkeys(names))
+        self._max_batch = max_batch
+
+    def name(self, policy: Policy) -> str:
+        """Return the name that answers."""
+        return self.names(policy)[0]
+
+    def names(self, policy: Policy) -> tuple[str, ...]:
+        """Return all names that the model may be called by."""
+        return self._names or (policy.bundle.manifest.name,)
+
+    def bundle_name(self, name: str) -> str | None:
+        """Return the name that a bundle must have to be loaded as `name`; None for any."""
+        return None if self._names else name
+
+    def check(self, policy: Policy, name: str, version: str | None) -> None:
+        """Refuse a model or a version that is not served, and say which one is.
+
+        Raises `OpenInferenceError` with status 404.
+        """
+        if name not in self.names(policy):
+            raise _not_found(f"there is no model {name[:100]!r}; {self.name(policy)!r} is served")
+        served = policy.bundle.manifest.version
+        if version and version != served:
+            raise _not_found(
+                f"there is no version {version[:100]!r} of {name!r}; version {served!r} is served"
+            )
+
+    def check_without_key(self, policy: Policy, name: str, version: str | None) -> None:
+        """Refuse as `check` does, but say nothing that the caller has not said itself.
+
+        For what is answered without a key. Raises `OpenInferenceError` with status 404.
+        """
+        if name not in self.names(policy):
+            raise _not_found(f"there is no model {name[:100]!r}")
+        if version and version != policy.bundle.manifest.version:
+            raise _not_found(f"there is no version {version[:100]!r} of {name!r}")
+
+    def metadata(self, policy: Policy) -> dict[str, object]:
+        """Return what the protocol calls the model's metadata."""
+        manifest = policy.bundle.manifest
+        return {
+            "name": self.name(policy),
+            "versions": [manifest.version],
+            "platform": PLATFORM,
+            "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, STATE_SIZE]}],
+            "outputs": [
+                {"name": "q_values", "datatype": "FP32", "shape": [-1, len(manifest.actions)]},
+                {"name": "action", "datatype": "INT64", "shape": [-1]},
+            ],
+        }
+
+    def config(self, policy: Policy) -> dict[str, object]:
+        """Return the model as Triton's own configuration would describe it.
+
+        Shapes are without the batch.
+        """
+        actions = policy.bundle.manifest.actions
+        return {
+            "name": self.name(policy),
+            "platform": PLATFORM,
+            "max_batch_size": self._max_batch,
+            "input": [{"name": INPUT, "data_type": "TYPE_FP32", "dims": [STATE_SIZE]}],
+            "output": [
+                {"name": "q_values", "data_type": "TYPE_FP32", "dims": [len(actions)]},
+                {"name": "action", "data_type": "TYPE_INT64", "dims": []},
+            ],
+        }
+
+    def index(self, policy: Policy) -> list[dict[str, str]]:
+        """Return the repository's models: the one that is served, by the name that answers."""
+        return [self._entry(policy, self.name(policy))]
+
+    def models(self, policy: Policy) -> list[dict[str, str]]:
+        """Return an entry for each name that the model may be called by."""
+        return [self._entry(policy, name) for name in self.names(policy)]
+
+    def _entry(self, policy: Policy, name: str) -> dict[str, str]:
+        version = policy.bundle.manifest.version
+        return {"name": name, "version": version, "state": "READY", "reason": ""}
+
+
+def _not_found(message: str) -> OpenInferenceError:
+    return OpenInferenceError(HTTPStatus.NOT_FOUND, message)
