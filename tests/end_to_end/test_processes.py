@@ -78,8 +78,10 @@ def test_processes_are_replaced_though_the_temporary_folder_was_cleaned(
         elif removed == "the bundles":
             shutil.rmtree(shared)
         else:
-            shutil.rmtree(tmp_path / "temp")
-            (tmp_path / "temp").mkdir()
+            temp_folder = tmp_path / "temp"
+            while temp_folder.exists():  # the service may write there meanwhile
+                shutil.rmtree(temp_folder, ignore_errors=True)
+            temp_folder.mkdir()
         for pid in serving(process.pid):
             os.kill(pid, signal.SIGKILL)
         log = tmp_path / "log"
