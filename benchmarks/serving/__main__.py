@@ -22,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.environments import ROOT, processor
 from benchmarks.serving.measure import Load, PeerError, Server, installed_mb, running
-from benchmarks.serving.peers import LIMIT, PEERS, UPRIGHT, Peer
+from benchmarks.serving.peers import LIMIT, PEERS, UPRIGHT, UPRIGHT_INFERENCE, Peer
 from models import bundle
 
 ROUNDS = 5
@@ -92,11 +92,15 @@ class Bench:
         }
 
     def compare(self, peer: Peer) -> None:
-        """Measure the limit, Upright and a peer in interleaved rounds; print a line for each."""
+        """Measure the limit, Upright and a peer in interleaved rounds; print a line for each.
+
+        A peer of the Open Inference Protocol is compared with Upright by the same protocol.
+        """
+        ours = UPRIGHT_INFERENCE if peer.path.startswith("/v2/") else UPRIGHT
         with ExitStack() as stack:
             servers = [
                 stack.enter_context(self._running(one, 9100 + 10 * index))
-                for index, one in enumerate((LIMIT, UPRIGHT, peer))
+                for index, one in enumerate((LIMIT, ours, peer))
             ]
             for server in servers:
                 server.load(16, 1)

@@ -224,6 +224,14 @@ LIMIT = Peer(
     "bare ASGI app under uvicorn (the limit)", "upright", _uvicorn("limit:app"), checked=False
 )
 UPRIGHT = Peer("Upright", "upright", _upright)
+UPRIGHT_INFERENCE = Peer(
+    "Upright, Open Inference Protocol",
+    "upright",
+    _upright,
+    "/v2/models/cartpole-dqn/infer",
+    _inference_request,
+    _inference_answer,
+)
 FASTAPI = Peer("plain FastAPI", "fastapi", _uvicorn("fastapi_app:app"))
 PEERS = {
     "fastapi": FASTAPI,
