@@ -44,17 +44,7 @@ async def grpc_server(
         interceptors.insert(0, AuthInterceptor(service_state.keys, service_state.metrics))
     server = grpc.aio.server(
         interceptors=interceptors,
-        options=[
-            ("grpc.max_receive_message_length", size_limit),
-            # Compressed messages are inflated by the service, which bounds what they become.
-            ("grpc.per_message_decompression", 0),
-            # Without this a second service could take the same port, and get half of the calls.
-            ("grpc.so_reuseport", 0),
-            # A client in a control loop pings each second or two, also between its calls, to know
-            # of a dead peer in time. gRPC would send it away for pinging twice in five minutes.
-            ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
-            ("grpc.keepalive_permit_without_calls", 1),
-        ],
+        options=_options(size_limit),
     )
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call] # made by `make proto`
         InferenceServicer(settings, service_state, reloader), server
@@ -81,6 +71,21 @@ async def grpc_server(
     finally:
         await health_servicer.enter_graceful_shutdown()
         await server.stop(STOP_SECONDS)
+
+
+def _options(size_limit: int) -> list[tuple[str, int]]:
+    """Return the server's options; a message has at most `size_limit` bytes."""
+    return [
+        ("grpc.max_receive_message_length", size_limit),
+        # Compressed messages are inflated by the service, which bounds what they become.
+        ("grpc.per_message_decompression", 0),
+        # Without this a second service could take the same port, and get half of the calls.
+        ("grpc.so_reuseport", 0),
+        # A client in a control loop pings each second or two, also between its calls, to know
+        # of a dead peer in time. gRPC would send it away for pinging twice in five minutes.
+        ("grpc.http2.min_ping_interval_without_data_ms", SHORTEST_PING_INTERVAL_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
 
 
 def _listen(server: grpc.aio.Server, settings: Settings, tls: Tls | None) -> int:
