@@ -1,6 +1,7 @@
 """What the commands of `python -m training` do."""
 
 import json
+import shlex
 import signal
 import types
 from collections.abc import Callable, Iterator
@@ -208,7 +209,7 @@ def _write_bundle(
     except BundleWriteError as error:
         raise CommandError(
             f"{error}; the run is kept in {kept_in}:"
-            f" python -m training export {kept_in} --out FOLDER finishes it"
+            f" python -m training export {shlex.quote(str(kept_in))} --out FOLDER finishes it"
         ) from error
 
     if not output.json_output:

@@ -3,6 +3,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -185,7 +186,7 @@ def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finish
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    run = tmp_path / "run"
+    run = tmp_path / "a run"
     words = ["baseline", "--stop-mean", "20", "--run", str(run), "--out", str(tmp_path / "b")]
     with monkeypatch.context() as disk:
         disk.setattr(files, "move_folder", full)
@@ -194,8 +195,8 @@ def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finish
     assert "No space left on device" in text
     command = re.search(r"python -m training (export .* --out FOLDER) finishes it", text)
     assert command is not None
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
-    assert main(command[1].replace("FOLDER", str(tmp_path / "b")).split()) == 0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a run"]
+    assert main(shlex.split(command[1].replace("FOLDER", str(tmp_path / "b")))) == 0
     assert bundle.read(tmp_path / "b").manifest.name == "b"
 
 
