@@ -109,6 +109,11 @@ ModelNames = Annotated[
 ]
 
 
+def url_host(host: str) -> str:
+    """Return a host as it stands in a URL: an address of IPv6 in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
 class Settings(BaseSettings):
     """Serve a bundle."""
 

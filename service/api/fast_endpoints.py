@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from service.api import open_inference, open_inference_rest
-from service.api.act import act, act_batch, check_digest
+from service.api.act import Answer, act, act_batch, check_digest
 from service.api.open_inference_model import ServedModel
 from service.api.open_inference_rest import HEADER_LENGTH
 from service.api.problems import JSON
@@ -34,6 +34,9 @@ class WholeAnswer(NamedTuple):
     inference: Inference
 
 
+AnswerFunction = Callable[[Policy, Body, Headers], WholeAnswer]  # raises `ServiceError`
+
+
 @dataclass(frozen=True)
 class FastEndpoint:
     """An endpoint whose whole requests can be answered at once."""
@@ -42,7 +45,7 @@ class FastEndpoint:
     label: str  # of the metrics and the log
     scope: Scope | None  # that a key needs
     body_limit: int  # bytes
-    answer: Callable[[Policy, Body, Headers], WholeAnswer]  # raises `ServiceError`
+    answer: AnswerFunction
 
 
 class FastEndpoints:
@@ -53,11 +56,11 @@ class FastEndpoints:
         self._model = ServedModel(settings.model_name, settings.max_batch)
         self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
         self._of_service = {
-            b"/act": _endpoint("/act", settings.max_body, _answer_act),
+            b"/act": _endpoint("/act", settings.max_body, _whole(act)),
             b"/act/batch": _endpoint(
                 "/act/batch",
                 settings.max_batch_body,
-                partial(_answer_batch, max_batch=settings.max_batch),
+                _whole(partial(act_batch, max_batch=settings.max_batch)),
             ),
         }
         self._of_model: dict[bytes, FastEndpoint] = {}
@@ -91,27 +94,22 @@ class FastEndpoints:
         return endpoints
 
 
-def _endpoint(
-    path: str, body_limit: int, answer: Callable[[Policy, Body, Headers], WholeAnswer]
-) -> FastEndpoint:
+def _endpoint(path: str, body_limit: int, answer: AnswerFunction) -> FastEndpoint:
     endpoint = endpoint_of(path)
     return FastEndpoint(path, endpoint.label, endpoint.scope, body_limit, answer)
 
 
-def _answer_act(policy: Policy, body: Body, headers: Headers) -> WholeAnswer:
-    content, ((etag, digest), (timing, duration)), inference = act(
-        policy, body, _decoded(headers.get(b"if-match"))
-    )
-    lines = b"%b: %b\r\n%b: %b\r\n" % (etag, digest, timing, duration)
-    return WholeAnswer(content, JSON, lines, inference)
+def _whole(function: Callable[[Policy, Body, str | None], Answer]) -> AnswerFunction:
+    """Return what answers whole requests by a function of `service.api.act`."""
 
+    def answer(policy: Policy, body: Body, headers: Headers) -> WholeAnswer:
+        content, ((etag, digest), (timing, duration)), inference = function(
+            policy, body, _decoded(headers.get(b"if-match"))
+        )
+        lines = b"%b: %b\r\n%b: %b\r\n" % (etag, digest, timing, duration)
+        return WholeAnswer(content, JSON, lines, inference)
 
-def _answer_batch(policy: Policy, body: Body, headers: Headers, *, max_batch: int) -> WholeAnswer:
-    content, ((etag, digest), (timing, duration)), inference = act_batch(
-        policy, body, _decoded(headers.get(b"if-match")), max_batch=max_batch
-    )
-    lines = b"%b: %b\r\n%b: %b\r\n" % (etag, digest, timing, duration)
-    return WholeAnswer(content, JSON, lines, inference)
+    return answer
 
 
 def _answer_infer(

@@ -35,28 +35,24 @@ class ServedModel:
         """Return the name that a bundle must have to be loaded as `name`; None for any."""
         return None if self._names else name
 
-    def check(self, policy: Policy, name: str, version: str | None) -> None:
+    def check(
+        self, policy: Policy, name: str, version: str | None, *, has_key: bool = True
+    ) -> None:
         """Refuse a model or a version that is not served, and say which one is.
 
-        Raises `OpenInferenceError` with status 404.
+        What is answered without a key says nothing that the caller has not said itself. Raises
+        `OpenInferenceError` with status 404.
         """
-        if name not in self.names(policy):
-            raise _not_found(f"there is no model {name[:100]!r}; {self.name(policy)!r} is served")
         served = policy.bundle.manifest.version
-        if version and version != served:
-            raise _not_found(
-                f"there is no version {version[:100]!r} of {name!r}; version {served!r} is served"
-            )
-
-    def check_without_key(self, policy: Policy, name: str, version: str | None) -> None:
-        """Refuse as `check` does, but say nothing that the caller has not said itself.
-
-        For what is answered without a key. Raises `OpenInferenceError` with status 404.
-        """
         if name not in self.names(policy):
-            raise _not_found(f"there is no model {name[:100]!r}")
-        if version and version != policy.bundle.manifest.version:
-            raise _not_found(f"there is no version {version[:100]!r} of {name!r}")
+            refusal, hint = f"there is no model {name[:100]!r}", f"{self.name(policy)!r} is served"
+        elif version and version != served:
+            refusal = f"there is no version {version[:100]!r} of {name!r}"
+            hint = f"version {served!r} is served"
+        else:
+            return
+        message = f"{refusal}; {hint}" if has_key else refusal
+        raise OpenInferenceError(HTTPStatus.NOT_FOUND, message)
 
     def metadata(self, policy: Policy) -> dict[str, object]:
         """Return what the protocol calls the model's metadata."""
@@ -100,7 +96,3 @@ class ServedModel:
     def _entry(self, policy: Policy, name: str) -> dict[str, str]:
         version = policy.bundle.manifest.version
         return {"name": name, "version": version, "state": "READY", "reason": ""}
-
-
-def _not_found(message: str) -> OpenInferenceError:
-    return OpenInferenceError(HTTPStatus.NOT_FOUND, message)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from ipaddress import ip_address
 
-from service.settings import Settings
+from service.settings import Settings, url_host
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 OTHER_SITES = (b"cross-site", b"same-site")  # the latter has other origins too
@@ -24,7 +24,7 @@ class AllowedHosts:
     """
 
     def __init__(self, settings: Settings) -> None:
-        hosts = {f"[{host}]" if ":" in host else host.lower() for host in settings.host}
+        hosts = {url_host(host).lower() for host in settings.host}
         names = {name.lower() for name in settings.allowed_host}
         is_limited = bool(names) or all(map(_is_loopback, settings.host))
         self._names = names | LOOPBACK_NAMES | hosts if is_limited else set()  # none: any

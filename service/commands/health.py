@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from service.commands.command_line import HealthOptions, parse_settings
 from service.observability.logging import print_error
 from service.observability.run_file import NoFolderError, RunningProcess, running_processes
+from service.settings import url_host
 
 # What a service that listens on all addresses is asked by.
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
@@ -73,9 +74,7 @@ def _address_by_environment() -> str:
     if settings.uds_only:
         return f"unix:{settings.uds}"
     scheme = "http" if settings.tls_cert is None else "https"
-    first = settings.host[0]
-    host = f"[{first}]" if ":" in first else first
-    return f"{scheme}://{host}:{settings.port}"
+    return f"{scheme}://{url_host(settings.host[0])}:{settings.port}"
 
 
 def _ask(address: str, timeout: float) -> int:

@@ -17,7 +17,7 @@ from service.grpc.interceptors import AuthInterceptor, CallInterceptor
 from service.grpc.servicer import InferenceServicer
 from service.observability.request_ids import RequestIds
 from service.rollout.reloader import Reloader
-from service.settings import Settings
+from service.settings import Settings, url_host
 from service.state import ServiceState
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
@@ -92,7 +92,7 @@ def _listen(server: grpc.aio.Server, settings: Settings, tls: Tls | None) -> int
     """Bind the server's port at each address, and return it."""
     port = settings.grpc_port
     for name in settings.host:
-        host = f"[{name}]" if ":" in name else name
+        host = url_host(name)
         address = f"{host}:{port}"
         port = (
             server.add_insecure_port(address)

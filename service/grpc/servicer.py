@@ -51,7 +51,8 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, _: Call) -> pb.ModelReadyResponse:
         """Answer whether this model is served."""
-        self._model.check_without_key(self._service_state.policy, request.name, request.version)
+        policy = self._service_state.policy
+        self._model.check(policy, request.name, request.version, has_key=False)
         return pb.ModelReadyResponse(ready=not self._service_state.draining)
 
     # Descriptions

@@ -220,4 +220,4 @@ def _with_middleware(app: ASGIApp, settings: Settings, service_state: ServiceSta
 def _answer_response(answer: Answer) -> Response:
     content, headers, inference = answer
     outcome = Outcome(inference)
-    return ObservedResponse(content, HTTPStatus.OK, headers, "application/json", outcome)
+    return ObservedResponse(content, HTTPStatus.OK, headers, problems.JSON, outcome)

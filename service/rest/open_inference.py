@@ -191,9 +191,8 @@ class OpenInferenceEndpoints:
     async def model_ready(self, request: Request) -> Response:
         """Answer where this model is served."""
         name = request.path_params["name"]
-        self._model.check_without_key(
-            self._service_state.policy, name, request.path_params.get("version")
-        )
+        version = request.path_params.get("version")
+        self._model.check(self._service_state.policy, name, version, has_key=False)
         self._check_ready()
         return JSONResponse({"name": name, "ready": True})
 

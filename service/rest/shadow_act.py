@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request, Response
 
 from service.api.act import act
-from service.api.problems import ProblemError
+from service.api.problems import JSON, ProblemError
 from service.api.schemas import ActRequest, ActResponse
 from service.rest.docs import problem_responses, request_body
 from service.rest.request_body import read_body
@@ -52,6 +52,6 @@ def shadow_act_router(settings: Settings, reloader: Reloader) -> APIRouter:
             raise ProblemError(HTTPStatus.NOT_FOUND, "no-shadow", detail)
 
         content, headers, _ = act(shadow.policy, body, if_match)
-        return ObservedResponse(content, HTTPStatus.OK, headers, "application/json", Outcome())
+        return ObservedResponse(content, HTTPStatus.OK, headers, JSON, Outcome())
 
     return router

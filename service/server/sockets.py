@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from errno import EADDRINUSE
 from pathlib import Path
 
-from service.settings import Settings
+from service.settings import Settings, url_host
 
 BACKLOG = 2_048  # connections that may wait to be accepted
 PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connection
@@ -112,9 +112,7 @@ def address(listener: socket.socket, *, tls: bool = False) -> str:
         return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     scheme = "https" if tls else "http"
-    if listener.family == socket.AF_INET6:
-        host = f"[{host}]"
-    return f"{scheme}://{host}:{port}"
+    return f"{scheme}://{url_host(host)}:{port}"
 
 
 def check_free(hosts: Sequence[str], port: int) -> None:
