@@ -3,7 +3,7 @@
 import hmac
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +15,10 @@ from service.endpoints import Scope
 from service.settings import Settings
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class KeyEntry(BaseModel):
@@ -71,11 +75,20 @@ def read_entries(path: Path) -> list[KeyEntry]:
     return entries
 
 
-def add_key(path: Path, name: str, scopes: Sequence[Scope], digest: str) -> None:
+def add_key(
+    path: Path,
+    name: str,
+    scopes: Sequence[Scope],
+    digest: str,
+    *,
+    before: Callable[[], None] = _nothing,
+) -> None:
     """Add an entry to a file, or make the file; `digest` is the key's SHA-256 in hexadecimal.
 
-    Others see the whole old file or the whole new one. A new file is its owner's alone; a file that
-    was there keeps its owner and its mode. Raises `KeysError`.
+    `before` is called once all is checked and written but for the last step, which gives the file
+    its name; where it raises, the file stays as it was. Others see the whole old file or the whole
+    new one. A new file is its owner's alone; a file that was there keeps its owner and its mode.
+    Raises `KeysError`.
     """
     if _NAME.fullmatch(name) is None:
         raise KeysError(
@@ -88,7 +101,7 @@ def add_key(path: Path, name: str, scopes: Sequence[Scope], digest: str) -> None
         path.parent.stat()  # locking a folder that is absent would make a file of its name
         with exclusive_lock(path.parent):
             text = path.read_text() if path.exists() else ""
-            _replace(path, text + _entry_text(text, name, scopes, digest))
+            _replace(path, text + _entry_text(text, name, scopes, digest), before)
     except OSError as error:
         raise KeysError(f"{error.filename or path}: {error.strerror}") from error
 
@@ -100,14 +113,18 @@ def _entry_text(text: str, name: str, scopes: Sequence[Scope], digest: str) -> s
     return f'{separator}[[key]]\nname = "{name}"\nscopes = [{quoted}]\nsha256 = "{digest}"\n'
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace the content of a file, if it can be read as keys. Raises `KeysError`, `OSError`."""
+def _replace(path: Path, text: str, before: Callable[[], None]) -> None:
+    """Replace the content of a file, if it can be read as keys. Raises `KeysError`, `OSError`.
+
+    `before` is called as the last thing before that.
+    """
     with atomic_replacement(path, mode=0o600) as temp_path:
         temp_path.write_text(text)
         try:
             read_entries(temp_path)
         except KeysError as error:
             raise KeysError(str(error).replace(str(temp_path), str(path))) from error
+        before()
 
 
 def _check_unique(path: Path, field: str, entries: list[KeyEntry], values: list[str]) -> None:

@@ -2,14 +2,13 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from models.files import atomic_replacement
-from models.text import printable
 from service.commands.command_line import ExportOptions
+from service.commands.output import OutputError, print_result
 from service.observability.logging import print_error
 from service.records.reader import read
 from service.records.schema import COLUMNS as RECORDED_COLUMNS
@@ -31,10 +30,13 @@ def run(options: ExportOptions) -> int:
     """Export a record. Returns 1 when that cannot be done."""
     try:
         rows = export(options.file, options.to)
+        print_result(f"{options.to}: {rows} rows")
     except (RecordError, ExportError) as error:
         print_error(str(error))
         return 1
-    sys.stdout.write(f"{printable(str(options.to))}: {rows} rows\n")
+    except OutputError as error:
+        print_error(f"{options.to}: {rows} rows are written, but {error}")
+        return 1
     return 0
 
 

@@ -6,10 +6,10 @@ Exit code: 0 ready, 1 not ready, stuck or unreachable, 2 nothing runs.
 import http.client
 import socket
 import ssl
-import sys
 from urllib.parse import urlsplit
 
 from service.commands.command_line import HealthOptions, parse_settings
+from service.commands.output import OutputError, print_result
 from service.observability.logging import print_error
 from service.observability.run_file import NoFolderError, RunningProcess, running_processes
 from service.settings import url_host
@@ -32,9 +32,13 @@ def run(options: HealthOptions) -> int:
     problems = [problem for each in processes if (problem := _problem(each, options.timeout))]
     for problem in problems:
         print_error(problem)
-    if not problems:
-        sys.stdout.write(f"ready: {', '.join(sorted({each.address for each in processes}))}\n")
-    return NOT_READY if problems else READY
+    if problems:
+        return NOT_READY
+    try:
+        print_result(f"ready: {', '.join(sorted({each.address for each in processes}))}")
+    except OutputError as error:  # whoever probes asks for the exit code
+        print_error(str(error))
+    return READY
 
 
 def _problem(process: RunningProcess, timeout: float) -> str | None:

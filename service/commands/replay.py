@@ -4,7 +4,6 @@ On the machine that recorded, with the same versions, the same bundle by the sam
 same Q-values to the bit.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from pydantic import ValidationError
 
 from models import bundle as bundles
 from models.bundle import Bundle, BundleError
-from models.text import printable
 from service.commands.command_line import ReplayOptions
+from service.commands.output import OutputError, print_result
 from service.inference.backends import BackendName
 from service.inference.errors import PolicyError, QValuesNotFiniteError
 from service.inference.loading import load
@@ -27,7 +26,7 @@ from service.records.reader import read
 from service.records.schema import RecordError, Row
 from service.settings import ConfigFileError, Settings
 
-IDENTICAL, DIFFERENT, UNREADABLE, LEFT_OUT = 0, 1, 2, 3  # exit codes
+IDENTICAL, DIFFERENT, FAILED, LEFT_OUT = 0, 1, 2, 3  # exit codes
 BLOCK_ROWS = 4_096  # that are answered at once
 PRINTED_DIFFERENCES = 10  # the others are counted
 
@@ -65,34 +64,37 @@ def run(options: ReplayOptions) -> int:
     try:
         folders = options.bundle or [Settings().bundle]
         comparison = replay(options.file, [bundles.read(folder) for folder in folders])
+        _print_comparison(comparison)
     except ValidationError as error:
         message = error.errors(include_url=False)[0]["msg"]
         print_error(f"the settings name no bundle: {message}; give one with --bundle")
-        return UNREADABLE
-    except (RecordError, BundleError, PolicyError, ConfigFileError) as error:
+        return FAILED
+    except (RecordError, BundleError, PolicyError, ConfigFileError, OutputError) as error:
         print_error(str(error))
-        return UNREADABLE
+        return FAILED
+    return comparison.exit_code
 
+
+def _print_comparison(comparison: Comparison) -> None:
     for digest, rows in comparison.left_out.items():
-        _print(
+        print_result(
             f"{rows} rows were left out: no bundle given is {digest}; name its folder with --bundle"
         )
-    _print(
+    print_result(
         f"{comparison.identical} rows are identical, {comparison.different} differ,"
         f" {comparison.left_out.total()} were left out"
     )
     if comparison.different:
-        _print(
+        print_result(
             f"{comparison.other_actions} have another action; the widest difference between"
             f" Q-values is {comparison.widest:g}"
         )
-    return comparison.exit_code
 
 
 def replay(record: Path, candidates: list[Bundle]) -> Comparison:
     """Answer every state of a record again, each by the bundle that has its digest.
 
-    Raises `RecordError` and `PolicyError`.
+    Raises `RecordError`, `PolicyError` and `OutputError`.
     """
     by_digest = {bundle.digest: bundle for bundle in candidates}
     policies: dict[tuple[str, BackendName], Policy] = {}
@@ -139,12 +141,8 @@ def _compare(rows: list[Row], policy: Policy, comparison: Comparison) -> None:
         )
         if comparison.different <= PRINTED_DIFFERENCES:
             recorded = f"{list(row.q_values)}, action {row.action}"
-            _print(
+            print_result(
                 f"request {row.request_id}, state {row.row}: {recorded}, out of range:"
                 f" {row.out_of_range or 'none'}; now {q_values}, action {action},"
                 f" {', '.join(names) or 'none'}"
             )
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(f"{printable(text)}\n")

@@ -3,6 +3,7 @@
 import gc
 import logging
 import logging.config
+from contextlib import ExitStack
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,18 +51,22 @@ def run(settings: Settings) -> int:
 
 def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | None) -> int:
     bundle = service_state.policy.bundle
-    with sockets.listening(settings) as listeners:
+    with ExitStack() as stack:
+        listeners = stack.enter_context(sockets.listening(settings))
         if settings.grpc_port is not None:
             sockets.check_free(settings.host, settings.grpc_port)
         if settings.record is not None:
             _check_record(settings.record, service_state.policy)
+        processes = None
+        if settings.workers > 1:
+            processes = stack.enter_context(supervisor.prepared(settings, bundle, listeners))
 
         logging.config.dictConfig(configuration(settings.log_format))
         sockets.announce(listeners, tls=service_state.tls is not None)
         keys.announce(settings)
-        if settings.workers > 1:
+        if processes is not None:
             gc.enable()  # `service.__main__` disables it; a process that serves enables it later
-            return supervisor.serve(settings, bundle, listeners)
+            return processes.run()
         has_started = server.serve(settings, service_state, listeners, shadow=shadow)
         return 0 if has_started else CANNOT_START  # the log says why
 

@@ -3,6 +3,9 @@
 Each process keeps a file in a folder that is its user's alone, and touches it each second. So
 whoever may ask as that user finds the service whatever its flags are, also one that is reached by a
 Unix socket alone or wants certificates of its clients. `python -m service health` reads it.
+
+The time of the last touch is that of the clock that runs since the system began, which all
+processes share and nobody sets: on disk the file looks as if it were of 1970.
 """
 
 import json
@@ -12,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from time import time
+from time import monotonic
 
 from models.files import write_atomically
 
@@ -56,11 +59,11 @@ class RunFile:
         if self._path is None:
             return
         try:
-            if self._path.exists() and is_ready == self._process.is_ready:
-                os.utime(self._path)
-                return
-            self._process = replace(self._process, is_ready=is_ready)
-            write_atomically(self._path, json.dumps(asdict(self._process)).encode(), mode=0o600)
+            if not self._path.exists() or is_ready != self._process.is_ready:
+                self._process = replace(self._process, is_ready=is_ready)
+                write_atomically(self._path, json.dumps(asdict(self._process)).encode(), mode=0o600)
+            now = monotonic()
+            os.utime(self._path, (now, now))
         except OSError:
             return
 
@@ -83,7 +86,7 @@ def running_processes() -> Iterator[RunningProcess]:
                 str(content["address"]),
                 bool(content["is_ready"]),
                 str(content["started"]),
-                time() - path.stat().st_mtime,
+                monotonic() - path.stat().st_mtime,
             )
             os.kill(process.pid, 0)
         except (OSError, ValueError, KeyError, TypeError):  # it has ended, or has just begun

@@ -93,7 +93,7 @@ class Recorder:
             try:
                 if self._writer is None:
                     self._writer = self._open_writer()
-                self._writer.write(decisions, time.time())
+                self._writer.write(decisions)
             except RecordError as error:
                 self._metrics.inc("upright_record_rows", "dropped", count)
                 if not self._is_failing:

@@ -1,12 +1,14 @@
 """Writing a decision record: the file of this process, and when a new one is begun."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic, sleep, time
+from typing import NamedTuple
 
 import apsw
 
@@ -44,29 +46,40 @@ class Limits:
     keep: int
 
 
+class Clocks(NamedTuple):
+    """What the time is asked of."""
+
+    elapsed: Callable[[], float] = monotonic  # never set, so that it measures what has passed
+    date: Callable[[], float] = time  # seconds since 1970, for what an earlier process wrote
+
+
+CLOCKS = Clocks()
+
+
 class Writer:
     """Writes the decisions of this process."""
 
-    def __init__(self, record: Path, limits: Limits) -> None:
+    def __init__(self, record: Path, limits: Limits, clocks: Clocks = CLOCKS) -> None:
         """Continue a record, or begin it. Raises `RecordError`."""
         self._record = record
         self._limits = limits
+        self._clocks = clocks
         self._claim = ExitStack()
         self._path = self._claim.enter_context(claimed_file(record))
         self._file: _OpenFile | None = None
         try:
-            self._file = _OpenFile(self._path, limits.size)
+            self._file = _OpenFile(self._path, limits.size, clocks)
         except BaseException:
             self._claim.close()
             raise
 
-    def write(self, decisions: Sequence[tuple[Policy, Sequence[Values]]], now: float) -> None:
-        """Write decisions, some of each policy, all or none, at the time `now`.
+    def write(self, decisions: Sequence[tuple[Policy, Sequence[Values]]]) -> None:
+        """Write decisions, some of each policy, all or none.
 
         Raises `RecordError`; the next call begins with the files as they then are.
         """
         try:
-            self._current_file(now).insert(decisions)
+            self._current_file().insert(decisions)
         except (apsw.Error, OSError) as error:
             self._close_file()
             raise RecordError(f"{self._path}: cannot be written ({error})") from error
@@ -78,20 +91,20 @@ class Writer:
             self._file = None
         self._claim.close()
 
-    def _current_file(self, now: float) -> "_OpenFile":
+    def _current_file(self) -> "_OpenFile":
         """Return the file to write to: a new one where the old one is full, or has gone."""
         file = self._file
         if file is not None and not file.is_in_place():
             self._close_file()
-        elif file is not None and file.is_due(self._limits, now):
-            if file.set_aside(now):
+        elif file is not None and file.is_due(self._limits):
+            if file.set_aside():
                 self._close_file()
                 remove_oldest(self._path, self._limits.keep)
             elif file.size >= OVERSIZE_FACTOR * self._limits.size:
                 self._leave_to_its_reader()
 
         if self._file is None:
-            self._file = _OpenFile(self._path, self._limits.size)
+            self._file = _OpenFile(self._path, self._limits.size, self._clocks)
         return self._file
 
     def _leave_to_its_reader(self) -> None:
@@ -118,8 +131,9 @@ class Writer:
 class _OpenFile:
     """One file of a record, open for writing."""
 
-    def __init__(self, path: Path, size_limit: int) -> None:
+    def __init__(self, path: Path, size_limit: int, clocks: Clocks = CLOCKS) -> None:
         self._path = path
+        self._clocks = clocks
         self._journal = path.with_name(f"{path.name}-wal")
         try:
             self._connection = apsw.Connection(str(path))
@@ -137,7 +151,7 @@ class _OpenFile:
             raise
         self._identity = status.st_dev, status.st_ino
         self.size = status.st_size  # bytes, with the journal, when it was last looked at
-        self._retry_at = 0.0  # when it may be tried again to set the file aside
+        self._retry_at = -inf  # when it may be tried again to set the file aside
 
     def _prepare(self, size_limit: int) -> None:
         connection = self._connection
@@ -158,7 +172,7 @@ class _OpenFile:
 
         if is_empty:
             connection.execute(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT")
-        self._first_time = self._read_first_time()
+        self._look_for_first_row()
 
     def _begin_journal(self) -> None:
         """Write to a journal from now on. SQLite itself does not wait for a lock here."""
@@ -172,10 +186,13 @@ class _OpenFile:
                     raise
             sleep(BUSY_POLL_SECONDS)
 
-    def _read_first_time(self) -> float | None:
+    def _look_for_first_row(self) -> None:
+        """Find out when the file was begun: by its rows, whose dates a clock may have got wrong."""
         query = "SELECT time FROM decisions ORDER BY id LIMIT 1"
-        first: float | None = self._connection.execute(query).get
-        return first
+        self._first_time: float | None = self._connection.execute(query).get
+        if self._first_time is not None:
+            age = max(0.0, self._clocks.date() - self._first_time)
+            self._begun = self._clocks.elapsed() - age
 
     def is_in_place(self) -> bool:
         """Return whether the file still has its name: what else is written, nobody would find."""
@@ -188,14 +205,15 @@ class _OpenFile:
             self.size += self._journal.stat().st_size
         return (status.st_dev, status.st_ino) == self._identity
 
-    def is_due(self, limits: Limits, now: float) -> bool:
+    def is_due(self, limits: Limits) -> bool:
         """Return whether it is time for a new file."""
         if self._first_time is None:
             return False
-        return self.size >= limits.size or now - self._first_time >= limits.age
+        return self.size >= limits.size or self._clocks.elapsed() - self._begun >= limits.age
 
-    def set_aside(self, now: float) -> bool:
+    def set_aside(self) -> bool:
         """Give the file its sortable name; return False where a reader prevents that for now."""
+        now = self._clocks.elapsed()
         if now < self._retry_at:
             return False
         if not self._merge_journal():
@@ -229,7 +247,7 @@ class _OpenFile:
                 connection.execute("ROLLBACK")
             raise
         if self._first_time is None:
-            self._first_time = self._read_first_time()
+            self._look_for_first_row()
 
     def _insert_rows(self, policy_id: int, rows: Sequence[Values]) -> None:
         done = 0
@@ -268,8 +286,15 @@ class _OpenFile:
 def check(record: Path, manifest: Manifest) -> None:
     """Check that decisions can be recorded, and begin the record where it is not there.
 
-    Raises `RecordError`.
+    Raises `RecordError`; then of a new record nothing is left but the file of its lock.
     """
     check_columns(manifest)
     with claimed_file(record) as path:
-        _OpenFile(path, JOURNAL_SHARE * JOURNAL_PAGES * PAGE_BYTES).close(is_last=True)
+        is_new = not path.exists()
+        try:
+            _OpenFile(path, JOURNAL_SHARE * JOURNAL_PAGES * PAGE_BYTES).close(is_last=True)
+        except (RecordError, apsw.Error) as error:
+            if is_new:
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
+            raise RecordError(str(error)) from error

@@ -90,10 +90,14 @@ class BundleStore:
         if folder.exists():
             return
         temp_folder = Path(tempfile.mkdtemp(dir=self._folder))
-        (temp_folder / MANIFEST).write_bytes(bundle.manifest_bytes)
-        for kind, artifact in bundle.manifest.artifacts.items():
-            (temp_folder / artifact.file).write_bytes(bundle.artifacts[kind])
-        temp_folder.rename(folder)
+        try:
+            (temp_folder / MANIFEST).write_bytes(bundle.manifest_bytes)
+            for kind, artifact in bundle.manifest.artifacts.items():
+                (temp_folder / artifact.file).write_bytes(bundle.artifacts[kind])
+            temp_folder.rename(folder)
+        except BaseException:
+            shutil.rmtree(temp_folder, ignore_errors=True)
+            raise
 
 
 class StoreKeeper:

@@ -11,13 +11,13 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkstemp
 from time import monotonic
 from types import FrameType
 
@@ -49,26 +49,28 @@ class SupervisorError(Exception):
     """Raised when there is no place for what the processes share."""
 
 
-def serve(settings: Settings, live: Bundle, listeners: list[socket.socket]) -> int:
-    """Serve a bundle on `listeners` by `settings.workers` processes until a signal to stop.
+@contextmanager
+def prepared(
+    settings: Settings, live: Bundle, listeners: list[socket.socket]
+) -> Iterator["Supervisor"]:
+    """Give what serves a bundle on `listeners` by `settings.workers` processes.
 
-    Returns the exit status: 1 when one of them could not start. Raises `SupervisorError`.
+    What they share lies in a temporary folder until the end of the block. Raises `SupervisorError`.
     """
     with ExitStack() as stack:
         try:
             metrics_file = stack.enter_context(_lasting_file("upright-metrics-"))
             folder = stack.enter_context(
-                TemporaryDirectory(prefix="upright-bundles-", ignore_cleanup_errors=True)
+                tempfile.TemporaryDirectory(prefix="upright-bundles-", ignore_cleanup_errors=True)
             )
             store = BundleStore(Path(folder))
             store.write(RolloutState(live=live.digest), live)
         except OSError as error:
             raise SupervisorError(
                 f"--workers {settings.workers} needs a temporary folder that can be written;"
-                f" TMPDIR names one: {error.strerror or error}"
+                f" TMPDIR names one: {tempfile.tempdir or ''}: {error.strerror or error}"
             ) from error
-        keeper = StoreKeeper(store, live)
-        return Supervisor(settings, listeners, metrics_file, keeper).run()
+        yield Supervisor(settings, listeners, metrics_file, StoreKeeper(store, live))
 
 
 @contextmanager
@@ -77,7 +79,7 @@ def _lasting_file(prefix: str) -> Iterator[Path]:
 
     A temporary folder may be cleaned meanwhile. Without /proc it is the file's own path.
     """
-    descriptor, name = mkstemp(prefix=prefix)
+    descriptor, name = tempfile.mkstemp(prefix=prefix)
     try:
         path = Path(f"/proc/{os.getpid()}/fd/{descriptor}")
         yield path if path.exists() else Path(name)

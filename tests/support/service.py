@@ -1,12 +1,14 @@
 """The real service as a process: how tests start it, wait for it and read its refusals."""
 
 import os
+import resource
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 
 from service.settings import Settings
 from tests.support.project import ROOT
@@ -63,7 +65,13 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
 
 
-def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple[int, str]:
+def refused(
+    *arguments: str, environment: dict[str, str] | None = None, file_limit: int | None = None
+) -> tuple[int, str]:
+    """Return the exit code and the error of a start; no file grows over `file_limit` bytes."""
+    limit = None
+    if file_limit is not None:
+        limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_limit, file_limit))
     result = subprocess.run(
         [sys.executable, "-m", "service", "--port", "0", *arguments],
         cwd=ROOT,
@@ -72,5 +80,6 @@ def refused(*arguments: str, environment: dict[str, str] | None = None) -> tuple
         timeout=60,
         check=False,
         env=clean_environment() | (environment or {}),
+        preexec_fn=limit,
     )
     return result.returncode, result.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from service.observability import run_file
 from service.observability.run_file import NoFolderError, RunFile, running_processes
 from tests.support.project import ROOT
 from tests.support.service import clean_environment, free_port, wait_for
@@ -95,6 +96,24 @@ def test_a_service_that_hangs_is_not_healthy(tmp_path: Path) -> None:
         assert health(tmp_path)[0] == 1
         process.send_signal(signal.SIGCONT)
         wait_for(lambda: health(tmp_path)[0] == 0)
+
+
+@pytest.mark.parametrize("step", [-3_600.0, 3_600.0])
+def test_a_clock_that_is_set_makes_no_service_healthy_or_sick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    RunFile("http://127.0.0.1:8000").write(is_ready=True)
+    date = time.time
+    monkeypatch.setattr(run_file, "time", lambda: date() + step, raising=False)
+    [process] = running_processes()
+    assert 0 <= process.seconds_since_touch < 5
+    assert not process.is_stuck
+
+    elapsed = time.monotonic
+    monkeypatch.setattr(run_file, "monotonic", lambda: elapsed() + 6)
+    [process] = running_processes()
+    assert process.is_stuck
 
 
 def test_a_service_that_was_killed_is_not_taken_for_one_that_runs(tmp_path: Path) -> None:

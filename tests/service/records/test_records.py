@@ -26,7 +26,7 @@ from service.inference.policy import Policy
 from service.records.reader import read
 from service.records.recorder import QUEUE_LIMIT
 from service.records.schema import RecordError, Values
-from service.records.writer import Limits, Writer
+from service.records.writer import Clocks, Limits, Writer
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import samples
@@ -329,6 +329,18 @@ def test_what_waits_is_bounded_and_the_rest_is_dropped_and_counted(
     assert len(rows_of(file)) == written
 
 
+def test_a_record_for_which_there_is_no_room_is_refused_and_leaves_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "decisions.sqlite"
+    code, error = refused("--record", str(file), file_limit=4_096)
+    assert code == 1
+    assert error.startswith(f"upright: --record {file}: cannot be written (")
+    assert [path.name for path in tmp_path.iterdir()] == ["decisions.sqlite.lock"]
+
+    file.touch()  # what was there is left
+    assert refused("--record", str(file), file_limit=4_096)[0] == 1
+    assert file.exists()
+
+
 def test_a_file_that_is_removed_is_begun_again(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "decisions.sqlite"
     with start("--record", str(file)) as address:
@@ -341,10 +353,35 @@ def test_a_file_that_is_removed_is_begun_again(start: Start, tmp_path: Path) -> 
     assert [row["seq"] for row in rows_of(file)] == [3, 4, 5]
 
 
+class Clock:
+    """Time that passes when a test says so, and a date that it may set."""
+
+    def __init__(self) -> None:
+        self.elapsed, self.date = 1_000.0, NOON
+
+    def advance(self, seconds: float) -> None:
+        self.elapsed += seconds
+        self.date += seconds
+
+    def set_date(self, date: float) -> None:
+        self.date = date
+
+    @property
+    def clocks(self) -> Clocks:
+        return Clocks(elapsed=lambda: self.elapsed, date=lambda: self.date)
+
+
+def write(writer: Writer, policy: Policy, date: float) -> None:
+    writer.write([(policy, [decision(date)])])
+
+
 def test_a_file_is_set_aside_by_age_under_a_name_that_sorts(tmp_path: Path, policy: Policy) -> None:
-    writer = Writer(tmp_path / "decisions.sqlite", Limits(size=10**9, age=60, keep=10))
-    for moment in (NOON, NOON + 59, NOON + 60, NOON + 61, NOON + 120):
-        writer.write([(policy, [decision(moment)])], moment)
+    clock = Clock()
+    limits = Limits(size=10**9, age=60, keep=10)
+    writer = Writer(tmp_path / "decisions.sqlite", limits, clock.clocks)
+    for seconds in (0, 59, 1, 1, 59):
+        clock.advance(seconds)
+        write(writer, policy, clock.date)
     writer.close()
     names = [
         "decisions.20261123T120000.000000Z.sqlite",
@@ -377,16 +414,50 @@ def test_a_file_that_somebody_reads_is_set_aside_later_and_nothing_is_lost(
     tmp_path: Path, policy: Policy
 ) -> None:
     file = tmp_path / "decisions.sqlite"
-    writer = Writer(file, Limits(size=10**9, age=60, keep=10))
-    writer.write([(policy, [decision(NOON)])], NOON)
+    clock = Clock()
+    writer = Writer(file, Limits(size=10**9, age=60, keep=10), clock.clocks)
+    write(writer, policy, clock.date)
     # Not the standard library's: two copies of SQLite in one process do not see each other's locks.
     with closing(apsw.Connection(str(file), apsw.SQLITE_OPEN_READONLY)) as reader:
         assert reader.execute("SELECT count(*) FROM decisions").get == 1
-        writer.write([(policy, [decision(NOON + 70)])], NOON + 70)
+        clock.advance(70)
+        write(writer, policy, clock.date)
         assert reader.execute("SELECT count(*) FROM decisions").get == 2
-    writer.write([(policy, [decision(NOON + 90)])], NOON + 90)
+    clock.set_date(NOON - 3_600)  # which keeps nobody from trying again
+    clock.advance(20)
+    write(writer, policy, clock.date)
     writer.close()
     assert [len(rows_of(path)) for path in sorted(tmp_path.glob("*.sqlite"))] == [2, 1]
+
+
+@pytest.mark.parametrize("date", [NOON, 0.0])
+def test_the_age_of_a_file_is_the_time_that_passed_whatever_the_clock_is_set_to(
+    tmp_path: Path, policy: Policy, date: float
+) -> None:
+    clock = Clock()
+    clock.set_date(NOON - date)  # 1970, as on a board without a battery, or today
+    limits = Limits(size=10**9, age=60, keep=10)
+    writer = Writer(tmp_path / "decisions.sqlite", limits, clock.clocks)
+    write(writer, policy, clock.date)
+    clock.set_date(date)
+    clock.advance(59)
+    write(writer, policy, clock.date)
+    assert len(list(tmp_path.glob("*.sqlite"))) == 1
+    clock.advance(1)
+    write(writer, policy, clock.date)
+    writer.close()
+    assert len(list(tmp_path.glob("*.sqlite"))) == 2
+
+
+def test_the_age_of_a_file_goes_on_with_the_next_process(tmp_path: Path, policy: Policy) -> None:
+    clock = Clock()
+    limits = Limits(size=10**9, age=60, keep=10)
+    for seconds, files in ((0, 1), (59, 1), (1, 2), (-3_600, 2)):
+        clock.advance(seconds)
+        writer = Writer(tmp_path / "decisions.sqlite", limits, clock.clocks)
+        write(writer, policy, clock.date)
+        writer.close()
+        assert len(list(tmp_path.glob("*.sqlite"))) == files
 
 
 def test_a_batch_of_rows_is_written_whole_or_not_at_all(
@@ -395,11 +466,11 @@ def test_a_batch_of_rows_is_written_whole_or_not_at_all(
     file, count = tmp_path / "decisions.sqlite", 300
     writer = Writer(file, NEVER)
     rows = [decision(NOON + number, str(number)) for number in range(count)]
-    writer.write([(policy, rows), (load(exported, "onnx"), rows)], NOON)
+    writer.write([(policy, rows), (load(exported, "onnx"), rows)])
     broken = [*rows, (NOON, None, *rows[0][2:])]  # no request id
     with pytest.raises(RecordError, match="request_id"):
-        writer.write([(policy, broken)], NOON)
-    writer.write([(policy, rows[:1])], NOON)
+        writer.write([(policy, broken)])
+    writer.write([(policy, rows[:1])])
     writer.close()
     recorded = list(read(file))
     assert [row.request_id for row in recorded] == [
@@ -490,7 +561,7 @@ def test_a_record_whose_reader_left_last_is_read_where_nothing_can_be_written(
 ) -> None:
     file = open_folder / "decisions.sqlite"
     writer = Writer(file, NEVER)
-    writer.write([(policy, [decision(NOON)])], NOON)
+    writer.write([(policy, [decision(NOON)])])
     with closing(apsw.Connection(str(file))) as reader:
         reader.execute("SELECT count(*) FROM decisions").fetchall()
         writer.close()
@@ -506,7 +577,7 @@ def test_the_size_of_a_file_counts_its_journal(tmp_path: Path, policy: Policy) -
     writer = Writer(file, Limits(size=size, age=1e9, keep=1_000))
     most = 0
     for number in range(600):
-        writer.write([(policy, [decision(NOON + number)] * 10)], NOON + number)
+        writer.write([(policy, [decision(NOON + number)] * 10)])
         most = max(most, used(file))
     writer.close()
     assert most < 1.5 * size
@@ -522,18 +593,18 @@ def test_a_reader_that_stays_makes_the_writer_go_on_in_another_file_and_is_told(
     file, size = tmp_path / "decisions.sqlite", 100_000
     limits = Limits(size=size, age=1e9, keep=1_000)
     writer = Writer(file, limits)
-    writer.write([(policy, [decision(NOON)])], NOON)
+    writer.write([(policy, [decision(NOON)])])
     with closing(apsw.Connection(str(file), apsw.SQLITE_OPEN_READONLY)) as reader:
         reader.execute("BEGIN; SELECT count(*) FROM decisions").fetchall()
         for number in range(1, 600):
-            writer.write([(policy, [decision(NOON + number)] * 10)], NOON + number)
+            writer.write([(policy, [decision(NOON + number)] * 10)])
         assert used(file) < 3 * size
     assert caplog.text.count("keeps it from being set aside") == 1
     assert f"recorded in {tmp_path / 'decisions-1.sqlite'}" in caplog.text
     writer.close()
 
     writer = Writer(file, limits)  # the next start sets aside what the reader has left
-    writer.write([(policy, [decision(NOON + 600)])], NOON + 600)
+    writer.write([(policy, [decision(NOON + 600)])])
     writer.close()
     assert len(list(read(file))) == 1 + 5_990 + 1
     assert [row.time for row in read(file)][-1] == NOON + 600

@@ -150,3 +150,15 @@ def test_a_broken_bundle_stops_the_start_of_any_number_of_workers_with_one_line(
     code, complaint = refused("--workers", workers, "--bundle", str(tmp_path))
     assert code == 1
     assert complaint.count("\n") == 1
+
+
+def test_a_temporary_folder_without_room_is_named_before_the_service_listens(
+    tmp_path: Path,
+) -> None:
+    environment = {"TMPDIR": str(tmp_path)}
+    code, error = refused("--workers", "2", environment=environment, file_limit=2_000)
+    assert code == 1
+    assert error.startswith("upright: --workers 2 needs a temporary folder that can be written")
+    assert str(tmp_path) in error
+    assert len(error.splitlines()) == 1
+    assert [path for path in tmp_path.iterdir() if not path.name.startswith("upright-0")] == []
