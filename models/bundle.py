@@ -33,6 +33,7 @@ from models.text import printable
 
 MANIFEST_BYTES_MAX = 1 << 20
 READ_ATTEMPTS = 5  # a bundle may be replaced again and again while it is read
+READABLE_BY_ALL = 0o755  # another user serves a bundle, and nothing in it is secret
 REMEDY = "export it again with python -m training"
 ALLOW = "let this user read it (chmod, chown), or run as another"
 
@@ -282,7 +283,7 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
         )
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        _make_parents(folder)
         temp_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     except OSError as error:
         raise BundleWriteError(
@@ -311,15 +312,23 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
     return dataclasses.replace(bundle, folder=folder)
 
 
+def _make_parents(folder: Path) -> None:
+    """Make the folders above a bundle's that are not there, so that all may reach the bundle."""
+    missing = [parent for parent in folder.parents if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir(exist_ok=True)
+        parent.chmod(READABLE_BY_ALL)
+
+
 def _mode(folder: Path) -> int:
     """Return the permissions of a bundle's folder: those of the bundle that it replaces.
 
-    Else all may read it, whatever the umask: another user serves it, and nothing in it is secret.
+    Else all may read it, whatever the umask.
     """
     try:
         return stat.S_IMODE(folder.stat().st_mode)
     except FileNotFoundError:
-        return 0o755
+        return READABLE_BY_ALL
 
 
 def _reason(error: OSError) -> str:

@@ -16,6 +16,7 @@ from training.commands.command_line import (
     UsageError,
     parse,
 )
+from training.commands.standard_output import LOST, discard_output
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
@@ -23,7 +24,8 @@ INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 130 interrupted.
 
-    Exits by itself with 2 where what was typed is no command.
+    It is 3 where all was done but standard output took no text. Exits by itself with 2 where what
+    was typed is no command.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
@@ -31,6 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         sys.exit(2)
+    except OSError as error:  # of a help that nobody gets
+        discard_output()
+        errors.print(f"{PROGRAM}: standard output cannot be written ({error.strerror})")
+        sys.exit(LOST)
 
     # Importing the commands imports torch, which takes seconds.
     from training.commands import run

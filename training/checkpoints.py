@@ -101,6 +101,7 @@ class Checkpoints:
         self._clock = clock
         self._due = clock() + every
         self._lock = ExitStack()
+        self.holds_last = True  # whether all that was to be kept is
 
     def __enter__(self) -> Self:
         """Make the folder and lock it against other trainings.
@@ -142,7 +143,7 @@ class Checkpoints:
         return snapshot, state.seconds
 
     def write_if_due(self, trainer: Trainer, seconds: float) -> None:
-        """Write a checkpoint if the last one is old enough."""
+        """Write a checkpoint if the last one is old enough. Raises `CheckpointError`."""
         if self._clock() >= self._due:
             self.write(trainer, seconds)
 
@@ -160,6 +161,8 @@ class Checkpoints:
             arrays_sha256=hashlib.sha256(arrays).hexdigest(),
         )
 
+        self._due = self._clock() + self._every
+        self.holds_last = False
         try:
             self._write(arrays, state.model_dump_json().encode())
         except OSError as error:
@@ -173,7 +176,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.folder}: a checkpoint cannot be written ({error.strerror}); {kept}"
             ) from error
-        self._due = self._clock() + self._every
+        self.holds_last = True
 
     def _write(self, arrays: bytes, state: bytes) -> None:
         self._remove_partial()

@@ -1,7 +1,9 @@
 """Where the progress of training is shown: a terminal, lines of JSON, TensorBoard."""
 
 import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
@@ -100,13 +102,20 @@ class JsonLogger:
 
 
 class TensorBoardLogger:
-    """The metrics of every logged line as TensorBoard scalars."""
+    """The metrics of every logged line as TensorBoard scalars.
 
-    def __init__(self, folder: Path) -> None:
+    Where they cannot be written, as on a full disk, `warn` is called once, and training goes on.
+    """
+
+    def __init__(self, folder: Path, warn: Callable[[str], None]) -> None:
         self._folder = folder
+        self._warn = warn
         self._writer: SummaryWriter | None = None
+        self._has_failed = False
+        self._excepthook = threading.excepthook
 
     def __enter__(self) -> Self:
+        threading.excepthook = self._print_no_error_of_the_disk
         return self
 
     def __exit__(
@@ -115,19 +124,41 @@ class TensorBoardLogger:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        except OSError as failure:
+            self._fail(failure)
+        finally:
+            threading.excepthook = self._excepthook
 
     def log(self, progress: Progress) -> None:
         """Write the metrics at their environment step."""
-        if not progress.is_logged:
+        if not progress.is_logged or self._has_failed:
             return
 
         steps = int(progress.metrics["steps"])
-        if self._writer is None:
-            self._writer = self._open_writer(steps)
-        for name, value in progress.metrics.items():
-            self._writer.add_scalar(name, value, steps)
+        try:
+            if self._writer is None:
+                self._writer = self._open_writer(steps)
+            for name, value in progress.metrics.items():
+                self._writer.add_scalar(name, value, steps)
+            self._writer.flush()
+        except OSError as error:
+            self._fail(error)
+
+    def _fail(self, error: OSError) -> None:
+        if not self._has_failed:
+            self._warn(
+                f"{self._folder}: no scalars are written any more ({error.strerror});"
+                " training goes on"
+            )
+        self._has_failed = True
+
+    def _print_no_error_of_the_disk(self, failure: threading.ExceptHookArgs) -> None:
+        """Let TensorBoard's thread end in silence: what it failed of is raised at the next call."""
+        if not isinstance(failure.exc_value, OSError):
+            self._excepthook(failure)
 
     def _open_writer(self, steps: int) -> "SummaryWriter":
         # It takes a second to import, and few ask for it.

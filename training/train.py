@@ -1,11 +1,12 @@
 """Training from its start, or from a checkpoint, to its end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
-from training.checkpoints import Checkpoints, Identity
+from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.dqn.trainer import DQNTrainer
 from training.population.trainer import PopulationTrainer
 from training.recipes import AnyRecipe, BaselineRecipe
@@ -32,6 +33,7 @@ def train(
     *,
     checkpoints: Checkpoints | None = None,
     on_progress: OnProgress = lambda _: None,
+    on_lost_checkpoint: Callable[[CheckpointError], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Run:
@@ -40,8 +42,9 @@ def train(
     On the CPU the same recipe and seed give the same weights, bit for bit, on the same machine.
 
     With `checkpoints`, which must have been entered, training goes on from the newest one, if there
-    is one, and writes new ones on its way and at its end. It ends early, and keeps what it learned,
-    once `interrupted` returns true.
+    is one, and writes new ones on its way and at its end. One that cannot be written does not end
+    the training: `on_lost_checkpoint` is called. It ends early, and keeps what it learned, once
+    `interrupted` returns true.
 
     Raises `ValueError` for a seed that is reserved for validation or evaluation, and
     `CheckpointError` for a checkpoint that is torn or of another run.
@@ -59,11 +62,22 @@ def train(
     while trainer.stopped is None and not interrupted():
         on_progress(trainer.advance(elapsed))
         if checkpoints is not None:
-            checkpoints.write_if_due(trainer, elapsed())
+            with _losing(on_lost_checkpoint):
+                checkpoints.write_if_due(trainer, elapsed())
 
     if checkpoints is not None and trainer.steps:
-        checkpoints.write(trainer, elapsed())
+        with _losing(on_lost_checkpoint):
+            checkpoints.write(trainer, elapsed())
     return run_of(trainer, Identity.of(recipe, seed, device.type), elapsed())
+
+
+@contextmanager
+def _losing(on_lost_checkpoint: Callable[[CheckpointError], None]) -> Iterator[None]:
+    """Call a function where a checkpoint cannot be written, and go on."""
+    try:
+        yield
+    except CheckpointError as error:
+        on_lost_checkpoint(error)
 
 
 def run_of(trainer: Trainer, identity: Identity, seconds: float) -> Run:

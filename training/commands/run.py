@@ -1,6 +1,5 @@
 """What the commands of `python -m training` do."""
 
-import json
 import shlex
 import signal
 import types
@@ -10,13 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
-from rich.table import Table
 
 from models import bundle
 from models.bundle import BundleWriteError
-from models.manifest import Evaluation, Gate, Manifest, Name, RobustnessEvaluation
-from models.text import printable
+from models.manifest import Name
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
@@ -26,12 +22,12 @@ from training.commands.command_line import (
     RunOptions,
     TrainCommand,
 )
+from training.commands.output import Output
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
 from training.export.exporter import GateError
 from training.export.exporter import export as export_run
-from training.export.model_card import worth_of_the_tutorial
-from training.loggers import ConsoleLogger, JsonLogger, Logger, TensorBoardLogger
+from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
 from training.recipes import title
 from training.train import run_of, trainer_for
@@ -53,17 +49,19 @@ def train(command: TrainCommand) -> int:
     if folder.absolute() == command.bundle.out.absolute():
         raise CommandError(f"{folder}: is asked for both as --run and as --out; choose two folders")
 
-    output = _Output(json_output=options.json_output)
-    run = _train(command, folder, output)
+    output = Output(json_output=options.json_output)
+    run, is_kept = _train(command, folder, output)
     if not run.steps:
         raise CommandError("interrupted before anything was learned; nothing was kept")
 
     seconds = round(run.seconds, 1)
     output.print_facts(stopped=run.stopped, steps=run.steps, seconds=seconds, run=str(folder))
+    if run.stopped == "interrupted" and not is_kept:
+        raise CommandError(f"interrupted, and what was learned could not be kept in {folder}")
     if run.stopped == "interrupted":
         output.print_facts(to_go_on="give the same command again, with --resume")
         return INTERRUPTED
-    return _write_bundle(run, command.bundle, name, output, kept_in=folder)
+    return _write_bundle(run, command.bundle, name, output, kept_in=folder if is_kept else None)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -84,7 +82,7 @@ def evaluate(command: EvaluateCommand) -> int:
         seed=command.seed,
     )
 
-    output = _Output(json_output=command.json_output)
+    output = Output(json_output=command.json_output)
     if command.json_output:
         output.print_facts(
             bundle=evaluated.digest,
@@ -95,7 +93,7 @@ def evaluate(command: EvaluateCommand) -> int:
     else:
         output.print_worth(evaluated.manifest)
         output.print_evaluation(result.evaluation, result.robustness, result.gate)
-    return 0 if result.gate.passed else 1
+    return output.exit_code(0 if result.gate.passed else 1)
 
 
 def export(command: ExportCommand) -> int:
@@ -110,12 +108,15 @@ def export(command: ExportCommand) -> int:
     trainer = trainer_for(identity.recipe, identity.seed, choose_device("cpu"))
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
-    output = _Output(json_output=False)
+    output = Output(json_output=False)
     return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
 
 
-def _train(command: TrainCommand, folder: Path, output: "_Output") -> Run:
-    """Train with everything around it: checkpoints, signals and loggers."""
+def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
+    """Train with everything around it: checkpoints, signals and loggers.
+
+    Returns the run, and whether all of it is kept in its folder.
+    """
     recipe, options = command.recipe, command.run
     try:
         device = choose_device(options.device)
@@ -129,10 +130,11 @@ def _train(command: TrainCommand, folder: Path, output: "_Output") -> Run:
             _interruptible() as interrupted,
             ExitStack() as stack,
         ):
-            _choose_start(checkpoints, options)
+            _choose_start(checkpoints, options, output)
             loggers: list[Logger] = [stack.enter_context(output.logger())]
             if options.tensorboard is not None:
-                loggers.append(stack.enter_context(TensorBoardLogger(options.tensorboard)))
+                board = TensorBoardLogger(options.tensorboard, output.warn)
+                loggers.append(stack.enter_context(board))
             if not options.json_output:
                 output.print_line(f"recipe {title(recipe)}, seed {options.seed}, on {device.type}")
 
@@ -140,19 +142,21 @@ def _train(command: TrainCommand, folder: Path, output: "_Output") -> Run:
                 for logger in loggers:
                     logger.log(progress)
 
-            return train_by_recipe(
+            run = train_by_recipe(
                 recipe,
                 options.seed,
                 device,
                 checkpoints=checkpoints,
                 on_progress=log,
+                on_lost_checkpoint=lambda error: output.warn(str(error)),
                 interrupted=interrupted,
             )
+            return run, checkpoints.holds_last
     except (CheckpointError, OSError) as error:
         raise CommandError(str(error)) from error
 
 
-def _choose_start(checkpoints: Checkpoints, options: RunOptions) -> None:
+def _choose_start(checkpoints: Checkpoints, options: RunOptions, output: Output) -> None:
     """Leave only those checkpoints that training is to go on from.
 
     A run is never discarded without being asked for.
@@ -160,8 +164,7 @@ def _choose_start(checkpoints: Checkpoints, options: RunOptions) -> None:
     folder = checkpoints.folder
     if not checkpoint_files.numbered(folder):
         if options.resume:
-            notice = f"{folder}: holds no checkpoint to resume from, so training starts afresh"
-            Console(stderr=True, soft_wrap=True).print(printable(notice), markup=False)
+            output.warn(f"{folder}: holds no checkpoint to resume from, so training starts afresh")
         return
 
     if options.restart:
@@ -193,8 +196,9 @@ def _check_bundle_options(options: BundleOptions) -> str:
 
 
 def _write_bundle(
-    run: Run, options: BundleOptions, name: str, output: "_Output", *, kept_in: Path
+    run: Run, options: BundleOptions, name: str, output: Output, *, kept_in: Path | None
 ) -> int:
+    """Write a run's bundle, and print what it is worth. Returns the exit code."""
     try:
         written = export_run(
             run,
@@ -207,6 +211,8 @@ def _write_bundle(
     except (PolicyFileError, GateError) as error:
         raise CommandError(f"nothing was written: {error}") from error
     except BundleWriteError as error:
+        if kept_in is None:
+            raise
         raise CommandError(
             f"{error}; the run is kept in {kept_in}:"
             f" python -m training export {shlex.quote(str(kept_in))} --out FOLDER finishes it"
@@ -217,56 +223,7 @@ def _write_bundle(
         output.print_worth(manifest)
         output.print_evaluation(manifest.evaluation, manifest.robustness, manifest.gate)
     output.print_facts(wrote=str(options.out), digest=written.digest)
-    return 0
-
-
-class _Output:
-    """Standard output, in words for people or as JSON for programs."""
-
-    def __init__(self, *, json_output: bool) -> None:
-        self.json_output = json_output
-        self._console = Console(highlight=False)
-
-    def logger(self) -> Logger:
-        """Return what shows the progress of training."""
-        return JsonLogger(self._console) if self.json_output else ConsoleLogger(self._console)
-
-    def print_line(self, line: str) -> None:
-        """Print a line that a terminal may wrap, but nothing else changes."""
-        self._console.print(printable(line), soft_wrap=True, markup=False)
-
-    def print_facts(self, **facts: object) -> None:
-        """Print names and values: as words, or as one JSON object."""
-        if self.json_output:
-            self.print_line(json.dumps(facts))
-        else:
-            self.print_line(", ".join(f"{name} {value}" for name, value in facts.items()))
-
-    def print_worth(self, manifest: Manifest) -> None:
-        """Say of a policy whose gate promises little that it does, before its figures."""
-        if manifest.gate.name == "tutorial" and manifest.gate.passed:
-            self.print_line(f"{worth_of_the_tutorial(manifest)} What it is worth:")
-
-    def print_evaluation(
-        self, evaluation: Evaluation, robustness: RobustnessEvaluation, gate: Gate
-    ) -> None:
-        """Print what was measured of a policy, for people."""
-        self.print_line(
-            f"{evaluation.episodes:,} greedy episodes of policy.onnx: mean {evaluation.mean:.2f}"
-            f" steps, worst {evaluation.minimum}, {evaluation.success_rate:.1%} to the time limit"
-        )
-        table = Table("scenario", "episodes", "steps", "policy", "LQR")
-        for scenario in robustness.scenarios:
-            table.add_row(
-                scenario.name,
-                f"{scenario.episodes}",
-                f"{scenario.steps:,}",
-                f"{scenario.success_rate:.4f}",
-                f"{scenario.lqr_success_rate:.4f}",
-            )
-        self._console.print(table)
-        result = "passed" if gate.passed else "failed: " + "; ".join(gate.failures)
-        self.print_line(f"gate {gate.name}: {result}")
+    return output.exit_code()
 
 
 @contextmanager

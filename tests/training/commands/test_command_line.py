@@ -6,6 +6,7 @@ import resource
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
 from training.commands.command_line import TrainCommand, parse
 from training.export import formats
+from training.loggers import TensorBoardLogger
 from training.network import DQNetwork
 from training.recipes import recipe
 from training.seeding import EVALUATION_SEEDS
@@ -200,24 +202,89 @@ def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finish
     assert bundle.read(tmp_path / "b").manifest.name == "b"
 
 
-def test_a_checkpoint_that_finds_no_room_is_told_with_its_place_and_leaves_no_half(
-    tmp_path: Path,
-) -> None:
-    run = tmp_path / "run"
-    words = ["baseline", "--stop-mean", "20", "--run", str(run), "--out", str(tmp_path / "b")]
-    trained = subprocess.run(
-        [sys.executable, "-m", "training", "train", *words],
+def run(shell: str, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command below what the shell's line sets up."""
+    return subprocess.run(
+        ["/bin/sh", "-c", shell, "sh", sys.executable, "-m", "training", *words],
         cwd=ROOT,
         env=clean_environment(),
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def training_words(folder: Path) -> list[str]:
+    place = ("--run", str(folder / "run"), "--out", str(folder / "made" / "bundle"))
+    return ["train", "baseline", "--stop-mean", "20", *place]
+
+
+def test_a_checkpoint_that_finds_no_room_loses_no_bundle_that_finds_some(tmp_path: Path) -> None:
+    trained = run('ulimit -f 400; exec "$@"', *training_words(tmp_path))
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr == (
+        f"{tmp_path / 'run'}: a checkpoint cannot be written (File too large);"
+        " there was none before it\n"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+    assert bundle.read(tmp_path / "made" / "bundle").manifest.gate.passed
+
+
+def test_a_bundle_without_room_whose_run_could_not_be_kept_either_promises_nothing(
+    tmp_path: Path,
+) -> None:
+    trained = run('ulimit -f 20; exec "$@"', *training_words(tmp_path))
     assert trained.returncode == 1
-    assert f"{run}: a checkpoint cannot be written (File too large)" in trained.stderr
+    assert f"{tmp_path / 'run'}: a checkpoint cannot be written (File too large)" in trained.stderr
+    assert f"{tmp_path / 'made' / 'bundle'}: cannot be written (File too large)" in trained.stderr
+    assert "is kept" not in trained.stderr
     assert "Traceback" not in trained.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["run", ".lock"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "reason"),
+    [
+        ('exec "$@" >/dev/full', "standard output cannot be written (No space left on device)"),
+        ('exec "$@" >&-', "standard output is closed"),
+    ],
+)
+def test_a_standard_output_that_takes_no_text_loses_no_work(
+    tmp_path: Path, shell: str, reason: str
+) -> None:
+    trained = run(shell, *training_words(tmp_path))
+    assert trained.returncode == 3
+    assert trained.stderr == f"{reason}; what would stand there is lost, and nothing else\n"
+    assert bundle.read(tmp_path / "made" / "bundle").manifest.gate.passed
+
+    again = ("export", str(tmp_path / "run"), "--out", str(tmp_path / "again"))
+    exported = run(shell, *again)
+    assert (exported.returncode, exported.stderr) == (trained.returncode, trained.stderr)
+    assert bundle.read(tmp_path / "again").manifest.gate.passed
+
+    evaluated = run(shell, "evaluate", str(tmp_path / "again"), "--episodes", "10")
+    assert (evaluated.returncode, evaluated.stderr) == (trained.returncode, trained.stderr)
+
+
+def test_a_reader_that_leaves_is_no_failure() -> None:
+    evaluated = run('"$@" | head -n 1', "evaluate", str(COMMITTED), "--episodes", "10")
+    assert evaluated.stdout.startswith("10 greedy episodes of policy.onnx: mean ")
+    assert evaluated.stderr == ""
+
+
+def test_a_help_that_nobody_gets_is_told_in_one_line() -> None:
+    helped = run('exec "$@" >/dev/full', "train", "--help")
+    assert helped.returncode == 3
+    assert helped.stderr == (
+        "python -m training: standard output cannot be written (No space left on device)\n"
+    )
+
+
+def test_the_folders_above_a_bundle_can_be_entered_whatever_the_umask(tmp_path: Path) -> None:
+    assert run('umask 077; exec "$@"', *training_words(tmp_path)).returncode == 0
+    for folder in (tmp_path / "made", tmp_path / "made" / "bundle"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700  # nobody else needs it
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
@@ -433,6 +500,25 @@ def test_json_is_an_object_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0]["episode"] == 100
     assert lines[-1]["digest"] == bundle.read(tmp_path / "b").digest
+
+
+def test_a_tensorboard_without_room_is_told_once_and_ends_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    warnings: list[str] = []
+    none, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with TensorBoardLogger(tmp_path / "board", warnings.append) as logger:
+        logger.log(Progress(line="", metrics={"steps": 1, "loss": 0.5}, is_logged=True))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, most))
+        try:
+            for steps in range(2, 50):
+                logger.log(Progress(line="", metrics={"steps": steps, "loss": 0.5}, is_logged=True))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (none, most))
+    assert warnings == [
+        f"{tmp_path / 'board'}: no scalars are written any more (File too large); training goes on"
+    ]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_tensorboard_gets_the_metrics(tmp_path: Path) -> None:
