@@ -20,7 +20,12 @@ from service.types import Body
 
 SERVER = "upright"
 SERVER_VERSION = "1"  # of the API, as in the OpenAPI document
-EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration"]
+EXTENSIONS = [
+    "binary_tensor_data",
+    "model_repository",
+    "model_configuration",
+    "statistics",
+]
 INPUT = "state"
 OUTPUTS = ("q_values", "action")
 # The datatypes that a state may come in, with NumPy's names for them in bytes. What a value is in
@@ -40,6 +45,14 @@ class OpenInferenceError(ServiceError):
 def bad_request(message: str) -> OpenInferenceError:
     """Return the error of a request that is not as it must be."""
     return OpenInferenceError(HTTPStatus.BAD_REQUEST, message)
+
+
+def too_fast(rate: int) -> OpenInferenceError:
+    """Return the error of a message above a stream's rate, in messages a second."""
+    return OpenInferenceError(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        f"a stream may ask {rate} times a second; this message got no action",
+    )
 
 
 def internal_error() -> OpenInferenceError:

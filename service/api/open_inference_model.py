@@ -11,6 +11,7 @@ from http import HTTPStatus
 from service.api.open_inference import INPUT, OpenInferenceError
 from service.inference.backends import STATE_SIZE
 from service.inference.policy import Policy
+from service.types import Totals
 
 PLATFORM = "onnx_onnxv1"
 
@@ -84,6 +85,38 @@ class ServedModel:
                 {"name": "action", "data_type": "TYPE_INT64", "dims": []},
             ],
         }
+
+    def statistics(self, policy: Policy, totals: Totals) -> dict[str, object]:
+        """Return what was inferred since the service began, as Triton's statistics would.
+
+        They count every way in which the model was asked, below /v2 or not, and whichever bundle
+        answered. An inference neither waits in a queue nor is its input prepared apart, so those
+        took no time. What failed is counted, but not timed.
+        """
+        nothing = {"count": 0, "ns": 0}
+        untimed = {"count": totals.inferences, "ns": 0}
+        timed = {"count": totals.inferences, "ns": round(totals.seconds * 1e9)}
+        statistics = {
+            "name": self.name(policy),
+            "version": policy.bundle.manifest.version,
+            "last_inference": round(totals.last * 1e3),
+            "inference_count": totals.states,
+            "execution_count": totals.inferences,
+            "inference_stats": {
+                "success": timed,
+                "fail": {"count": totals.failures, "ns": 0},
+                "queue": untimed,
+                "compute_input": untimed,
+                "compute_infer": timed,
+                "compute_output": untimed,
+                "cache_hit": nothing,
+                "cache_miss": nothing,
+            },
+            "response_stats": {},
+            "batch_stats": [],
+            "memory_usage": [],
+        }
+        return {"model_stats": [statistics]}
 
     def index(self, policy: Policy) -> list[dict[str, str]]:
         """Return the repository's models: the one that is served, by the name that answers."""

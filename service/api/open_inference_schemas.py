@@ -173,6 +173,46 @@ class ModelConfig(_Document):
     output: list[TensorConfig]
 
 
+class Duration(_Document):
+    """How often something was done, and how long it took in all."""
+
+    count: int
+    ns: int
+
+
+class InferStatistics(_Document):
+    """Inferences that were answered and those that failed, and where the time went."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class ModelStatistics(_Document):
+    """What was inferred since the service began."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="milliseconds since 1970; 0 where there was none")
+    inference_count: int = Field(description="states")
+    execution_count: int = Field(description="runs of the policy, each over one or more states")
+    inference_stats: InferStatistics
+    response_stats: dict[str, JsonValue]
+    batch_stats: list[JsonValue]
+    memory_usage: list[JsonValue]
+
+
+class Statistics(_Document):
+    """The statistics of the one model, as Triton's extension has them."""
+
+    model_stats: list[ModelStatistics]
+
+
 class OutputTensor(_Document):
     """An output: `data` has its numbers, unless they follow the JSON as bytes."""
 

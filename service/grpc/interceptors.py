@@ -8,22 +8,26 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from time import perf_counter
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from service.api import open_inference
+from service.api.message_rate import MessageRate
+from service.api.open_inference import JSON_HEADROOM
 from service.auth import keys
 from service.auth.keys import Keys
-from service.endpoints import GRPC_LABEL, INFERENCE_SERVICE, endpoint_of
+from service.endpoints import GRPC_LABEL, INFERENCE_SERVICE, Scope, endpoint_of
 from service.errors import ServiceError
+from service.grpc import inference_pb2 as pb
 from service.grpc.messages import parse
 from service.inference.policy import Inference
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
+from service.settings import Settings
 from service.state import ServiceState
 
 CODES = {
@@ -33,6 +37,7 @@ CODES = {
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
@@ -49,6 +54,7 @@ class Call:
         self._context = context
         self._ids = ids
         self._request_id = b""
+        self.id = ""  # of the request, as the caller wrote it
         self.inference: Inference | None = None
 
     @property
@@ -58,8 +64,15 @@ class Call:
             self._request_id = self._ids.of(None)
         return self._request_id
 
+    @property
+    def authorization(self) -> bytes | None:
+        """The key that the caller presented."""
+        value = self.metadata.get("authorization")
+        return value.encode() if isinstance(value, str) else value
+
     def name(self, request_id: str) -> None:
-        """Take the caller's id for the request, if it can be echoed."""
+        """Take the caller's id for the request, which is logged if it can be."""
+        self.id = request_id
         self._request_id = self._ids.of(request_id.encode())
 
     def note_inference(self, inference: Inference) -> None:
@@ -75,51 +88,111 @@ class Call:
             )
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types
-    """Parses the requests of the inference service, answers errors, and reports finished calls."""
+class Refusal(NamedTuple):
+    """Why a call, or a message of a stream, is not answered."""
 
-    def __init__(
-        self, service_state: ServiceState, ids: RequestIds, size_limit: int, max_batch: int
-    ) -> None:
+    status: HTTPStatus
+    text: str
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types
+    """Parses the requests of the inference service, answers errors, and reports finished calls.
+
+    A method of the servicer answers one message; of a stream it is called for each in turn.
+    """
+
+    def __init__(self, settings: Settings, service_state: ServiceState, ids: RequestIds) -> None:
+        self._settings = settings
         self._service_state = service_state
         self._ids = ids
-        self._size_limit = size_limit
-        self._max_batch = max_batch
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         """Return the handler of a call."""
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(f"{INFERENCE_SERVICE}/"):
+        if not details.method.startswith(f"{INFERENCE_SERVICE}/"):
             return handler  # health and reflection are the library's own
+        if handler is None:
+            return _not_offered(details.method)
 
         async def answer(body: bytes, context: Context) -> Message | None:
-            return await self._answer(handler, details.method, body, context)
+            call = Call(context, self._ids)
+            response, refusal = await self._answer(handler, details.method, body, call)
+            if refusal is not None:
+                _end_with(refusal, context)
+            return response
 
+        async def answer_stream(_: object, context: Context) -> None:
+            await self._answer_stream(handler, details.method, context)
+
+        if handler.request_streaming:
+            return grpc.stream_stream_rpc_method_handler(
+                answer_stream, response_serializer=handler.response_serializer
+            )
         return grpc.unary_unary_rpc_method_handler(
             answer, response_serializer=handler.response_serializer
         )
 
+    async def _answer_stream(
+        self, handler: grpc.RpcMethodHandler, path: str, context: Context
+    ) -> None:
+        """Answer message by message until the caller has no more, or its key is taken away."""
+        scope = endpoint_of(path).scope
+        rate = MessageRate(self._settings.stream_rate)
+
+        while (body := await context.read()) is not grpc.aio.EOF:
+            call = Call(context, self._ids)
+            if (refused := self._refused_key(call, scope)) is not None and scope is not None:
+                _refuse_key(context, refused, path, scope)
+                return
+
+            response, refusal = await self._answer(handler, path, body, call, rate)
+            if refusal is not None:
+                response = pb.ModelStreamInferResponse(
+                    error_message=refusal.text, infer_response=pb.ModelInferResponse(id=call.id)
+                )
+            await context.write(response)
+
+    def _refused_key(self, call: Call, scope: Scope | None) -> keys.Refusal | None:
+        """Return why a caller's key is not enough any more, and count that; None where it is."""
+        known = self._service_state.keys
+        refusal = None if known is None else known.refusal(call.authorization, scope)
+        if refusal is not None:
+            self._service_state.metrics.inc(keys.EVENT, refusal)
+        return refusal
+
     async def _answer(
-        self, handler: grpc.RpcMethodHandler, path: str, body: bytes, context: Context
-    ) -> Message | None:
-        """Return the answer to a request's bytes; None where the call ends with an error."""
+        self,
+        handler: grpc.RpcMethodHandler,
+        path: str,
+        body: bytes,
+        call: Call,
+        rate: MessageRate | None = None,
+    ) -> tuple[Message | None, Refusal | None]:
+        """Return the answer to a request's bytes, or why there is none."""
         started = perf_counter()
-        call = Call(context, self._ids)
         status, failure = CLIENT_CLOSED_REQUEST, None
         try:
-            request = parse(handler.request_deserializer, body, self._size_limit, self._max_batch)
-            response: Message = await handler.unary_unary(request, call)
+            if rate is not None and rate.is_exceeded():
+                raise open_inference.too_fast(rate.limit)
+            request = parse(
+                handler.request_deserializer,
+                body,
+                self._settings.max_batch_body + JSON_HEADROOM,
+                self._settings.max_batch,
+            )
+            response: Message = await (handler.unary_unary or handler.stream_stream)(request, call)
             status = HTTPStatus.OK
-            return response
+            return response, None
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            status = _end_with(error, path, context)
+            refusal = _refusal(error, path)
+            status = refusal.status
             if status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 failure = error
-            return None
+            return None, refusal
         finally:
             self._report(path, status, perf_counter() - started, call, failure)
             # An error holds this frame, by its traceback: no name here may hold it in turn.
@@ -152,24 +225,34 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         )
 
 
-def _end_with(error: Exception, path: str, context: Context) -> HTTPStatus:
-    """End a call with an error; return the status that stands for its code."""
-    told = _service_error(error, path)
-    context.set_code(CODES.get(told.status, grpc.StatusCode.INTERNAL))
-    context.set_details(str(told))
-    return told.status
+def _end_with(refusal: Refusal, context: Context) -> None:
+    """End a call with an error."""
+    context.set_code(CODES.get(refusal.status, grpc.StatusCode.INTERNAL))
+    context.set_details(refusal.text)
 
 
-def _service_error(error: Exception, path: str) -> ServiceError:
+def _not_offered(path: str) -> grpc.RpcMethodHandler:
+    """Return the handler of a method that other servers of the protocol have."""
+
+    async def refuse(_: object, context: Context) -> None:
+        method = path.rpartition("/")[2][:100]
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details(f"{method} is not offered here")
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _refusal(error: Exception, path: str) -> Refusal:
     """Return what the caller is told of an error."""
     match error:
         case ServiceError():
-            return error
+            told: ServiceError = error
         case DecodeError():
-            method = path.rpartition("/")[2]
-            return open_inference.bad_request(f"the request is no {method}Request")
+            message = path.rpartition("/")[2].replace("Stream", "")  # both ways take the same
+            told = open_inference.bad_request(f"the request is no {message}Request")
         case _:
-            return open_inference.internal_error()
+            told = open_inference.internal_error()
+    return Refusal(told.status, str(told))
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types
@@ -192,15 +275,20 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
             return await continuation(details)
 
         self._metrics.inc(keys.EVENT, refusal)
-        code = (
-            grpc.StatusCode.PERMISSION_DENIED
-            if refusal == "scope"
-            else grpc.StatusCode.UNAUTHENTICATED
-        )
-        text = keys.describe(refusal, details.method, scope)
 
-        async def refuse(_: bytes, context: Context) -> None:
-            context.set_code(code)
-            context.set_details(text)
+        async def refuse(_: object, context: Context) -> None:
+            _refuse_key(context, refusal, details.method, scope)
 
+        handler = await continuation(details)
+        if handler is not None and handler.request_streaming:  # which may never send a message
+            return grpc.stream_stream_rpc_method_handler(refuse)
         return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _refuse_key(context: Context, refusal: keys.Refusal, path: str, scope: Scope) -> None:
+    """End a call whose key is not the right one."""
+    is_known = refusal == "scope"
+    context.set_code(
+        grpc.StatusCode.PERMISSION_DENIED if is_known else grpc.StatusCode.UNAUTHENTICATED
+    )
+    context.set_details(keys.describe(refusal, path, scope))

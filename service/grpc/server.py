@@ -36,9 +36,8 @@ async def grpc_server(
     Raises `RuntimeError` where the port cannot be had.
     """
     size_limit = settings.max_batch_body + JSON_HEADROOM
-    ids = RequestIds()
     interceptors: list[grpc.aio.ServerInterceptor] = [
-        CallInterceptor(service_state, ids, size_limit, settings.max_batch)
+        CallInterceptor(settings, service_state, RequestIds())
     ]
     if service_state.keys is not None:
         interceptors.insert(0, AuthInterceptor(service_state.keys, service_state.metrics))

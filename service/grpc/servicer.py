@@ -84,6 +84,17 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         json_format.ParseDict({"config": config}, response)
         return response
 
+    async def ModelStatistics(
+        self, request: pb.ModelStatisticsRequest, _: Call
+    ) -> pb.ModelStatisticsResponse:
+        """Count what was inferred since the service began."""
+        if request.name:
+            self._check_model(request.name, request.version)
+        totals = self._service_state.metrics.totals()
+        response = pb.ModelStatisticsResponse()
+        json_format.ParseDict(self._model.statistics(self._service_state.policy, totals), response)
+        return response
+
     # Inference
 
     async def ModelInfer(self, request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
@@ -117,6 +128,15 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             ],
             raw_output_contents=[tensor.raw for tensor in tensors],
         )
+
+    async def ModelStreamInfer(
+        self, request: pb.ModelInferRequest, call: Call
+    ) -> pb.ModelStreamInferResponse:
+        """Answer one message of a stream as `ModelInfer` would; an error ends no stream."""
+        response = await self.ModelInfer(request, call)
+        if "triton_enable_empty_final_response" in request.parameters:
+            response.parameters["triton_final_response"].bool_param = True
+        return pb.ModelStreamInferResponse(infer_response=response)
 
     # The repository of models
 

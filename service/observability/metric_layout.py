@@ -113,6 +113,7 @@ class Layout:
         }
         self.started = self._add()  # when the process began, in seconds since 1970
         self.started_uptime = self._add()  # the same, in seconds since the machine began
+        self.last_inference = self._add()  # when the last one ended, in seconds since 1970
 
     def _add(self, slots: int = 1) -> int:
         """Give out slots; return the first."""

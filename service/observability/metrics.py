@@ -11,7 +11,8 @@ import mmap
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from http import HTTPStatus
 from itertools import chain
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from service.observability.metric_layout import (
     STATUSES,
     Layout,
 )
+from service.types import Totals
 
 # Twice the most workers, since each may be starting its successor while it still counts.
 ROW_COUNT = 128
@@ -60,6 +62,7 @@ class Metrics:
         }
         self._first_inference = self._layout.inference_seconds.first
         self._inference_sum = self._layout.inference_seconds.sum
+        self._last_inference = self._layout.last_inference
         self._first_action = self._layout.first_action
         self._out_of_range = self._layout.out_of_range
 
@@ -100,6 +103,7 @@ class Metrics:
         row = self._row
         row[self._first_inference + bisect_left(INFERENCE_BOUNDS, seconds)] += 1
         row[self._inference_sum] += seconds
+        row[self._last_inference] = time.time()
         if len(actions) == 1:
             row[self._first_action + actions[0]] += 1
             if not out_of_range[0]:
@@ -119,6 +123,24 @@ class Metrics:
     def count(self, event: str, value: str) -> float:
         """Return how often one of `EVENTS` happened, in all processes."""
         return sum(self._slots[self._layout.events[event, value] :: self._layout.width])
+
+    def totals(self) -> Totals:
+        """Return what was inferred and what failed, in all processes."""
+        layout = self._layout
+
+        def total(slots: Iterable[int]) -> float:
+            return sum(sum(self._slots[slot :: layout.width]) for slot in slots)
+
+        histogram = layout.inference_seconds
+        failed = layout.statuses[HTTPStatus.INTERNAL_SERVER_ERROR]
+        actions = range(layout.first_action, layout.first_action + len(layout.actions))
+        return Totals(
+            inferences=int(total(range(histogram.first, histogram.sum))),
+            states=int(total(actions)),
+            seconds=total([histogram.sum]),
+            failures=int(total(first + failed for first in layout.requests.values())),
+            last=max(self._slots[layout.last_inference :: layout.width]),
+        )
 
     def _follow_clock(self) -> None:
         """Tell all processes' starts anew if the clock was set since.

@@ -32,6 +32,7 @@ from service.api.open_inference_schemas import (
     ServerLive,
     ServerMetadata,
     ServerReady,
+    Statistics,
 )
 from service.endpoints import OPEN_INFERENCE_PREFIX
 from service.inference.policy import Policy
@@ -59,6 +60,7 @@ _IF_MATCH = {
     "schema": {"type": "string"},
     "description": 'answer only if the bundle served has this digest, in quotes: "sha256:…"',
 }
+_STATISTICS = "Count inferences as Triton's statistics do"
 _NO_MODEL = {404: "There is no such model or version"}
 _BAD_REQUEST = {400: "The request is not as it must be", 413: "The body is too large"}
 _BAD_ENCODING = {415: "The body's Content-Encoding is neither gzip nor deflate"}
@@ -79,8 +81,8 @@ class OpenInferenceEndpoints:
         """Return the routes. They are tried in turn, so those that control loops use come first."""
         return [
             *self._infer_routes(),
+            *self._server_routes(),  # of which one has the form of a model's
             *self._model_routes(),
-            *self._server_routes(),
             *self._repository_routes(),
         ]
 
@@ -102,6 +104,7 @@ class OpenInferenceEndpoints:
         return [
             _route("GET", "", self.server_metadata, ServerMetadata, "Describe the server"),
             _route("GET", "/models", self.models, ModelList, "List the one model"),
+            _route("GET", "/models/stats", self.statistics, Statistics, _STATISTICS),
             _route("GET", "/health/live", self.live, ServerLive, "Is the process alive?"),
             _route(
                 "GET",
@@ -123,6 +126,7 @@ class OpenInferenceEndpoints:
                 ModelConfig,
                 "Describe the model as Triton's configuration does",
             ),
+            ("/stats", self.model_statistics, Statistics, _STATISTICS),
         ]
         return [
             _route("GET", path + end, handler, response, summary, errors=_NO_MODEL)
@@ -199,6 +203,16 @@ class OpenInferenceEndpoints:
     async def model_config(self, request: Request) -> Response:
         """Return the model's configuration; it shows the largest batch."""
         return JSONResponse(self._model.config(self._policy(request)))
+
+    async def statistics(self, _: Request) -> Response:
+        """Return what was inferred since the service began, by all of its processes."""
+        totals = self._service_state.metrics.totals()
+        return JSONResponse(self._model.statistics(self._service_state.policy, totals))
+
+    async def model_statistics(self, request: Request) -> Response:
+        """Return what was inferred since the service began, by all of its processes."""
+        self._policy(request)
+        return await self.statistics(request)
 
     async def infer(self, request: Request) -> Response:
         """Answer some states.

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import problems
 from service.api.act import act
+from service.api.message_rate import MessageRate
 from service.api.problems import ProblemError
 from service.endpoints import endpoint_of
 from service.inference.policy import Inference
@@ -31,9 +32,7 @@ class Channel:
         self._service_state = service_state
         self._headers = headers
 
-        self._rate = rate  # 0: as many as come
-        self._second = 0  # the one that is counted in
-        self._count = 0  # messages in this second
+        self._rate = MessageRate(rate)
 
         # Of two headers of the same name the first one counts. If-Match names the bundle that the
         # caller means, as on POST /act; on a stream it holds for every message.
@@ -52,8 +51,8 @@ class Channel:
         """Write the answer to one message."""
         started = perf_counter()
         try:
-            if self._rate:
-                self._check_rate(int(started))
+            if self._rate.is_exceeded():
+                raise problems.too_fast(self._rate.limit)
             content, _, inference = act(self._service_state.policy, body, self._if_match)
         except Exception as error:  # an unforeseen one is answered, and logged
             problem = error if isinstance(error, ProblemError) else problems.internal_error()
@@ -92,13 +91,6 @@ class Channel:
                     failure,
                 )
             )
-
-    def _check_rate(self, second: int) -> None:
-        if second != self._second:
-            self._second, self._count = second, 0
-        self._count += 1
-        if self._count > self._rate:
-            raise problems.too_fast(self._rate)
 
 
 class Stream:

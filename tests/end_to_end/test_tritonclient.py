@@ -1,5 +1,6 @@
 """The protocol's best known client, `tritonclient`, over HTTP and gRPC, asks the real service."""
 
+import queue
 import subprocess
 import sys
 import warnings
@@ -27,6 +28,7 @@ with warnings.catch_warnings():
     import tritonclient.http
     from grpc_health.v1 import health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+    from tritonclient.grpc import service_pb2 as pb
     from tritonclient.utils import InferenceServerException
 
 NAME = "cartpole-dqn"
@@ -224,6 +226,156 @@ def test_an_unknown_model_version_or_output_is_readable_too(protocol: Protocol) 
         protocol.client.infer(NAME, given, model_version="9")
     with pytest.raises(InferenceServerException, match="there is no output 'value'"):
         protocol.client.infer(NAME, given, outputs=[protocol.module.InferRequestedOutput("value")])
+
+
+@pytest.fixture
+def stream(ports: tuple[int, int]) -> Iterator[tuple[Any, "queue.Queue[tuple[Any, Any]]"]]:
+    """A client with an open stream, and what comes on it: results, and errors."""
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{ports[1]}")
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    yield client, answers
+    client.stop_stream()
+    client.close()
+
+
+def test_a_stream_answers_each_request_in_turn(
+    stream: tuple[Any, "queue.Queue[tuple[Any, Any]]"], committed: Bundle
+) -> None:
+    client, answers = stream
+    protocol = Protocol("grpc", tritonclient.grpc, client)
+    states = random_states(200)
+    expected = load(committed, "onnx").decide(states)
+    for index, state in enumerate(states):
+        client.async_stream_infer(NAME, protocol.given(state[None]), request_id=str(index))
+    for index, (action, q_values) in enumerate(
+        zip(expected.actions, expected.q_values, strict=True)
+    ):
+        result, error = answers.get(timeout=10)
+        assert error is None
+        assert result.get_response().id == str(index)
+        assert result.get_response().parameters["digest"].string_param == committed.digest
+        assert result.as_numpy("action") == [action]
+        np.testing.assert_array_equal(result.as_numpy("q_values"), np.array([q_values], np.float32))
+
+
+def test_an_error_on_a_stream_names_its_request_and_does_not_end_it(
+    stream: tuple[Any, "queue.Queue[tuple[Any, Any]]"],
+) -> None:
+    client, answers = stream
+    given = Protocol("grpc", tritonclient.grpc, client).given(random_states(1))
+    client.async_stream_infer("other", given, request_id="first")
+    client.async_stream_infer(NAME, given, request_id="second", enable_empty_final_response=True)
+    _, error = answers.get(timeout=10)
+    assert "there is no model 'other'" in str(error)
+    result, error = answers.get(timeout=10)
+    assert error is None
+    assert result.get_response().id == "second"
+    assert result.get_response().parameters["triton_final_response"].bool_param
+
+
+def test_an_error_on_a_stream_has_the_id_of_its_request(ports: tuple[int, int]) -> None:
+    asked = pb.ModelInferRequest(model_name="other", id="seven").SerializeToString()
+    with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+        method = channel.stream_stream(
+            "/inference.GRPCInferenceService/ModelStreamInfer",
+            response_deserializer=pb.ModelStreamInferResponse.FromString,
+        )
+        first, second = method(iter([asked, b"\xff" * 100]), timeout=10)
+    assert first.infer_response.id == "seven"
+    assert first.error_message == "there is no model 'other'; 'cartpole-dqn' is served"
+    assert second.infer_response.id == ""
+    assert second.error_message == "the request is no ModelInferRequest"
+
+
+def test_a_stream_is_held_to_its_rate(start: Start) -> None:
+    port = free_port()
+    with start("--grpc-port", str(port), "--stream-rate", "5"):
+        asked = pb.ModelInferRequest(model_name="other").SerializeToString()
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method = channel.stream_stream(
+                "/inference.GRPCInferenceService/ModelStreamInfer",
+                response_deserializer=pb.ModelStreamInferResponse.FromString,
+            )
+            answers = method(iter([asked] * 20), timeout=10, wait_for_ready=True)
+            told = [answer.error_message for answer in answers]
+    refused = [text for text in told if "a stream may ask 5 times a second" in text]
+    assert 10 <= len(refused) <= 15  # of two seconds at most
+    assert len(told) == 20
+
+
+def test_the_statistics_are_alike_by_both_protocols(protocol: Protocol) -> None:
+    protocol.client.infer(NAME, protocol.given(random_states(3)))
+    options = {"as_json": True} if protocol.kind == "grpc" else {}
+    for arguments in ((), (NAME,), (NAME, "1")):
+        [statistics] = protocol.client.get_inference_statistics(*arguments, **options)[
+            "model_stats"
+        ]
+        assert (statistics["name"], statistics["version"]) == (NAME, "1")
+        executions = int(statistics["execution_count"])
+        assert int(statistics["inference_count"]) >= executions + 2 >= 3
+        assert int(statistics["inference_stats"]["success"]["count"]) == executions
+        assert int(statistics["inference_stats"]["success"]["ns"]) > 0
+    with pytest.raises(InferenceServerException, match="there is no model 'other'"):
+        protocol.client.get_inference_statistics("other")
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "http_name", "grpc_name"),
+    [
+        ("get_trace_settings", (), "/v2/trace/setting", "TraceSetting"),
+        ("update_trace_settings", (), "/v2/trace/setting", "TraceSetting"),
+        ("get_log_settings", (), "/v2/logging", "LogSettings"),
+        ("update_log_settings", ({"log_info": True},), "/v2/logging", "LogSettings"),
+        (
+            "get_system_shared_memory_status",
+            (),
+            "/v2/systemsharedmemory/status",
+            "SystemSharedMemoryStatus",
+        ),
+        (
+            "register_system_shared_memory",
+            ("a", "b", 1),
+            "/v2/systemsharedmemory/region/a/register",
+            "SystemSharedMemoryRegister",
+        ),
+        (
+            "unregister_system_shared_memory",
+            (),
+            "/v2/systemsharedmemory/unregister",
+            "SystemSharedMemoryUnregister",
+        ),
+        (
+            "get_cuda_shared_memory_status",
+            (),
+            "/v2/cudasharedmemory/status",
+            "CudaSharedMemoryStatus",
+        ),
+        (
+            "register_cuda_shared_memory",
+            ("a", b"bbbb", 0, 1),
+            "/v2/cudasharedmemory/region/a/register",
+            "CudaSharedMemoryRegister",
+        ),
+        (
+            "unregister_cuda_shared_memory",
+            (),
+            "/v2/cudasharedmemory/unregister",
+            "CudaSharedMemoryUnregister",
+        ),
+    ],
+)
+def test_what_is_not_offered_is_refused_by_name(
+    protocol: Protocol, method: str, arguments: tuple[Any, ...], http_name: str, grpc_name: str
+) -> None:
+    with pytest.raises(InferenceServerException) as raised:
+        getattr(protocol.client, method)(*arguments)
+    expected = (
+        f"there is no {http_name}"
+        if protocol.kind == "http"
+        else f"{grpc_name} is not offered here"
+    )
+    assert raised.value.message() == expected
 
 
 def test_grpc_honours_deadlines_and_digests(ports: tuple[int, int], committed: Bundle) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import hmac
 import json
 import os
+import queue
 import re
 import signal
 import stat
@@ -438,6 +439,9 @@ class Running:
     log: Path
 
 
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+
 @pytest.fixture
 def running(start: Start, file: Path, tmp_path: Path) -> Iterator[Running]:
     port, log = free_port(), tmp_path / "service.log"
@@ -584,6 +588,48 @@ def test_a_stream_of_the_running_service_ends_when_its_key_is_taken_away(
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
         assert json.loads(kept.recv(PATIENT))["action"] == 1
+
+
+def test_a_stream_over_grpc_is_refused_before_its_first_message(running: Running) -> None:
+    never = iter(queue.Queue[bytes]().get, None)  # a caller that waits for its first answer
+    with grpc.insecure_channel(running.grpc) as channel:
+        for presented, expected in (
+            (None, grpc.StatusCode.UNAUTHENTICATED),
+            (MADE["metrics"], grpc.StatusCode.PERMISSION_DENIED),
+        ):
+            metadata = () if presented is None else (("authorization", f"Bearer {presented}"),)
+            call = channel.stream_stream(STREAM)(never, metadata=metadata, timeout=PATIENT)
+            with pytest.raises(grpc.RpcError) as refused:
+                next(call)
+            assert refused.value.code() == expected
+            assert "needs a key with the scope act" in refused.value.details()
+
+
+def test_a_stream_over_grpc_ends_when_its_key_is_taken_away(running: Running, file: Path) -> None:
+    asked: dict[str, queue.Queue[bytes]] = {name: queue.Queue() for name in ("act", "both")}
+    with grpc.insecure_channel(running.grpc) as channel:
+        streams = {
+            name: channel.stream_stream(STREAM)(
+                iter(messages.get, b"end"),
+                metadata=(("authorization", f"Bearer {MADE[name]}"),),
+                timeout=PATIENT,
+            )
+            for name, messages in asked.items()
+        }
+        for name, stream in streams.items():
+            asked[name].put(b"")
+            assert b"there is no model" in next(stream)
+        file.write_text(entry("both", MADE["both"], "act"))
+        os.kill(running.process, signal.SIGHUP)
+        wait_for(lambda: "Keys were read again" in running.log.read_text())
+        for messages in asked.values():
+            messages.put(b"")
+        with pytest.raises(grpc.RpcError) as ended:
+            next(streams["act"])
+        assert ended.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert b"there is no model" in next(streams["both"])
+        for messages in asked.values():
+            messages.put(b"end")
 
 
 def test_no_key_is_ever_logged(running: Running, file: Path) -> None:

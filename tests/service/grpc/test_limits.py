@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     from tritonclient.grpc import service_pb2 as pb  # two modules cannot define one message
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 MANY_INPUTS = b"\x2a\x00" * 1_000_000  # a million empty messages in `inputs`
 MANY_PARAMETERS = pb.ModelInferRequest(model_name="cartpole-dqn").SerializeToString() + (
     b"\x22\x00" * 900_000
@@ -96,6 +97,28 @@ def test_refused_calls_leave_nothing_in_memory(service: tuple[int, int, bool], k
 
     # What calls leave grows in each round; the libraries' own buffers grow in some.
     assert min(growths) < KEPT_LIMIT
+
+
+@pytest.mark.parametrize("service", [False], indirect=True, ids=["open"])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_refused_messages_of_a_stream_leave_nothing_in_memory(
+    service: tuple[int, int, bool], kind: str
+) -> None:
+    pid, port, _ = service
+    body, _ = REFUSED[kind]
+    count = CALLS // ROUNDS if len(body) < 1_000_000 else CALLS // 20
+    growths = []
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.stream_stream(
+            MODEL_STREAM_INFER, response_deserializer=pb.ModelStreamInferResponse.FromString
+        )
+        for _ in range(1 + ROUNDS):
+            before = resident_bytes(pid)
+            answers = list(call(iter([body] * count), timeout=60))
+            growths.append(resident_bytes(pid) - before)
+            assert len(answers) == count
+            assert all(answer.error_message for answer in answers)
+    assert min(growths[1:]) < KEPT_LIMIT
 
 
 @pytest.mark.parametrize("service", [False], indirect=True, ids=["open"])

@@ -7,6 +7,7 @@ import random
 import re
 import resource
 import shutil
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def asked(**changes: Any) -> dict[str, Any]:
     return {
         "inputs": [{"name": "state", "shape": [2, 4], "datatype": "FP32", "data": STATES} | changes]
     }
+
+
+def failing_client(committed: Bundle) -> TestClient:
+    policy = load(committed, "onnx")
+    # The seam of a failure that cannot happen on demand.
+    policy._backend = FixedBackend(np.nan, np.nan)
+    return TestClient(create_application(settings(), ServiceState(policy)))
 
 
 def binary(document: dict[str, Any], raw: bytes = RAW, **headers: str) -> dict[str, Any]:
@@ -83,6 +91,36 @@ def test_the_metadata_is_the_protocols(client: TestClient) -> None:
             {"name": "action", "datatype": "INT64", "shape": [-1]},
         ],
     }
+
+
+@pytest.mark.parametrize(
+    "path", [f"{MODEL}/stats", f"{MODEL}/versions/1/stats", "/v2/models/stats"]
+)
+def test_the_statistics_count_every_inference(client: TestClient, path: str) -> None:
+    [before] = client.get(path).json()["model_stats"]
+    began = time.time()
+    client.post(INFER, json=asked())
+    client.post("/act", json={"state": STATES[0]})
+    assert client.post(INFER, json={}).status_code == 400
+
+    [after] = client.get(path).json()["model_stats"]
+    assert (after["name"], after["version"]) == ("cartpole-dqn", "1")
+    assert after["execution_count"] - before["execution_count"] == 2
+    assert after["inference_count"] - before["inference_count"] == len(STATES) + 1
+    assert began - 0.01 <= after["last_inference"] / 1e3 <= time.time() + 0.01
+    success = after["inference_stats"]["success"]
+    assert success["count"] == after["execution_count"]
+    assert success["ns"] > before["inference_stats"]["success"]["ns"]
+    assert after["inference_stats"]["compute_infer"] == success
+    assert after["inference_stats"]["fail"] == before["inference_stats"]["fail"]
+
+
+def test_a_failure_of_the_policy_is_in_the_statistics(committed: Bundle) -> None:
+    with failing_client(committed) as client:
+        assert client.post(INFER, json=asked()).status_code == 500
+        [statistics] = client.get(f"{MODEL}/stats").json()["model_stats"]
+    assert statistics["inference_stats"]["fail"]["count"] == 1
+    assert statistics["execution_count"] == statistics["last_inference"] == 0
 
 
 @pytest.mark.parametrize("data", [STATES, [number for state in STATES for number in state]])
@@ -286,7 +324,9 @@ def test_a_wrong_binary_request_is_refused_with_the_reason(
         ("POST", "/v2/models/other/infer", 404),
         ("POST", f"{MODEL}/versions/2/infer", 404),
         ("GET", f"{MODEL}/versions", 404),
-        ("GET", f"{MODEL}/stats", 404),
+        ("GET", f"{MODEL}/nothing", 404),
+        ("GET", "/v2/models/other/stats", 404),
+        ("GET", "/v2/logging", 404),
         ("GET", INFER, 405),
         ("POST", MODEL, 405),
         ("DELETE", "/v2", 405),
@@ -357,11 +397,7 @@ def test_the_repository_lists_the_model_and_loads_what_lies_in_the_folder(
 
 
 def test_a_failing_backend_is_an_error_and_never_an_action(committed: Bundle) -> None:
-    policy = load(committed, "onnx")
-    policy._backend = FixedBackend(
-        np.nan, np.nan
-    )  # the seam of a failure that cannot happen on demand
-    with TestClient(create_application(settings(), ServiceState(policy))) as client:
+    with failing_client(committed) as client:
         answer = client.post(INFER, json=asked())
         assert answer.status_code == 500
         assert list(answer.json()) == ["error"]
