@@ -90,7 +90,7 @@ class TorchScriptBackend:
             warnings.filterwarnings(
                 "ignore", message=r"`torch\.jit\.load` is deprecated", category=DeprecationWarning
             )
-            # The bytes are those whose SHA-256 was checked: loading an archive has no safe mode.
+            # Loading an archive runs its code, so only what `checked_archive` returns comes here.
             self._module = torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call] # torch declares none
         self._module.eval()
 

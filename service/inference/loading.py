@@ -3,11 +3,17 @@
 import numpy as np
 
 from models.bundle import Bundle
-from service.inference.backends import STATE_SIZE, BackendName, OnnxBackend, TorchScriptBackend
+from service.inference.backends import (
+    STATE_SIZE,
+    Backend,
+    BackendName,
+    OnnxBackend,
+    TorchScriptBackend,
+)
 from service.inference.errors import BackendUnavailableError, NotAdmittedError, SelfTestError
 from service.inference.onnx_graph import GraphError, check_graph
 from service.inference.policy import Policy
-from service.inference.protobuf import WireError
+from service.inference.torchscript_code import CodeError, checked_archive
 
 
 def load(bundle: Bundle, backend_name: BackendName) -> Policy:
@@ -27,17 +33,16 @@ def load(bundle: Bundle, backend_name: BackendName) -> Policy:
             f" this policy takes {len(manifest.state)}"
         )
     file = bundle.folder / manifest.artifacts[backend_name].file
-    if backend_name == "onnx":
-        try:
-            check_graph(bundle.artifacts["onnx"])
-        except GraphError as error:
-            raise NotAdmittedError(f"{file}: {error}") from error
-        except WireError as error:
-            raise SelfTestError(f"{file}: the onnx backend cannot load it: {error}") from error
-
-    backend_class = OnnxBackend if backend_name == "onnx" else TorchScriptBackend
+    content = bundle.artifacts[backend_name]
     try:
-        policy = Policy(bundle, backend_class(bundle.artifacts[backend_name]), backend_name)
+        if backend_name == "onnx":
+            check_graph(content)
+            backend: Backend = OnnxBackend(content)
+        else:
+            backend = TorchScriptBackend(checked_archive(content))
+        policy = Policy(bundle, backend, backend_name)
+    except (GraphError, CodeError) as error:
+        raise NotAdmittedError(f"{file}: {error}") from error
     except ImportError as error:
         raise BackendUnavailableError(
             f"the {backend_name} backend needs torch, which is not installed:"

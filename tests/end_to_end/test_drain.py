@@ -23,8 +23,10 @@ READY = request("GET", "/health/ready", [], [])
 
 
 @contextmanager
-def running(port: int, log: Path, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "service", "--port", str(port), *arguments]
+def running(
+    port: int, log: Path, *arguments: str, program: tuple[str, ...] = ("-m", "service")
+) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, *program, "--port", str(port), *arguments]
     with (
         log.open("wb") as output,
         subprocess.Popen(
