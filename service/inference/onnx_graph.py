@@ -11,7 +11,8 @@ OPERATORS = ("Gemm", "Relu")
 DOMAINS = (b"", b"ai.onnx")
 NODES_LIMIT = 200
 MODEL_GRAPH, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 20, 25
-GRAPH_NODE = 1
+GRAPH_NODE, GRAPH_TENSOR, GRAPH_SPARSE_TENSOR = 1, 5, 15
+TENSOR_EXTERNAL_DATA = 13
 NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS = 6, 11
 
@@ -35,6 +36,10 @@ def check_graph(content: bytes) -> None:
             if inner == GRAPH_NODE:
                 nodes += 1
                 _check_node(content, node_start, node_end)
+            if inner == GRAPH_TENSOR:
+                _check_tensor(content, node_start, node_end)
+            if inner == GRAPH_SPARSE_TENSOR:
+                raise GraphError("has sparse weights; a policy has none")
 
     if nodes == 0:
         raise WireError("there is no operator in it")
@@ -54,6 +59,12 @@ def _check_node(content: bytes, start: int, end: int) -> None:
             for attribute, _, _, _ in _messages(content, value_start, value_end):
                 if attribute in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
                     raise GraphError("has a graph within an operator; a policy has none")
+
+
+def _check_tensor(content: bytes, start: int, end: int) -> None:
+    for number, _, _, _ in _messages(content, start, end):
+        if number == TENSOR_EXTERNAL_DATA:
+            raise GraphError("has weights in another file; a policy's are in this one")
 
 
 def _messages(content: bytes, start: int, end: int) -> list[Field]:

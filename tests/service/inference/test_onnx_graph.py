@@ -71,6 +71,25 @@ def function_named_gemm() -> bytes:
     return model(gemm(), functions=[function])
 
 
+def with_external_weights(location: str) -> bytes:
+    tensor = weights()
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    graph = helper.make_graph([gemm()], "graph", [INPUT], [OUTPUT], [tensor])
+    content: bytes = helper.make_model(graph).SerializeToString()
+    return content
+
+
+def with_sparse_weights() -> bytes:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "weights")
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "places")
+    sparse = helper.make_sparse_tensor(values, indices, [4, 2])
+    graph = helper.make_graph([gemm()], "graph", [INPUT], [OUTPUT], sparse_initializer=[sparse])
+    content: bytes = helper.make_model(graph).SerializeToString()
+    return content
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -78,6 +97,9 @@ def function_named_gemm() -> bytes:
         (model(helper.make_node("Exp", ["state"], ["q_values"])), "has the operator 'Exp'"),
         (model(gemm(domain="evil")), "of the domain 'evil'"),
         (function_named_gemm(), "functions of its own"),
+        (with_external_weights("/etc/hostname"), "weights in another file"),
+        (with_external_weights("*/_ORT_MEM_ADDR_/*"), "weights in another file"),
+        (with_sparse_weights(), "sparse weights"),
         (model(gemm(inner=helper.make_graph([gemm()], "g", [], []))), "a graph within"),
         (model(*[gemm()] * 300), "has 300 operators"),
     ],
