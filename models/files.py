@@ -24,9 +24,11 @@ def exclusive_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     A file that is absent is made, and stays: if it were removed, two processes could hold a lock on
     two files of the same name. The system releases the lock of a process that is killed.
 
+    A symbolic link is no lock: it could make a file wherever somebody else wants one.
+
     Raises `BlockingIOError` where another process holds the lock and `wait` is false.
     """
-    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o644)
 
     try:

@@ -72,6 +72,13 @@ def _try_lock(path: Path, results: "multiprocessing.Queue[bool]") -> None:
         results.put(False)
 
 
+def test_a_link_is_no_lock_and_makes_no_file(tmp_path: Path) -> None:
+    (tmp_path / "lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), exclusive_lock(tmp_path / "lock"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 @pytest.mark.parametrize("name", ["lock", "."])
 def test_a_lock_on_a_file_or_a_folder_keeps_other_processes_out_until_its_end(
     tmp_path: Path, name: str
