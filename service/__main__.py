@@ -15,7 +15,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     gc.disable()
     from service.commands.dispatch import run
 
-    return run(sys.argv[1:] if arguments is None else list(arguments))
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    finally:
+        # As it ends, Python gives signals that have a handler their default action: one that came
+        # in that moment would kill a process that has done its work.
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

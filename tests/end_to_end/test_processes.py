@@ -153,6 +153,18 @@ def test_a_hangup_during_the_start_does_not_end_it(tmp_path: Path, seconds: floa
         assert process.wait(10) == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_hangup_at_any_moment_of_a_stop_is_no_other_end(tmp_path: Path, workers: str) -> None:
+    log = tmp_path / "log"
+    with running(free_port(), log, "--drain", "0", "--workers", workers) as process:
+        process.send_signal(signal.SIGTERM)
+        while process.poll() is None:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+        assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+
+
 def test_while_it_stops_nobody_is_let_in_to_wait_in_vain(tmp_path: Path) -> None:
     port = free_port()
     arguments = ("--drain", "0", "--workers", "2", "--shutdown", "5")
