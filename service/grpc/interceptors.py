@@ -21,6 +21,7 @@ from service.auth.keys import Keys
 from service.endpoints import GRPC_LABEL, INFERENCE_SERVICE, Scope, endpoint_of
 from service.errors import ServiceError
 from service.grpc import inference_pb2 as pb
+from service.grpc.known_requests import KnownRequests
 from service.grpc.messages import parse
 from service.inference.policy import Inference
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
@@ -40,6 +41,9 @@ CODES = {
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
+
+MODEL_INFER = f"{INFERENCE_SERVICE}/ModelInfer"
+MODEL_STREAM_INFER = f"{INFERENCE_SERVICE}/ModelStreamInfer"
 
 Context: TypeAlias = grpc.aio.ServicerContext
 Continuation: TypeAlias = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
@@ -105,34 +109,48 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._settings = settings
         self._service_state = service_state
         self._ids = ids
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._known = {path: KnownRequests() for path in (MODEL_INFER, MODEL_STREAM_INFER)}
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         """Return the handler of a call."""
+        path = details.method
+        if path in self._handlers:
+            return self._handlers[path]
         handler = await continuation(details)
-        if not details.method.startswith(f"{INFERENCE_SERVICE}/"):
+        if not path.startswith(f"{INFERENCE_SERVICE}/"):
             return handler  # health and reflection are the library's own
         if handler is None:
-            return _not_offered(details.method)
+            return _not_offered(path)
 
-        async def answer(body: bytes, context: Context) -> Message | None:
+        wrap = self._streaming_handler if handler.request_streaming else self._unary_handler
+        self._handlers[path] = wrap(handler, path)
+        return self._handlers[path]
+
+    def _unary_handler(self, handler: grpc.RpcMethodHandler, path: str) -> grpc.RpcMethodHandler:
+        async def answer(body: bytes, context: Context) -> bytes | None:
+            if path == MODEL_INFER and _is_unconditional(context):
+                known = self._answer_known(path, body, context)
+                if known is not None:
+                    return known
+
             call = Call(context, self._ids)
-            response, refusal = await self._answer(handler, details.method, body, call)
+            response, refusal = await self._answer(handler, path, body, call)
             if refusal is not None:
                 _end_with(refusal, context)
-            return response
+            return None if response is None else response.SerializeToString()
 
-        async def answer_stream(_: object, context: Context) -> None:
-            await self._answer_stream(handler, details.method, context)
+        return grpc.unary_unary_rpc_method_handler(answer)
 
-        if handler.request_streaming:
-            return grpc.stream_stream_rpc_method_handler(
-                answer_stream, response_serializer=handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            answer, response_serializer=handler.response_serializer
-        )
+    def _streaming_handler(
+        self, handler: grpc.RpcMethodHandler, path: str
+    ) -> grpc.RpcMethodHandler:
+        async def answer(_: object, context: Context) -> None:
+            await self._answer_stream(handler, path, context)
+
+        return grpc.stream_stream_rpc_method_handler(answer)
 
     async def _answer_stream(
         self, handler: grpc.RpcMethodHandler, path: str, context: Context
@@ -140,24 +158,69 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         """Answer message by message until the caller has no more, or its key is taken away."""
         scope = endpoint_of(path).scope
         rate = MessageRate(self._settings.stream_rate)
+        is_unconditional = _is_unconditional(context)
+        authorization = Call(context, self._ids).authorization
 
         while (body := await context.read()) is not grpc.aio.EOF:
-            call = Call(context, self._ids)
-            if (refused := self._refused_key(call, scope)) is not None and scope is not None:
+            refused = self._refused_key(authorization, scope)
+            if refused is not None and scope is not None:
                 _refuse_key(context, refused, path, scope)
                 return
 
-            response, refusal = await self._answer(handler, path, body, call, rate)
+            is_too_fast = rate.is_exceeded()
+            if is_unconditional and not is_too_fast:
+                known = self._answer_known(path, body, context)
+                if known is not None:
+                    await context.write(_as_stream_response(known))
+                    continue
+
+            call = Call(context, self._ids)
+            response, refusal = await self._answer(
+                handler, path, body, call, exceeded_rate=rate.limit if is_too_fast else None
+            )
             if refusal is not None:
                 response = pb.ModelStreamInferResponse(
                     error_message=refusal.text, infer_response=pb.ModelInferResponse(id=call.id)
                 )
-            await context.write(response)
+            assert response is not None  # noqa: S101 - there is an answer or a refusal
+            await context.write(response.SerializeToString())
 
-    def _refused_key(self, call: Call, scope: Scope | None) -> keys.Refusal | None:
+    def _answer_known(self, path: str, body: bytes, context: Context) -> bytes | None:
+        """Return the bytes of an answer to a request whose like was answered before."""
+        started = perf_counter()
+        answered = self._known[path].answer(self._service_state.policy, body)
+        if answered is None:
+            return None
+
+        response, request_id, inference = answered
+        observers = self._service_state.observers
+        name = self._ids.of(request_id)
+        observers.on_inference(inference, name)
+        seconds = perf_counter() - started
+        observers.metrics.observe_request(GRPC_LABEL, HTTPStatus.OK, seconds)
+        if observers.wants_all_requests:
+            call = Call(context, self._ids)
+            call.name(request_id.decode())
+            call.note_inference(inference)
+            self._report_finished(path, HTTPStatus.OK, seconds, call, None)
+        return response
+
+    def _learn(
+        self, path: str, body: bytes, request: Message, response: Message, call: Call
+    ) -> None:
+        """Keep in mind how a request was answered."""
+        known = self._known.get(path)
+        if known is None or call.inference is None or not isinstance(request, pb.ModelInferRequest):
+            return
+        if isinstance(response, pb.ModelStreamInferResponse):
+            response = response.infer_response
+        if isinstance(response, pb.ModelInferResponse):
+            known.learn(call.inference.policy, body, request, response, call.inference)
+
+    def _refused_key(self, authorization: bytes | None, scope: Scope | None) -> keys.Refusal | None:
         """Return why a caller's key is not enough any more, and count that; None where it is."""
         known = self._service_state.keys
-        refusal = None if known is None else known.refusal(call.authorization, scope)
+        refusal = None if known is None else known.refusal(authorization, scope)
         if refusal is not None:
             self._service_state.metrics.inc(keys.EVENT, refusal)
         return refusal
@@ -168,14 +231,15 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         path: str,
         body: bytes,
         call: Call,
-        rate: MessageRate | None = None,
+        *,
+        exceeded_rate: int | None = None,
     ) -> tuple[Message | None, Refusal | None]:
         """Return the answer to a request's bytes, or why there is none."""
         started = perf_counter()
         status, failure = CLIENT_CLOSED_REQUEST, None
         try:
-            if rate is not None and rate.is_exceeded():
-                raise open_inference.too_fast(rate.limit)
+            if exceeded_rate is not None:
+                raise open_inference.too_fast(exceeded_rate)
             request = parse(
                 handler.request_deserializer,
                 body,
@@ -184,6 +248,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
             )
             response: Message = await (handler.unary_unary or handler.stream_stream)(request, call)
             status = HTTPStatus.OK
+            self._learn(path, body, request, response, call)
             return response, None
         except asyncio.CancelledError:
             raise
@@ -203,14 +268,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
     ) -> None:
         observers = self._service_state.observers
         observers.metrics.observe_request(GRPC_LABEL, status, seconds)
-        if not observers.wants_all_requests and failure is None:
-            return
+        if observers.wants_all_requests or failure is not None:
+            self._report_finished(path, status, seconds, call, failure)
+
+    def _report_finished(
+        self, path: str, status: int, seconds: float, call: Call, failure: Exception | None
+    ) -> None:
         headers = [
             (name.encode(), value.encode())
             for name, value in call.metadata.items()
             if isinstance(value, str)
         ]
-        observers.on_request(
+        self._service_state.observers.on_request(
             FinishedRequest(
                 GRPC_LABEL,
                 path.rpartition("/")[2],
@@ -229,6 +298,22 @@ def _end_with(refusal: Refusal, context: Context) -> None:
     """End a call with an error."""
     context.set_code(CODES.get(refusal.status, grpc.StatusCode.INTERNAL))
     context.set_details(refusal.text)
+
+
+def _is_unconditional(context: Context) -> bool:
+    """Return whether any bundle may answer a call, and its caller still waits."""
+    for name, _ in context.invocation_metadata() or ():
+        if name == "if-match":
+            return False
+    remaining = context.time_remaining()
+    return remaining is None or remaining > 0
+
+
+def _as_stream_response(response: bytes) -> bytes:
+    """Return the bytes of a `ModelStreamInferResponse` that holds an answer's (its field 2)."""
+    size = len(response)
+    length = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
+    return b"\x12" + length + response
 
 
 def _not_offered(path: str) -> grpc.RpcMethodHandler:

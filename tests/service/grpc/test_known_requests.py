@@ -1,0 +1,195 @@
+"""A request that is known is answered byte for byte as one that is parsed anew."""
+
+import shutil
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from models import bundle
+from tests.support.project import COMMITTED
+from tests.support.service import Start, free_port, reachable, service, wait_for
+
+with warnings.catch_warnings():
+    # What other people's modules warn of when they are imported is no claim of ours.
+    warnings.simplefilter("ignore")
+    import grpc
+    from tritonclient.grpc import service_pb2 as pb  # two modules cannot define one message
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
+Infer = Callable[..., tuple[bytes, str]]
+
+
+def infer_by(channel: grpc.Channel, body: bytes, *, anew: bool = False) -> tuple[bytes, str]:
+    """Return an answer's bytes, or why there is none; `anew` has it parsed whatever is known."""
+    metadata = (("if-match", f'"{DIGEST}"'),) if anew else ()
+    try:
+        return channel.unary_unary(METHOD)(body, metadata=metadata, timeout=10), ""
+    except grpc.RpcError as error:
+        return b"", f"{error.code()} {error.details()}"
+
+
+def stream_by(channel: grpc.Channel, bodies: list[bytes]) -> list[bytes]:
+    return list(channel.stream_stream(STREAM)(iter(bodies), timeout=10))
+
+
+@pytest.fixture(scope="module")
+def channel() -> Iterator[grpc.Channel]:
+    http, port = free_port(), free_port()
+    with service(http, "--grpc-port", str(port), "--drain", "0"):
+        wait_for(lambda: reachable(port))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield channel
+
+
+@pytest.fixture(scope="module")
+def infer(channel: grpc.Channel) -> Infer:
+    return partial(infer_by, channel)
+
+
+DIGEST = bundle.read(COMMITTED).digest
+MOST = 64  # as in service.grpc.known_requests, whose messages cannot be imported here, too
+STATE = (0.01, -0.02, 0.03, 0.04)
+
+
+def asked(
+    state: tuple[float, ...] = STATE,
+    *,
+    datatype: str = "FP32",
+    shape: tuple[int, ...] = (1, 4),
+    outputs: tuple[str, ...] = (),
+    **fields: Any,
+) -> Any:
+    request = pb.ModelInferRequest(model_name=fields.pop("model_name", "cartpole-dqn"), **fields)
+    request.inputs.add(name="state", datatype=datatype, shape=shape)
+    for output in outputs:
+        request.outputs.add(name=output)
+    request.raw_input_contents.append(struct.pack("<4f", *state))
+    return request
+
+
+VALUES = st.floats(-0.25, 0.25, width=32)
+IDS = st.one_of(
+    st.just(""),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=140),
+    st.text(max_size=20),
+)
+REQUESTS = st.builds(
+    asked,
+    st.tuples(VALUES, VALUES, VALUES, VALUES),
+    id=IDS,
+    model_version=st.sampled_from(["", "1", "2"]),
+    outputs=st.sampled_from([(), ("action",), ("action", "q_values"), ("q_values",), ("none",)]),
+    datatype=st.sampled_from(["FP32", "FP32", "FP32", "INT32", "FP16"]),
+    shape=st.sampled_from([(1, 4), (1, 4), (2, 4), (4,)]),
+    model_name=st.sampled_from(["cartpole-dqn", "cartpole-dqn", "other"]),
+)
+
+
+@given(first=REQUESTS, state=st.tuples(VALUES, VALUES, VALUES, VALUES), request_id=IDS)
+@example(first=asked(), state=STATE, request_id="\x1a\x01x")
+def test_what_is_known_is_answered_as_what_is_not(
+    infer: Infer, first: Any, state: tuple[float, ...], request_id: str
+) -> None:
+    body = first.SerializeToString()
+    expected = infer(body, anew=True)
+    assert infer(body) == expected
+    assert infer(body) == expected  # by now it is known, if it is of the form
+
+    other = type(first)()
+    other.CopyFrom(first)
+    other.id = request_id
+    other.raw_input_contents[0] = struct.pack("<4f", *state)
+    body = other.SerializeToString()
+    assert infer(body) == infer(body, anew=True)
+
+
+PLAIN = asked(id="first").SerializeToString()
+ID = b"\x1a\x05first"
+RAW = PLAIN[-18:]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        PLAIN.replace(ID, ID + b"\x1a\x06second"),  # of two ids the last one counts
+        PLAIN.replace(ID, b"") + ID,
+        PLAIN.replace(ID, b"\x1a\x02\xff\xfe"),  # is no text
+        PLAIN.replace(ID, b"\x1a\x85\x00first"),  # a length in two bytes
+        PLAIN + RAW,  # two contents
+        RAW + PLAIN[:-18],
+        PLAIN + b"\x08\x01",  # an unknown field behind the state
+        PLAIN + b"\xa3\x06\xa4\x06",  # a group, which the parser skips
+        b"\xa3\x06\xa4\x06" + PLAIN,
+        PLAIN[:-1],
+        PLAIN[:-16],
+        PLAIN[:-18],
+        PLAIN[-16:],
+        b"",
+        PLAIN[:-16] + struct.pack("<4f", 0, float("nan"), 0, 0),
+        PLAIN[:-16] + struct.pack("<4f", 0, float("inf"), 0, 0),
+        PLAIN[:-16] + struct.pack("<4f", 3e38, 3e38, 3e38, 3e38),
+        asked(id="x" * 127).SerializeToString(),
+        asked(id="x" * 128).SerializeToString(),
+        asked(model_name="cartpole-dqn", id="x" * 900).SerializeToString(),
+    ],
+)
+def test_what_is_nearly_known_is_answered_as_what_is_not(infer: Infer, body: bytes) -> None:
+    assert infer(PLAIN)[0]
+    for _ in range(3):
+        assert infer(body) == infer(body, anew=True)
+    assert infer(PLAIN) == infer(PLAIN, anew=True)
+
+
+def test_a_stream_answers_what_is_known_as_a_call_does(channel: grpc.Channel, infer: Infer) -> None:
+    bodies = [
+        asked((0.01 * number, 0, 0, 0), id=f"n{number}").SerializeToString() for number in range(20)
+    ]
+    for _ in range(2):
+        for body, content in zip(bodies, stream_by(channel, bodies), strict=True):
+            answer = pb.ModelStreamInferResponse.FromString(content)
+            assert answer.infer_response.SerializeToString() == infer(body)[0]
+            assert answer.error_message == ""
+    final = asked(id="x")
+    final.parameters["triton_enable_empty_final_response"].bool_param = True
+    body = final.SerializeToString()
+    for content in stream_by(channel, [body] * 3):
+        response = pb.ModelStreamInferResponse.FromString(content).infer_response
+        assert response.parameters["triton_final_response"].bool_param
+    assert b"triton_final_response" not in infer(body)[0]
+
+
+def test_more_forms_than_are_kept_in_mind_are_answered_too(infer: Infer) -> None:
+    bodies = []
+    for number in range(3 * MOST):
+        request = asked(id="x")
+        request.parameters[f"p{number}"].int64_param = number
+        bodies.append(request.SerializeToString())
+    for _ in range(2):
+        for body in bodies:
+            assert infer(body)[0] == infer(bodies[0])[0]
+
+
+def test_what_is_known_of_one_bundle_is_not_told_of_the_next(start: Start, tmp_path: Path) -> None:
+    served = shutil.copytree(COMMITTED, tmp_path / "served")
+    port = free_port()
+    with (
+        start("--grpc-port", str(port), "--bundle", str(served), "--watch", "0.1"),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        call = partial(channel.unary_unary(METHOD), timeout=10, wait_for_ready=True)
+        before = [pb.ModelInferResponse.FromString(call(PLAIN)) for _ in range(3)]
+        manifest = served / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"', 1))
+        wait_for(lambda: pb.ModelInferResponse.FromString(call(PLAIN)).model_version == "2")
+        after = pb.ModelInferResponse.FromString(call(PLAIN))
+    assert {answer.model_version for answer in before} == {"1"}
+    assert after.parameters["digest"] != before[0].parameters["digest"]
+    assert after.raw_output_contents == before[0].raw_output_contents
