@@ -28,10 +28,11 @@ class PeerError(Exception):
     """Raised when a server cannot be started, or answers wrongly."""
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """Return the path of a program. Raises `PeerError` where it is not installed."""
     path = shutil.which(name)
     if path is None:
-        raise PeerError(f"{name} is needed: apt-get install wrk util-linux")
+        raise PeerError(f"{name} is needed: apt-get install wrk nghttp2-client util-linux")
     return path
 
 
@@ -54,6 +55,7 @@ class Server:
     ) -> None:
         self.peer = peer
         self.pid = process.pid
+        self.port = port
         self.url = f"http://127.0.0.1:{port}{peer.path}"
         self.start_seconds = started
         self.body = body
@@ -65,10 +67,10 @@ class Server:
         before = self._cpu_seconds()
         url = self.url if path is None else self.url.removesuffix(self.peer.path) + path
         command = [
-            _tool("taskset"),
+            tool("taskset"),
             "-c",
             str(LOAD_CORE),
-            _tool("wrk"),
+            tool("wrk"),
             "-t1",
             f"-c{connections}",
             f"-d{seconds}s",
@@ -159,7 +161,7 @@ def running(
     begun = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [_tool("taskset"), "-c", str(SERVER_CORE), *command],
+            [tool("taskset"), "-c", str(SERVER_CORE), *command],
             stdout=output,
             stderr=output,
             start_new_session=True,

@@ -162,7 +162,8 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
         f"--http-port={port}",
         "--http-address=127.0.0.1",
     ]
-    flags += ["--allow-grpc=false", f"--metrics-port={port + 1}", "--metrics-address=127.0.0.1"]
+    flags += [f"--grpc-port={port + 2}", "--grpc-address=127.0.0.1"]
+    flags += [f"--metrics-port={port + 1}", "--metrics-address=127.0.0.1"]
     variables = {
         "LD_LIBRARY_PATH": ":".join(libraries),
         "PYTHONPATH": f"{package}:{APPS}",
