@@ -141,6 +141,42 @@ class ScenarioResult(_Part):
     lqr_success_rate: float = Field(
         ge=0, le=1, description="the same of a linear-quadratic regulator, in the same episodes"
     )
+    is_required: bool = Field(
+        True, description="whether the gate `robust` asks for it; else it is told alone"
+    )
+
+
+class RecoveryMap(_Part):
+    """Where the policy saves the pole, over two state values; the other two are 0."""
+
+    state: tuple[Line, Line] = Field(description="names of the state values: columns, rows")
+    half_widths: tuple[Finite, Finite] = Field(
+        description="the columns go from - this to this, the rows from this down to - this"
+    )
+    rows: tuple[Line, ...] = Field(
+        min_length=1,
+        description="a character a start: `+` the policy saves it, `-` it does not though some"
+        " sequence of actions does, `?` it does not and nobody knows whether one does,"
+        " `.` no sequence does, by proof",
+    )
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> Self:
+        if len({len(row) for row in self.rows}) != 1 or set("".join(self.rows)) - set("+-?."):
+            raise ValueError("the rows of a map must be equally long, and hold +, -, ? and .")
+        return self
+
+
+class Recovery(_Part):
+    """What the scenario `recovery` is a part of: starts drawn uniformly from a box."""
+
+    half_widths: tuple[Finite, ...] = Field(description="of the box, in the order of the state")
+    drawn: int = Field(gt=0, description="starts that were drawn from the box")
+    recoverable: float = Field(
+        ge=0, le=1, description="share of them that a sequence of actions is known to save"
+    )
+    lost: float = Field(ge=0, le=1, description="share that no sequence saves, by proof")
+    map: RecoveryMap
 
 
 class RobustnessEvaluation(_Part):
@@ -148,6 +184,7 @@ class RobustnessEvaluation(_Part):
 
     seed: int
     scenarios: tuple[ScenarioResult, ...] = Field(min_length=1)
+    recovery: Recovery | None = None
 
 
 class Gate(_Part):

@@ -115,7 +115,10 @@ def test_a_step_from_anywhere_equals_gymnasiums(integrator: str) -> None:
 
 def test_the_presets_are_the_scenarios_of_the_manifest(committed: Bundle) -> None:
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
-    evaluated = committed.manifest.robustness.scenarios
+    # The starts of `recovery` are in a file that no page has.
+    evaluated = [
+        each for each in committed.manifest.robustness.scenarios if each.name != "recovery"
+    ]
     assert [(each["name"], each["steps"]) for each in scenarios] == [
         (each.name, each.steps) for each in evaluated
     ]
@@ -125,7 +128,7 @@ def test_the_presets_draw_from_the_evaluations_ranges() -> None:
     from training.evaluation.robustness import SCENARIOS
 
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
-    for shown, evaluated in zip(scenarios, SCENARIOS, strict=True):
+    for shown, evaluated in zip(scenarios, SCENARIOS[:-1], strict=True):
         for name, field in (
             ("force", "force"),
             ("halfLength", "half_length"),
@@ -137,6 +140,7 @@ def test_the_presets_draw_from_the_evaluations_ranges() -> None:
         assert shown.get("noise", 0) == evaluated.noise
         assert shown.get("delay", 0) == evaluated.delay
         assert shown.get("push", 0) == evaluated.push
+        assert shown.get("dropped", 0) == evaluated.dropped
         assert shown.get("start", 0.05) == evaluated.start
 
 
@@ -158,7 +162,7 @@ def test_a_link_restores_every_setting_and_a_scenario_draws_the_same_again() -> 
     restored = run(code, "scenarios.js")
     for setting, again, _ in restored:
         assert again == setting
-    assert restored[13][2] == ""
+    assert restored[-3][2] == ""
     assert restored[3][2] == "preset=extreme&seed=5"
 
 

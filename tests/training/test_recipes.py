@@ -73,7 +73,7 @@ def test_unknown_names_are_refused() -> None:
         ("tau", 0),
         ("model_selection", "last"),
         ("domain_randomization.noise", -1),
-        ("domain_randomization.delay", 4),
+        ("domain_randomization.delay", 5),
         ("domain_randomization.force", (0, 1)),
         ("domain_randomization.nominal", 2),
     ],

@@ -122,6 +122,11 @@ class EvaluateCommand(_Options):
         description="seed of the episodes; none that training may use",
     )
     json_output: JsonSwitch = Field(False, description="print one JSON object, for programs")
+    update: Switch = Field(
+        False,
+        description="write the bundle anew with this evaluation, its card and its pictures; the"
+        " policy stays as it is",
+    )
 
 
 class ExportCommand(_Options):

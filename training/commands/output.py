@@ -9,6 +9,7 @@ from rich.table import Table
 from models.manifest import Evaluation, Gate, Manifest, RobustnessEvaluation
 from models.text import printable
 from training.commands.standard_output import LOST, StandardOutput
+from training.evaluation.intervals import with_interval
 from training.export.model_card import worth_of_the_tutorial
 from training.loggers import ConsoleLogger, JsonLogger, Logger
 
@@ -58,14 +59,14 @@ class Output:
             f"{evaluation.episodes:,} greedy episodes of policy.onnx: mean {evaluation.mean:.2f}"
             f" steps, worst {evaluation.minimum}, {evaluation.success_rate:.1%} to the time limit"
         )
-        table = Table("scenario", "episodes", "steps", "policy", "LQR")
+        table = Table("scenario", "episodes", "steps", "policy [95 %]", "LQR [95 %]")
         for scenario in robustness.scenarios:
             table.add_row(
                 scenario.name,
                 f"{scenario.episodes}",
                 f"{scenario.steps:,}",
-                f"{scenario.success_rate:.4f}",
-                f"{scenario.lqr_success_rate:.4f}",
+                with_interval(scenario.success_rate, scenario.episodes),
+                with_interval(scenario.lqr_success_rate, scenario.episodes),
             )
         self._console.print(table)
         result = "passed" if gate.passed else "failed: " + "; ".join(gate.failures)

@@ -27,6 +27,7 @@ from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
 from training.export.exporter import GateError
 from training.export.exporter import export as export_run
+from training.export.exporter import update as update_bundle
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
 from training.recipes import title
@@ -83,6 +84,8 @@ def evaluate(command: EvaluateCommand) -> int:
     )
 
     output = Output(json_output=command.json_output)
+    if command.update:
+        evaluated = update_bundle(evaluated, result)
     if command.json_output:
         output.print_facts(
             bundle=evaluated.digest,
@@ -93,6 +96,8 @@ def evaluate(command: EvaluateCommand) -> int:
     else:
         output.print_worth(evaluated.manifest)
         output.print_evaluation(result.evaluation, result.robustness, result.gate)
+    if command.update and not command.json_output:
+        output.print_facts(wrote=str(command.bundle), digest=evaluated.digest)
     return output.exit_code(0 if result.gate.passed else 1)
 
 

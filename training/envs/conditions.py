@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from training.snapshot import Snapshot
 from training.types import BoolArray, Float32Array, Float64Array, Int64Array
 
-LONGEST_DELAY = 3  # steps of 20 ms
+LONGEST_DELAY = 4  # steps of 20 ms
 
 # The state values at which a term of the reward reaches its weight: m, m/s, rad, rad/s.
 REWARD_SCALE = ((2.4,), (3.0,), (0.21,), (3.0,))

@@ -10,10 +10,12 @@ from itertools import accumulate
 
 import numpy as np
 
-from models.manifest import RobustnessEvaluation, ScenarioResult
+from models.manifest import Recovery, RobustnessEvaluation, ScenarioResult
 from training.envs.cartpole import VectorCartPole
 from training.envs.conditions import Interval, PlantParameters
+from training.evaluation import recovery
 from training.evaluation.lqr import lqr
+from training.evaluation.recoverable import HALF_WIDTHS
 from training.seeding import EVALUATION_SEEDS
 from training.types import BoolArray, Controller, Float32Array, Float64Array, Int64Array, QFunction
 
@@ -37,6 +39,9 @@ class Scenario:
     delay: int = 0  # steps
     start: float = 0.05  # half width of the ranges of the first state
     push: float = 0.0  # m/s; every 50 steps the cart's velocity changes by a uniform draw in ± this
+    dropped: float = 0.0  # share of the actions that get lost: the last that arrived acts on
+    recoverable: bool = False  # episodes begin in the starts that `recovery` knows can be saved
+    is_required: bool = True  # by the gate; False: no policy of ours reaches the LQR there yet
 
     def draw(self, rng: np.random.Generator, episodes: int) -> PlantParameters:
         """Draw the plant parameters of the episodes."""
@@ -81,6 +86,14 @@ SCENARIOS: tuple[Scenario, ...] = (
     Scenario("start ±0.2", start=0.2),
     Scenario("push 0.5", push=0.5),
     Scenario("push 1", push=1.0),
+    Scenario("push 1.5", push=1.5),
+    Scenario("push 2", push=2.0),
+    Scenario("noise 0.15", noise=0.15, is_required=False),
+    Scenario("delay 4", delay=4),
+    Scenario("heavy long pole", half_length=((0.5, 1.5),), pole_mass=((0.5, 2.0),)),
+    Scenario("40 % dropped", dropped=0.4, is_required=False),
+    Scenario("noise, delay, pushes", noise=0.05, delay=2, push=0.7),
+    Scenario("recovery", episodes=recovery.STARTS, recoverable=True),
 )
 
 
@@ -104,10 +117,25 @@ def evaluate_robustness(
             episodes=episodes or scenario.episodes,
             success_rate=float(policy_rate),
             lqr_success_rate=float(lqr_rate),
+            is_required=scenario.is_required,
         )
         for scenario, policy_rate, lqr_rate in zip(SCENARIOS, policy_rates, lqr_rates, strict=True)
     )
-    return RobustnessEvaluation(seed=seed, scenarios=tuple(results))
+    return RobustnessEvaluation(
+        seed=seed, scenarios=tuple(results), recovery=_recovery(q_values, seed)
+    )
+
+
+def _recovery(q_values: QFunction, seed: int) -> Recovery:
+    """Return what the scenario `recovery` is a part of, and the map of what the policy saves."""
+    starts = recovery.starts_for(seed)
+    return Recovery(
+        half_widths=HALF_WIDTHS,
+        drawn=starts.drawn,
+        recoverable=starts.saved / starts.drawn,
+        lost=starts.lost / starts.drawn,
+        map=recovery.draw_map(lambda states: q_values(states).argmax(axis=1)),
+    )
 
 
 def success_rates(
@@ -140,7 +168,11 @@ class _Group:
     """The episodes of one scenario, with a random stream of their own."""
 
     def __init__(self, number: int, scenario: Scenario, episodes: int, seed: int) -> None:
-        self.number, self.scenario, self.episodes = number, scenario, episodes
+        if scenario.recoverable and episodes > recovery.STARTS:
+            raise ValueError(
+                f"episodes: the scenario {scenario.name} has {recovery.STARTS:,}, not {episodes:,}"
+            )
+        self.number, self.scenario, self.episodes, self.seed = number, scenario, episodes, seed
         self.rng = np.random.default_rng((seed, number))
 
 
@@ -156,14 +188,15 @@ def _run(
     total = ends[-1]
 
     environment = _begin(groups, slices, steps, copies)
-    disturbances = _Disturbances(groups, slices, total)
+    disturbances = _Disturbances(groups, slices, environment.action_history[0])
     running = np.ones(copies * total, np.bool_)
     for step in range(steps):
         if step and step % PUSH_INTERVAL == 0:
             environment.push(np.tile(disturbances.pushes(), copies))
 
         observed_states = disturbances.add_noise(environment.state.T).astype(np.float32)
-        terminated, _ = environment.advance(controller(observed_states))
+        actions = disturbances.drop(controller(observed_states))
+        terminated, _ = environment.advance(actions)
 
         running &= ~terminated
         # A fallen pole stays fallen; its numbers must not overflow.
@@ -181,6 +214,8 @@ def _begin(
     for group, rows in zip(groups, slices, strict=True):
         parameters = group.scenario.draw(group.rng, group.episodes)
         drawn.begin_episodes(np.arange(rows.start, rows.stop), parameters, group.rng)
+        if group.scenario.recoverable:
+            drawn.state[:, rows] = recovery.starts_for(group.seed).starts[: group.episodes].T
 
     environment = VectorCartPole(copies * slices[-1].stop, max_episode_steps=steps)
     environment.parameters = PlantParameters.concatenate([drawn.parameters] * copies)
@@ -191,13 +226,19 @@ def _begin(
 
 
 class _Disturbances:
-    """Sensor noise and pushes, each scenario's from its own stream: the same for every copy."""
+    """Noise, pushes and lost actions, each scenario's from its own stream: equal for every copy."""
 
-    def __init__(self, groups: Sequence[_Group], slices: Sequence[slice], total: int) -> None:
+    def __init__(
+        self, groups: Sequence[_Group], slices: Sequence[slice], last_actions: Int64Array
+    ) -> None:
         pairs = list(zip(groups, slices, strict=True))
+        total = slices[-1].stop
         self._noisy = [(group, rows) for group, rows in pairs if group.scenario.noise]
         self._pushed = [(group, rows) for group, rows in pairs if group.scenario.push]
+        self._dropping = [(group, rows) for group, rows in pairs if group.scenario.dropped]
         self._noise, self._pushes = np.zeros((total, 4)), np.zeros(total)
+        self._dropped = np.zeros(total, np.bool_)
+        self._last_actions = last_actions.reshape(-1, total).copy()  # (copies, total)
 
     def pushes(self) -> Float64Array:
         """Draw the change of each cart's velocity, (total,), m/s."""
@@ -214,3 +255,13 @@ class _Disturbances:
             noise = group.rng.standard_normal((group.episodes, 4))
             self._noise[rows] = noise * group.scenario.noise
         return (states.reshape(-1, *self._noise.shape) + self._noise).reshape(-1, 4)
+
+    def drop(self, actions: Int64Array) -> Int64Array:
+        """Return the actions, (copies · total,), that act where some of these get lost."""
+        if not self._dropping:
+            return actions
+        for group, rows in self._dropping:
+            self._dropped[rows] = group.rng.random(group.episodes) < group.scenario.dropped
+        chosen = actions.reshape(self._last_actions.shape)
+        self._last_actions = np.where(self._dropped, self._last_actions, chosen)
+        return self._last_actions.reshape(-1)

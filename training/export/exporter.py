@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from models import bundle
-from models.bundle import Bundle
+from models.bundle import Bundle, BundleMissingError
 from models.manifest import (
     Environment,
     Gate,
@@ -115,6 +115,33 @@ def export(
     return bundle.write(folder, manifest, contents)
 
 
+def update(source: Bundle, result: PolicyEvaluation) -> Bundle:
+    """Write a bundle anew with another evaluation of it: its policy stays, byte for byte.
+
+    The model card and the pictures of the evaluation are made again; other files stay. Raises
+    `BundleError`.
+    """
+    manifest, pictures = source.manifest, _pictures(source.manifest.name, result.robustness)
+    kept = [file for file in manifest.extra_files if file not in pictures and file != "README.md"]
+    updated = manifest.model_copy(
+        update={
+            "evaluation": result.evaluation,
+            "robustness": result.robustness,
+            "gate": result.gate,
+            "extra_files": ("README.md", *sorted([*kept, *pictures])),
+        }
+    )
+    try:
+        contents = {file: (source.folder / file).read_bytes() for file in kept}
+    except OSError as error:
+        raise BundleMissingError(f"{error.filename}: cannot be read ({error.strerror})") from error
+    for kind, artifact in manifest.artifacts.items():
+        contents[artifact.file] = source.artifacts[kind]
+    return bundle.write(
+        source.folder, updated, {**contents, **pictures, "README.md": model_card(updated)}
+    )
+
+
 @dataclass(frozen=True)
 class _Files:
     """The network, and the files that were made of it."""
@@ -197,8 +224,8 @@ def _extra_files(
 ) -> dict[str, bytes]:
     """Return the files for people, but for the model card."""
     files = {
+        **_pictures(name, robustness),
         "scores.csv": plots.scores_csv(run.history),
-        "robustness.png": plots.robustness_chart(robustness, f"{name}: robustness evaluation"),
         "surface.png": plots.decision_surface(q_values, f"{name}: preferred action"),
         "policy.gif": animation(q_values),
     }
@@ -206,6 +233,14 @@ def _extra_files(
         files["scores.png"] = plots.scores_plot(
             run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}"
         )
+    return files
+
+
+def _pictures(name: str, robustness: RobustnessEvaluation) -> dict[str, bytes]:
+    """Return the pictures of an evaluation."""
+    files = {"robustness.png": plots.robustness_chart(robustness, f"{name}: robustness evaluation")}
+    if robustness.recovery is not None:
+        files["recovery.png"] = plots.recovery_map(robustness.recovery, f"{name}: recovery")
     return files
 
 

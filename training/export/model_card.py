@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 
-from models.manifest import Manifest
+from models.manifest import Manifest, Recovery, RobustnessEvaluation
+from training.evaluation.intervals import with_interval
 
 OLDEST_ONNXRUNTIME = "1.15.0"  # `python -m benchmarks.training.oldest_onnxruntime` tries it
 PICTURES = {
     "policy.gif": "The policy balances a pole that is pushed",
     "robustness.png": "Success rate in each scenario, beside an LQR",
+    "recovery.png": "Which starts the policy saves, over position and velocity of the cart",
     "surface.png": "Q(right) - Q(left) over pole angle and angular velocity",
     "scores.png": "Score over the course of training",
 }
@@ -58,13 +60,13 @@ the highest Q-value. This page is generated from `manifest.json`.
 def _performance(manifest: Manifest) -> str:
     evaluation, robustness, gate = manifest.evaluation, manifest.robustness, manifest.gate
     scenarios = _table(
-        ("scenario", "episodes × steps", "this policy", "LQR"),
+        ("scenario", "episodes × steps", "this policy [95 %]", "LQR [95 %]"),
         (
             (
                 scenario.name,
                 f"{scenario.episodes} × {scenario.steps:,}",
-                f"{scenario.success_rate:.4g}",
-                f"{scenario.lqr_success_rate:.4g}",
+                with_interval(scenario.success_rate, scenario.episodes),
+                with_interval(scenario.lqr_success_rate, scenario.episodes),
             )
             for scenario in robustness.scenarios
         ),
@@ -76,13 +78,32 @@ def _performance(manifest: Manifest) -> str:
 {evaluation.success_rate:.1%} lasted all {manifest.environment.max_episode_steps} steps.
 
 The robustness evaluation (seed {robustness.seed}) goes beyond the nominal plant. Each number is a
-success rate, the share of episodes in which the pole stayed up, beside that of a linear-quadratic
-regulator (LQR) in the same episodes:
+success rate, the share of episodes in which the pole stayed up, with Wilson's interval, beside that
+of a linear-quadratic regulator (LQR) in the same episodes:
 
 {scenarios}
-{_picture(manifest, "robustness.png")}
+{_told_alone(robustness)}{_picture(manifest, "robustness.png")}{_recovery(robustness.recovery)}
+{_picture(manifest, "recovery.png")}
 Gate `{gate.name}`: {passed}. `python -m training evaluate FOLDER` measures all of it again.
 {_picture(manifest, "surface.png")}"""
+
+
+def _told_alone(robustness: RobustnessEvaluation) -> str:
+    """Name the scenarios that no gate asks for."""
+    names = [f"`{each.name}`" for each in robustness.scenarios if not each.is_required]
+    return f"\nNo gate asks for {' and '.join(names)}.\n" if names else ""
+
+
+def _recovery(recovery: Recovery | None) -> str:
+    """Say what the starts of the scenario `recovery` were found among."""
+    if recovery is None:
+        return ""
+    box = ", ".join(f"±{width:.4g}" for width in recovery.half_widths)
+    return f"""
+`recovery` begins in starts that can be saved at all. Of {recovery.drawn:,} drawn uniformly from
+{box}, a search without any policy saves {recovery.recoverable:.1%}, each
+by a sequence of actions that was replayed; {recovery.lost:.1%} are proven to be lost whatever is
+done, and nothing is known of the rest."""
 
 
 def _provenance(manifest: Manifest) -> str:

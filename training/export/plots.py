@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.manifest import RobustnessEvaluation
+from models.manifest import Recovery, RobustnessEvaluation
 from training.trainer import History
 from training.types import QFunction
 
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 # matplotlib takes most of a second to import, and only the plots need it: `_figure` imports it.
 
-BLUE, GREY, RED = "#2c6fa6", "#9db4c8", "#c0392b"
+BLUE, GREY, RED, PALE = "#2c6fa6", "#9db4c8", "#c0392b", "#e8edf1"
+MAP_COLOURS = {  # by the letters of the manifest's map
+    "+": (BLUE, "the policy saves it"),
+    "-": (RED, "it can be saved, but the policy does not"),
+    "?": (GREY, "nobody knows whether it can be saved"),
+    ".": (PALE, "lost whatever is done"),
+}
 MEAN_WINDOW = 100  # episodes in the running mean
 
 
@@ -77,7 +83,7 @@ def _plot_agents(axes: "Axes", history: History, counter: str) -> None:
 def robustness_chart(robustness: RobustnessEvaluation, title: str) -> bytes:
     """Return a pair of bars for each scenario, the policy beside the LQR."""
     scenarios = robustness.scenarios
-    figure = _figure(9, 4)
+    figure = _figure(11, 4)
     axes = figure.subplots()
 
     x = np.arange(len(scenarios))
@@ -91,6 +97,43 @@ def robustness_chart(robustness: RobustnessEvaluation, title: str) -> bytes:
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.25, axis="y")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
+    return _png(figure)
+
+
+def recovery_map(recovery: Recovery, title: str) -> bytes:
+    """Return the map of what the policy saves, a square a start."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Patch
+
+    letters = list(MAP_COLOURS)
+    image = [[letters.index(letter) for letter in row] for row in recovery.map.rows]
+    colours = [colour for colour, _ in MAP_COLOURS.values()]
+    width, height = recovery.map.half_widths
+
+    figure = _figure(6.5, 5)
+    axes = figure.subplots()
+    axes.imshow(
+        image,
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(letters) - 0.5,
+        extent=(-width, width, -height, height),
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set(xlabel="cart position (m)", ylabel="cart velocity (m/s)")
+    axes.set_title(f"{title} (pole upright, at rest)", loc="left")
+    axes.legend(
+        handles=[
+            Patch(facecolor=colour, edgecolor="grey", label=meaning)
+            for colour, meaning in MAP_COLOURS.values()
+        ],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
     return _png(figure)
 
 

@@ -66,6 +66,7 @@ def test_a_short_training_goes_all_the_way_to_an_answer(tmp_path: Path, start: S
         "scores.csv",
         "scores.png",
         "robustness.png",
+        "recovery.png",
         "surface.png",
         "policy.gif",
     }

@@ -68,7 +68,7 @@ def test_truncation_comes_at_the_limit() -> None:
     assert [step for step, flag in enumerate(flags) if flag] == [4, 9]
 
 
-@pytest.mark.parametrize("delay", [0, 1, 2, 3])
+@pytest.mark.parametrize("delay", [0, 1, 2, 3, 4])
 def test_delayed_action_is_the_one_of_so_many_steps_ago(delay: int) -> None:
     late, prompt = VectorCartPole(1), VectorCartPole(1)
     parameters = PlantParameters.nominal(1)
@@ -113,7 +113,7 @@ def test_a_fall_has_its_own_reward_and_no_other() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 4}, {"noise": -1.0}],
+    [{"force": (0, 1)}, {"pole_mass": (2, 1)}, {"push_chance": 2.0}, {"delay": 5}, {"noise": -1.0}],
 )
 def test_impossible_domain_randomization_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

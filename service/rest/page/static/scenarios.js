@@ -31,6 +31,7 @@
  * @property {number} [delay]
  * @property {number} [start]
  * @property {number} [push]
+ * @property {number} [dropped]
  */
 
 import { Random } from "./random.js";
@@ -98,6 +99,26 @@ export const SCENARIOS = Object.freeze([
   { name: "start ±0.2", meaning: "starts from far off the middle", steps: 500, start: 0.2 },
   { name: "push 0.5", meaning: "a push of up to 0.5 m/s each second", steps: 500, push: 0.5 },
   { name: "push 1", meaning: "a push of up to 1 m/s each second", steps: 500, push: 1 },
+  { name: "push 1.5", meaning: "a push of up to 1.5 m/s each second", steps: 500, push: 1.5 },
+  { name: "push 2", meaning: "a push of up to 2 m/s each second", steps: 500, push: 2 },
+  { name: "noise 0.15", meaning: "sensors with more noise than signal", steps: 500, noise: 0.15 },
+  { name: "delay 4", meaning: "each action acts four steps late", steps: 500, delay: 4 },
+  {
+    name: "heavy long pole",
+    meaning: "a pole up to three times as long and twenty times as heavy",
+    steps: 500,
+    halfLength: [[0.5, 1.5]],
+    poleMass: [[0.5, 2]],
+  },
+  { name: "40 % dropped", meaning: "two of five actions get lost", steps: 500, dropped: 0.4 },
+  {
+    name: "noise, delay, pushes",
+    meaning: "noise 0.05, two steps late, pushes of up to 0.7 m/s",
+    steps: 500,
+    noise: 0.05,
+    delay: 2,
+    push: 0.7,
+  },
 ]);
 
 /**
@@ -128,6 +149,7 @@ export function settingOf(name, seed) {
     noise: scenario.noise ?? 0,
     delay: scenario.delay ?? 0,
     push: scenario.push ?? 0,
+    dropped: scenario.dropped ?? 0,
     startRange: scenario.start ?? DEFAULT_SETTING.startRange,
   };
 }
