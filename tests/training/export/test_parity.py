@@ -19,6 +19,7 @@ from training.export.reference import layers_of
 from training.network import DQNetwork
 from training.types import QFunction
 
+torch.manual_seed(0)  # else the order of the tests would choose the weights
 NETWORK = DQNetwork()
 LAYERS = layers_of(NETWORK)
 STATES = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
