@@ -25,6 +25,7 @@ from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
 from training.commands.command_line import TrainCommand, parse
 from training.export import formats
+from training.export.model_card import model_card
 from training.loggers import TensorBoardLogger
 from training.network import DQNetwork
 from training.recipes import recipe
@@ -291,6 +292,34 @@ def test_the_folders_above_a_bundle_can_be_entered_whatever_the_umask(tmp_path: 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
     """Return standard error, as it was before the terminal's width broke it into lines."""
     return " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_is_written_anew_and_the_policy_stays(tmp_path: Path) -> None:
+    folder = shutil.copytree(COMMITTED, tmp_path / "policy")
+    before = bundle.read(folder)
+    words = ["--episodes", "30", "--seed", str(EVALUATION_SEEDS[5]), "--update"]
+    assert main(["evaluate", str(folder), *words]) == 0
+
+    after = bundle.read(folder)
+    assert after.artifacts == before.artifacts
+    assert after.digest != before.digest
+    assert after.manifest.evaluation.episodes == 30
+    assert after.manifest.evaluation.seed == EVALUATION_SEEDS[5]
+    assert after.manifest.golden_states == before.manifest.golden_states
+    assert (folder / "README.md").read_bytes() == model_card(after.manifest)
+    assert (folder / "scores.csv").read_bytes() == (COMMITTED / "scores.csv").read_bytes()
+    assert set(after.manifest.extra_files) == set(before.manifest.extra_files)
+
+
+def test_an_evaluation_is_not_written_into_a_folder_that_holds_something_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(COMMITTED, tmp_path / "policy")
+    (folder / "notes.txt").write_text("mine")
+    before = (folder / "manifest.json").read_bytes()
+    assert main(["evaluate", str(folder), "--episodes", "5", "--update"]) == 1
+    assert "notes.txt" in told(capsys)
+    assert (folder / "manifest.json").read_bytes() == before
 
 
 def test_evaluate_measures_the_file_on_episodes_and_seed_asked_for(
