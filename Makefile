@@ -1,5 +1,7 @@
 # What a contributor can do. `make` alone lists it.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c '$(IS_NEW_ENOUGH)' 2>/dev/null && command -v $$name && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 IMAGE ?= upright:latest
@@ -12,7 +14,7 @@ SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) \
 	$(call given,BUNDLE,--bundle) $(call given,BACKEND,--backend)
 RECIPE := robust
 SEED := 0
-OUT := models/cartpole-dqn
+OUT := my-policy
 BODIES := 1000000
 CONNECTIONS := 20000
 FUZZ_SEED := 1
@@ -36,8 +38,9 @@ serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND
 test: setup ## run the tests
 	$(TESTS)
 
-train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT)
-	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" --restart
+train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT, RESUME=1, RESTART=1)
+	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" \
+		$(if $(RESUME),--resume) $(if $(RESTART),--restart)
 
 check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)
@@ -79,15 +82,22 @@ settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page
 
 image: ## build the service's container image with docker or buildah (IMAGE)
-	$(if $(shell command -v docker),docker build,buildah bud --format docker) --tag $(IMAGE) .
+	$(if $(shell docker info >/dev/null 2>&1 && echo yes),docker build,buildah bud --format docker) --tag $(IMAGE) .
+
+# An environment that an older Python has begun is made anew.
+define environment
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c '$(IS_NEW_ENOUGH)' || { echo "Python 3.11 or newer is needed, \
+	and none was found; make PYTHON=/path/to/python3.11 names one" >&2; exit 2; }
+	@$(BIN)/python -c '$(IS_NEW_ENOUGH)' 2>/dev/null || "$(PYTHON)" -m venv --clear .venv
+endef
 
 # Both stamps live in the one environment; the service's needs no torch.
 .venv/.service: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(environment)
 	$(INSTALL) .
 	touch $@
 
 .venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(environment)
 	$(INSTALL) '.[train,dev]' --editable ./client
 	touch .venv/.service $@
