@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails, to_json
 
+from service.api import hints
 from service.api.schemas import FieldError, Problem
 from service.endpoints import OPEN_INFERENCE_PREFIX
 from service.errors import ServiceError
@@ -102,7 +103,7 @@ def invalid_body(error: ValidationError, body: Body) -> ProblemError:
         return ProblemError(
             HTTPStatus.BAD_REQUEST,
             "not-json",
-            f"The body is not JSON: {details[0]['ctx']['error']}",
+            f"The body is not JSON: {details[0]['ctx']['error']}{hints.of_text(body)}",
         )
 
     errors = [
@@ -113,7 +114,7 @@ def invalid_body(error: ValidationError, body: Body) -> ProblemError:
     return ProblemError(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "invalid-request",
-        f"{errors[0].pointer}: {errors[0].detail}{more}",
+        f"{errors[0].pointer}: {errors[0].detail}{more}{hints.of_values(details, error.title)}",
         errors,
     )
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.api import open_inference, problems
+from service.api import hints, open_inference, problems
 from service.api.problems import ProblemError
 from service.errors import ServiceError
 from service.rest.open_inference import method_not_allowed, not_found
@@ -29,7 +29,7 @@ def not_found_response(request: Request) -> Response:
     if is_open_inference(path):
         return error_response(not_found(path), path)
 
-    detail = _detail(request, HTTPStatus.NOT_FOUND)
+    detail = f"{_detail(request, HTTPStatus.NOT_FOUND)}{hints.of_path(request.url.path)}"
     return error_response(ProblemError(HTTPStatus.NOT_FOUND, "not-found", detail), path)
 
 
