@@ -20,6 +20,8 @@ from service.server.supervisor import SupervisorError
 from service.settings import Settings
 from service.state import ServiceState
 
+log = logging.getLogger("uvicorn.error")  # the log of the server
+
 CANNOT_START = 1
 WRONG_SETTING = 2
 
@@ -64,11 +66,28 @@ def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | No
         logging.config.dictConfig(configuration(settings.log_format))
         sockets.announce(listeners, tls=service_state.tls is not None)
         keys.announce(settings)
+        log.info(_description(settings, service_state.policy))
         if processes is not None:
             gc.enable()  # `service.__main__` disables it; a process that serves enables it later
             return processes.run()
         has_started = server.serve(settings, service_state, listeners, shadow=shadow)
         return 0 if has_started else CANNOT_START  # the log says why
+
+
+def _description(settings: Settings, policy: Policy) -> str:
+    """Return what is served, and what goes on beside the answers, as a line of the log."""
+    bundle = policy.bundle
+    parts = [
+        f"Serving {bundle.manifest.name}, version {bundle.manifest.version}, from {bundle.folder}:"
+        f" {bundle.digest}, by {policy.backend_name}"
+    ]
+    if settings.shadow is not None:
+        parts.append(f"shadow {settings.shadow}")
+    if settings.record is not None:
+        parts.append(f"record {settings.record}")
+    if settings.watch:
+        parts.append(f"watched each {settings.watch:g} s")
+    return "; ".join(parts)
 
 
 def _check_extras(settings: Settings) -> None:
