@@ -19,6 +19,9 @@ from upright_client.text import describe
 if TYPE_CHECKING:
     import ssl
 
+ACTIONS = (0, 1)  # that a fallback may be: left and right
+LONGEST_DEADLINE = 10.0  # seconds; whoever gives more means milliseconds
+
 
 class BaseClient(ABC):
     """The part of a client that does not depend on how it waits.
@@ -26,7 +29,7 @@ class BaseClient(ABC):
     `address`: `http://host:port`, `https://host:port`, either with the path below which a gateway
     shows the service, `unix:/path`, or a path of a Unix socket.
     `transport`: "http" asks by `POST /act`, "stream" over `WS /act/stream`.
-    `deadline`: seconds that one `act` may take.
+    `deadline`: seconds that one `act` may take, at most 10.
     `fallback`: the action where there is no answer in time: a constant, `LastAction(first)`, or a
     function of the state.
     `pin_digest`: the bundle that may decide; an answer of any other is a fallback.
@@ -117,9 +120,15 @@ def _check_arguments(
     """Raise `TypeError` or `ValueError` for an argument that makes no sense."""
     if transport not in ("http", "stream"):
         raise ValueError(f"transport is 'http' or 'stream', not {transport!r}")
-    check_seconds("deadline", deadline)
-    if not isinstance(fallback, LastAction) and not callable(fallback):
-        check_action(fallback)
+    if check_seconds("deadline", deadline) > LONGEST_DEADLINE:
+        raise ValueError(
+            f"deadline is in seconds, at most {LONGEST_DEADLINE:g}: {deadline:g} ms are"
+            f" {deadline / 1e3:g}"
+        )
+    if not callable(fallback):
+        action = check_action(fallback.first if isinstance(fallback, LastAction) else fallback)
+        if action not in ACTIONS:
+            raise ValueError(f"fallback is an action, 0 (left) or 1 (right), not {action}")
     if pin_digest is not None and not (
         isinstance(pin_digest, str) and pin_digest.startswith("sha256:")
     ):

@@ -184,6 +184,22 @@ def test_a_wrong_option_is_refused_when_the_client_is_made(
 
 
 @pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"deadline": 20}, "deadline is in seconds, at most 10: 20 ms are 0.02"),
+        ({"fallback": 2}, r"fallback is an action, 0 \(left\) or 1 \(right\), not 2"),
+        ({"fallback": -1}, "not -1"),
+        ({"fallback": LastAction(2)}, "not 2"),
+    ],
+)
+def test_milliseconds_for_seconds_and_an_action_that_is_none_are_refused(
+    options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ValueError, match=told):
+        PolicyClient("http://127.0.0.1:1", **{"fallback": 0} | options)
+
+
+@pytest.mark.parametrize(
     "address",
     [
         "http://",
