@@ -13,7 +13,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     # The imports make many objects and no garbage: looking for some takes 3 % of the start.
     gc.disable()
-    from service.commands.dispatch import run
+    try:
+        from service.commands.dispatch import run
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("service", "models", ""):
+            raise
+        sys.stderr.write(
+            f"upright: {package} is not installed for {sys.executable}:"
+            " in a checkout, make serve, or .venv/bin/python -m service\n"
+        )
+        return 1
 
     try:
         return run(sys.argv[1:] if arguments is None else list(arguments))

@@ -1,24 +1,7 @@
-"""`python -m training`: train, evaluate and export; every error becomes one clear line."""
+"""`python -m training`: train, evaluate and export."""
 
 import sys
 from collections.abc import Sequence
-
-from rich.console import Console
-from rich.markup import escape
-
-from models.bundle import BundleError
-from models.text import printable
-from training.commands.command_line import (
-    PROGRAM,
-    EvaluateCommand,
-    ExportCommand,
-    TrainCommand,
-    UsageError,
-    parse,
-)
-from training.commands.standard_output import LOST, discard_output
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,34 +10,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It is 3 where all was done but standard output took no text. Exits by itself with 2 where what
     was typed is no command.
     """
-    errors = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        command = parse(sys.argv[1:] if arguments is None else arguments)
-    except UsageError as error:
-        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
-        sys.exit(2)
-    except OSError as error:  # of a help that nobody gets
-        discard_output()
-        errors.print(f"{PROGRAM}: standard output cannot be written ({error.strerror})")
-        sys.exit(LOST)
+        from training.commands.dispatch import dispatch
 
-    # Importing the commands imports torch, which takes seconds.
-    from training.commands import run
-
-    try:
-        match command:
-            case TrainCommand():
-                return run.train(command)
-            case EvaluateCommand():
-                return run.evaluate(command)
-            case ExportCommand():
-                return run.export(command)
-    except (run.CommandError, BundleError) as error:
-        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
+        return dispatch(sys.argv[1:] if arguments is None else arguments)
+    except ModuleNotFoundError as error:  # as where the service alone is installed
+        package = (error.name or "").partition(".")[0]
+        if package in ("training", "models", ""):
+            raise
+        sys.stderr.write(
+            f"python -m training: {package} is not installed for {sys.executable}:"
+            " in a checkout, make setup, then .venv/bin/python -m training\n"
+        )
         return 1
-    except KeyboardInterrupt:
-        errors.print(f"{PROGRAM}: interrupted")
-        return INTERRUPTED
 
 
 if __name__ == "__main__":
