@@ -112,7 +112,11 @@ def _open_folder(folder: Path) -> Iterator[int]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        remedy = ALLOW if isinstance(error, PermissionError) else "train one with make train, or python -m training train"
+        remedy = (
+            ALLOW
+            if isinstance(error, PermissionError)
+            else "train one with make train, or python -m training train"
+        )
         raise BundleMissingError(
             f"{folder}: no bundle can be read here ({_reason(error)}); {remedy}"
         ) from error
