@@ -93,7 +93,8 @@ def test_sighup_loads_what_lies_in_the_folder_and_nothing_that_is_not_admitted(
         assert counted(address) == {"loaded": 2, "unchanged": 0, "refused": 1}
         assert f'digest="{third}"' in httpx2.get(f"{address}/metrics").text
     told = [line for line in log.read_text().splitlines() if "sha256:" in line]
-    assert [line.split("] ")[1].split()[0] for line in told] == ["loaded", "kept", "loaded"]
+    words = [line.split("] ")[1].split()[0] for line in told]
+    assert words == ["Serving", "loaded", "kept", "loaded"]
 
 
 def test_a_load_says_what_became_of_it(start: Start, folder: Path, write: Write) -> None:
