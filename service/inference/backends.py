@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import onnxruntime
@@ -15,6 +15,8 @@ STATE_SIZE = 4
 # Rows that a backend is always given: its rounding may depend on their number, and must not decide
 # an action.
 BLOCK_SIZE = 16
+LARGE_BLOCK_SIZE = 256
+MOST_BOUND = 4  # arrays that a backend remembers; a policy has two
 
 
 class Backend(Protocol):
@@ -26,6 +28,9 @@ class Backend(Protocol):
         The next call may overwrite them.
         """
         ...
+
+
+_Binding = tuple[Any, Float32Array, Float32Array]  # with the arrays of states and of Q-values
 
 
 class OnnxBackend:
@@ -53,6 +58,7 @@ class OnnxBackend:
         self._session = onnxruntime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"]
         )
+        self._bound: dict[int, _Binding] = {}  # by the identity of the array of states
         self._bind(np.zeros((BLOCK_SIZE, STATE_SIZE), np.float32))
 
     def _bind(self, states: Float32Array) -> None:
@@ -61,7 +67,18 @@ class OnnxBackend:
         binding.bind_input("state", "cpu", 0, np.float32, states.shape, states.ctypes.data)
         binding.bind_output("q_values", "cpu", 0, np.float32, result.shape, result.ctypes.data)
         # The two arrays are kept as long as the binding, which knows only their addresses.
+        self._bound[id(states)] = binding, states, result
         self._binding, self._states, self._q_values = binding, states, result
+
+    def _change_to(self, states: Float32Array) -> None:
+        """Read from another array than the last time."""
+        bound = self._bound.get(id(states))
+        if bound is not None and bound[1] is states:
+            self._binding, self._states, self._q_values = bound
+            return
+        if len(self._bound) >= MOST_BOUND:
+            self._bound.clear()
+        self._bind(np.ascontiguousarray(states, np.float32))
 
     def q_values(self, states: Float32Array) -> Float32Array:
         """Return the Q-values, (n, actions), of `states`, (n, 4).
@@ -69,7 +86,7 @@ class OnnxBackend:
         The next call may overwrite them.
         """
         if states is not self._states:
-            self._bind(np.ascontiguousarray(states, np.float32))
+            self._change_to(states)
         self._session.run_with_iobinding(self._binding)
         return self._q_values
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models import bundle
 from models.bundle import Bundle
-from service.inference.backends import BackendName
+from service.inference.backends import BackendName, Float32Array
 from service.inference.errors import BackendUnavailableError, QValuesNotFiniteError, SelfTestError
 from service.inference.loading import load
 from service.inference.policy import Policy
@@ -63,6 +63,46 @@ def test_one_state_is_decided_as_a_row_of_a_batch_is(
 def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:
     decided = ONNX.decide(np.array([state], np.float32))
     assert decided.actions[0] == decided.q_values[0].index(max(decided.q_values[0]))
+
+
+@pytest.mark.parametrize("count", [63, 64, 255, 256, 257, 1_000])
+def test_many_states_are_answered_to_the_bit_as_each_by_itself(
+    backend: BackendName, count: int
+) -> None:
+    policy = ONNX if backend == "onnx" else TORCHSCRIPT
+    states = np.random.default_rng(count).normal(0, 2, (count, 4)).astype(np.float32)
+    together = policy.decide(states)
+    for state, action, q_values, names in zip(
+        states.tolist(), together.actions, together.q_values, together.out_of_range, strict=True
+    ):
+        assert policy.decide_one(tuple(state)) == (action, q_values, names)
+
+
+class RoundsByRows:
+    """A backend whose answers depend on the number of rows, as a runtime's may."""
+
+    def __init__(self, *, depends: bool) -> None:
+        self._depends = depends
+        self.sizes: set[int] = set()
+
+    def q_values(self, states: Float32Array) -> Float32Array:
+        self.sizes.add(len(states))
+        q_values = states[:, :2] * np.float32(3)
+        return q_values * np.float32(1 + 1e-6) if self._depends and len(states) > 16 else q_values
+
+
+@pytest.mark.parametrize("depends", [False, True])
+def test_large_blocks_are_used_only_where_they_round_as_small_ones(
+    committed: Bundle, depends: bool
+) -> None:
+    backend = RoundsByRows(depends=depends)
+    policy = Policy(committed, backend, "onnx")
+    backend.sizes.clear()
+    policy.decide(np.ones((300, 4), np.float32))
+    assert backend.sizes == ({16} if depends else {256})
+    backend.sizes.clear()
+    policy.decide(np.ones((20, 4), np.float32))
+    assert backend.sizes == {16}
 
 
 def test_a_tie_is_the_first_action(committed: Bundle) -> None:
