@@ -1,6 +1,7 @@
 """What the commands print: on standard output in words or JSON, and warnings on standard error."""
 
 import json
+from contextlib import suppress
 from typing import IO, cast
 
 from rich.console import Console
@@ -28,8 +29,9 @@ class Output:
         return LOST if self._stream.is_lost and not code else code
 
     def warn(self, text: str) -> None:
-        """Print a line on standard error."""
-        self._errors.print(printable(text), markup=False)
+        """Print a line on standard error; where it takes none, no work is lost for that."""
+        with suppress(OSError):
+            self._errors.print(printable(text), markup=False)
 
     def logger(self) -> Logger:
         """Return what shows the progress of training."""

@@ -268,6 +268,12 @@ def test_a_standard_output_that_takes_no_text_loses_no_work(
     assert (evaluated.returncode, evaluated.stderr) == (trained.returncode, trained.stderr)
 
 
+def test_a_standard_error_that_takes_no_text_loses_no_work_either(tmp_path: Path) -> None:
+    trained = run('exec "$@" >/dev/full 2>/dev/full', *training_words(tmp_path))
+    assert trained.returncode not in (0, 1)  # 3, or Python's own for a stream that it cannot flush
+    assert bundle.read(tmp_path / "made" / "bundle").manifest.gate.passed
+
+
 def test_a_reader_that_leaves_is_no_failure() -> None:
     evaluated = run('"$@" | head -n 1', "evaluate", str(COMMITTED), "--episodes", "10")
     assert evaluated.stdout.startswith("10 greedy episodes of policy.onnx: mean ")
