@@ -83,14 +83,24 @@ class Tensor(NamedTuple):
         return np.array(self.data, DATATYPES[self.datatype]).tobytes()
 
 
-def refuse_classification(parameters: Collection[str]) -> None:
-    """Refuse an output that is asked for as the most probable classes.
+def check_output_parameters(output: str, parameters: Collection[str]) -> None:
+    """Refuse an output that is asked for as the most probable classes, or in shared memory.
 
     Raises `OpenInferenceError`.
     """
     for name in parameters:
         if name in ("classification", "class_count"):
             raise bad_request(f"{name}: the outputs are no classes; ask for q_values or action")
+    refuse_shared_memory(f"output {output!r}", parameters)
+
+
+def refuse_shared_memory(label: str, parameters: Collection[str]) -> None:
+    """Refuse a tensor that lies in shared memory, or is to be written there.
+
+    Raises `OpenInferenceError`.
+    """
+    if any(name.startswith("shared_memory") for name in parameters):
+        raise bad_request(f"{label}: shared memory is not offered here")
 
 
 def check_size(document: Body, max_batch: int) -> None:

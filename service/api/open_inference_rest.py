@@ -42,7 +42,7 @@ def infer(
     except ValidationError as error:
         raise bad_request(explain(error, body)) from error
     for output in request.outputs:
-        open_inference.refuse_classification(output.parameters)
+        open_inference.check_output_parameters(output.name, output.parameters)
 
     names = [tensor.name for tensor in request.inputs]
     tensor = request.inputs[0] if names else InputTensor(name="", shape=[], datatype="")
@@ -76,8 +76,7 @@ def _json_size(text: str, size: int) -> int:
 def _states(tensor: InputTensor, raw: Body | None, count: int) -> Float32Array:
     """Return the states, (count, 4), of an input and of the bytes that follow the JSON."""
     label = f"input {tensor.name!r}"
-    if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
-        raise bad_request(f"{label}: shared memory is not offered here")
+    open_inference.refuse_shared_memory(label, tensor.parameters)
 
     size = tensor.parameters.get("binary_data_size")
     if size is not None:

@@ -107,7 +107,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         check_digest(policy, if_match if isinstance(if_match, str) else None)
 
         for output in request.outputs:
-            open_inference.refuse_classification(output.parameters)
+            open_inference.check_output_parameters(output.name, output.parameters)
         states = _states(request, self._settings.max_batch)
         tensors, inference = open_inference.infer(
             policy, states, [output.name for output in request.outputs]
@@ -182,8 +182,7 @@ def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
     names = [tensor.name for tensor in request.inputs]
     tensor = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
     count = open_inference.check_input(names, tensor.datatype, tensor.shape, max_batch)
-    if any(parameter.startswith("shared_memory") for parameter in tensor.parameters):
-        raise bad_request(f"input {tensor.name!r}: shared memory is not offered here")
+    open_inference.refuse_shared_memory(f"input {tensor.name!r}", tensor.parameters)
 
     raw = request.raw_input_contents
     numbers = getattr(tensor.contents, CONTENTS[tensor.datatype], ())

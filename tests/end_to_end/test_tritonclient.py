@@ -489,3 +489,15 @@ def test_classes_are_refused_by_name(protocol: Protocol) -> None:
     output = protocol.module.InferRequestedOutput("q_values", class_count=2)
     with pytest.raises(InferenceServerException, match="classification"):
         protocol.client.infer(NAME, protocol.given(random_states(1)), outputs=[output])
+
+
+def test_shared_memory_is_refused_by_name(protocol: Protocol) -> None:
+    tensor = protocol.module.InferInput("state", [1, 4], "FP32")
+    tensor.set_shared_memory("region", 16)
+    with pytest.raises(InferenceServerException, match="input 'state': shared memory"):
+        protocol.client.infer(NAME, [tensor])
+
+    output = protocol.module.InferRequestedOutput("action")
+    output.set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="output 'action': shared memory"):
+        protocol.client.infer(NAME, protocol.given(random_states(1)), outputs=[output])

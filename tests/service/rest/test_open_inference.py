@@ -259,6 +259,10 @@ WRONG: list[tuple[dict[str, Any] | bytes, str]] = [
     (asked(parameters={"binary_data_size": 32}), "both"),
     (in_binary(), HEADER_LENGTH),
     (asked(parameters={"shared_memory_region": "x"}), "shared memory"),
+    (
+        asked() | {"outputs": [{"name": "action", "parameters": {"shared_memory_region": "x"}}]},
+        "output 'action': shared memory",
+    ),
     (asked() | {"outputs": [{"name": "value"}]}, "value"),
     (asked() | {"outputs": [{"name": "action"}, {"name": "action"}]}, "twice"),
     (asked() | {"outputs": [{}]}, "outputs/0/name"),
