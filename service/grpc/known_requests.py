@@ -6,7 +6,6 @@ say what is asked for, and the answer is put together as bytes. Parsing and buil
 would cost more than the inference.
 """
 
-from collections.abc import Callable
 from math import isfinite
 from struct import Struct
 from time import perf_counter
@@ -22,11 +21,10 @@ MOST = 64  # requests that are; then all are forgotten
 ID_FIELD, ID_TAG = 3, 0x1A  # the field `id`, of requests and responses alike
 NAME_TAGS = (0x0A, 0x12)  # the fields before it, the model's name and its version
 STATE_FIELD, STATE_BYTES = 7, 16  # of the request: raw_input_contents, four 32-bit floats
+ACTIONS = 2  # of whose Q-values an answer is put together
 RAW_TAG = b"\x32\x08"  # of the response: raw_output_contents, each of eight bytes here
 _STATE = Struct("<4f")
 _PACKED = {"q_values": Struct("<2f").pack, "action": Struct("<q").pack}
-
-Pack = Callable[[int, list[float]], bytes]  # an action and Q-values as the contents that were asked
 
 
 class _Answer(NamedTuple):
@@ -43,7 +41,7 @@ class _Answer(NamedTuple):
             + (_PACKED["action"](action) if name == "action" else _PACKED["q_values"](*q_values))
             for name in self.names
         ]
-        named = b"\x1a%c%b" % (len(request_id), request_id) if request_id else b""
+        named = b"%c%c%b" % (ID_TAG, len(request_id), request_id) if request_id else b""
         return b"".join((self.before_id, named, self.after_id, *contents))
 
 
@@ -91,6 +89,9 @@ class KnownRequests:
         """Keep in mind a request that was answered, if it is of the form that can be."""
         if not _is_of_form(body, request):
             return
+        [action], [q_values] = inference.actions, inference.q_values
+        if len(q_values) != ACTIONS:
+            return
         start, end = _place_of_id(body)
         if body[start + 2 : end] != request.id.encode():
             return
@@ -104,7 +105,6 @@ class KnownRequests:
             rest.SerializeToString(),
             tuple(output.name for output in response.outputs),
         )
-        [action], [q_values] = inference.actions, inference.q_values
         put_together = answer.put_together(request.id.encode(), action, q_values)
         if put_together != response.SerializeToString():
             return

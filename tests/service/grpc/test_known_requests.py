@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from models import bundle
 from tests.support.project import COMMITTED
@@ -193,3 +196,47 @@ def test_what_is_known_of_one_bundle_is_not_told_of_the_next(start: Start, tmp_p
     assert {answer.model_version for answer in before} == {"1"}
     assert after.parameters["digest"] != before[0].parameters["digest"]
     assert after.raw_output_contents == before[0].raw_output_contents
+
+
+def with_three_actions(folder: Path) -> Path:
+    """Write a relative of the committed bundle that can also do nothing."""
+    committed = bundle.read(COMMITTED)
+    model = onnx.load_model_from_string(committed.artifacts["onnx"])
+    for tensor in model.graph.initializer[-2:]:  # weight and bias of the last layer
+        rows = numpy_helper.to_array(tensor)
+        rows = np.concatenate([rows, rows.mean(axis=0, keepdims=True)])
+        tensor.CopyFrom(numpy_helper.from_array(rows, tensor.name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3
+    content = model.SerializeToString()
+
+    manifest = committed.manifest
+    golden_states = [
+        golden.model_copy(update={"q_values": (*golden.q_values, sum(golden.q_values) / 2)})
+        for golden in manifest.golden_states
+    ]
+    changed = manifest.model_copy(
+        update={
+            "actions": ("left", "right", "nothing"),
+            "network": manifest.network.model_copy(update={"outputs": 3}),
+            "golden_states": tuple(golden_states),
+            "artifacts": {"onnx": bundle.describe("policy.onnx", content)},
+            "extra_files": (),
+        }
+    )
+    bundle.write(folder, changed, {"policy.onnx": content})
+    return folder
+
+
+def test_a_policy_of_three_actions_is_answered_again_and_again(
+    start: Start, tmp_path: Path
+) -> None:
+    port = free_port()
+    folder = with_three_actions(tmp_path / "three")
+    with (
+        start("--grpc-port", str(port), "--bundle", str(folder)),
+        grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+    ):
+        call = partial(channel.unary_unary(METHOD), timeout=10, wait_for_ready=True)
+        answers = [pb.ModelInferResponse.FromString(call(PLAIN)) for _ in range(3)]
+    assert [list(answer.outputs[0].shape) for answer in answers] == [[1, 3]] * 3
+    assert len({answer.SerializeToString() for answer in answers}) == 1
