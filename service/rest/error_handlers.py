@@ -29,7 +29,7 @@ def not_found_response(request: Request) -> Response:
     if is_open_inference(path):
         return error_response(not_found(path), path)
 
-    detail = f"{_detail(request, HTTPStatus.NOT_FOUND)}{hints.of_path(request.url.path)}"
+    detail = f"{_detail(request, HTTPStatus.NOT_FOUND)}{hints.of_path(path)}"
     return error_response(ProblemError(HTTPStatus.NOT_FOUND, "not-found", detail), path)
 
 
