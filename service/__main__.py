@@ -16,13 +16,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from service.commands.dispatch import run
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("service", "models", ""):
-            raise
-        sys.stderr.write(
-            f"upright: {package} is not installed for {sys.executable}:"
-            " in a checkout, make serve, or .venv/bin/python -m service\n"
-        )
+        from models.programs import explain_missing_library
+
+        remedy = "make serve, or .venv/bin/python -m service"
+        sys.stderr.write(f"upright: {explain_missing_library(error, remedy)}\n")
         return 1
 
     try:

@@ -1,12 +1,10 @@
 """Where what a program needs is not installed, one line says so and what to do."""
 
-import subprocess
 import sys
 
 import pytest
 
-from tests.support.project import ROOT
-from tests.support.service import clean_environment
+from tests.support.service import run_program
 
 WITHOUT = """
 import runpy, sys
@@ -31,15 +29,7 @@ WORDS = {"service": [], "training": ["train", "--out", "/nowhere/policy"]}
 def test_what_is_not_installed_is_named_with_what_to_do(
     program: str, missing: str, remedy: str
 ) -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", WITHOUT, program, missing, *WORDS[program]],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = run_program(program, missing, *WORDS[program], program=("-c", WITHOUT))
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert f"{missing} is not installed for {sys.executable}" in result.stderr

@@ -15,13 +15,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return dispatch(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as error:  # as where the service alone is installed
-        package = (error.name or "").partition(".")[0]
-        if package in ("training", "models", ""):
-            raise
-        sys.stderr.write(
-            f"python -m training: {package} is not installed for {sys.executable}:"
-            " in a checkout, make setup, then .venv/bin/python -m training\n"
-        )
+        from models.programs import explain_missing_library
+
+        remedy = "make setup, then .venv/bin/python -m training"
+        sys.stderr.write(f"python -m training: {explain_missing_library(error, remedy)}\n")
         return 1
 
 

@@ -1,8 +1,8 @@
 """The results of commands on standard output: out when the call returns, or refused in one line."""
 
-import os
 import sys
 
+from models.programs import discard_output
 from models.text import printable
 
 
@@ -18,6 +18,5 @@ def print_result(text: str) -> None:
         sys.stdout.write(f"{printable(text)}\n")
         sys.stdout.flush()
     except OSError as error:
-        # Python writes what it still holds when it ends, and would fail again, in its own words.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         raise OutputError(f"standard output cannot be written ({error.strerror})") from error

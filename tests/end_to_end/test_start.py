@@ -11,7 +11,7 @@ import pytest
 
 from models.bundle import Bundle
 from tests.support.project import COMMITTED, ROOT
-from tests.support.service import Start, clean_environment, refused, wait_for
+from tests.support.service import Start, clean_environment, refused, run_program, wait_for
 
 WITHOUT_TORCH = """
 import runpy, sys
@@ -99,16 +99,8 @@ def test_a_service_that_is_told_to_stop_exits_with_0_and_leaves_nothing(
 
 
 def test_torchscript_without_torch_is_refused_in_one_line() -> None:
-    command = [sys.executable, "-c", WITHOUT_TORCH, "--port", "0", "--backend", "torchscript"]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=clean_environment(),
-    )
+    arguments = ("--port", "0", "--backend", "torchscript")
+    result = run_program(*arguments, program=("-c", WITHOUT_TORCH))
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
     assert "torch, which is not installed" in result.stderr

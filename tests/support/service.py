@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 
 from service.settings import Settings
 from tests.support.project import ROOT
@@ -65,15 +66,24 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")}
 
 
-def refused(
-    *arguments: str, environment: dict[str, str] | None = None, file_limit: int | None = None
-) -> tuple[int, str]:
-    """Return the exit code and the error of a start; no file grows over `file_limit` bytes."""
+def run_program(
+    *arguments: str | Path,
+    program: tuple[str, ...] = ("-m", "service"),
+    shell: str = "",
+    environment: dict[str, str] | None = None,
+    file_limit: int | None = None,
+) -> "subprocess.CompletedProcess[str]":
+    """Run Python with a program until it ends.
+
+    `shell` is a line of sh in which "$@" stands for that command. No file grows over `file_limit`
+    bytes.
+    """
     limit = None
     if file_limit is not None:
         limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    result = subprocess.run(
-        [sys.executable, "-m", "service", "--port", "0", *arguments],
+    prefix = ("/bin/sh", "-c", shell, "sh") if shell else ()
+    return subprocess.run(
+        [*prefix, sys.executable, *program, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -82,4 +92,11 @@ def refused(
         env=clean_environment() | (environment or {}),
         preexec_fn=limit,
     )
+
+
+def refused(
+    *arguments: str, environment: dict[str, str] | None = None, file_limit: int | None = None
+) -> tuple[int, str]:
+    """Return the exit code and the error of a start that is refused."""
+    result = run_program("--port", "0", *arguments, environment=environment, file_limit=file_limit)
     return result.returncode, result.stderr

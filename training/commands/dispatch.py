@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
+from models.programs import discard_output
 from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
@@ -16,7 +17,7 @@ from training.commands.command_line import (
     UsageError,
     parse,
 )
-from training.commands.standard_output import LOST, discard_output
+from training.commands.standard_output import LOST
 
 INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 

@@ -2,11 +2,12 @@
 
 import errno
 import io
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
+
+from models.programs import discard_output
 
 LOST = 3  # exit code: all was done, but standard output took no text
 
@@ -66,8 +67,3 @@ class StandardOutput(io.TextIOBase):
     def _lose(self, why: str) -> None:
         self.is_lost = True
         self._warn(f"standard output {why}; what would stand there is lost, and nothing else")
-
-
-def discard_output() -> None:
-    """Let what is written from now on, and what Python still holds at its end, go nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -38,7 +38,15 @@ from tests.support.clients import PATIENT, STATE, InLoop, Make
 from tests.support.metrics import samples
 from tests.support.project import ROOT
 from tests.support.raw_http import BothPaths, ask, both_paths, request
-from tests.support.service import Start, clean_environment, free_port, refused, settings, wait_for
+from tests.support.service import (
+    Start,
+    clean_environment,
+    free_port,
+    refused,
+    run_program,
+    settings,
+    wait_for,
+)
 
 with warnings.catch_warnings():
     warnings.simplefilter(
@@ -346,24 +354,11 @@ def test_a_file_of_keys_that_is_not_there_stops_the_start_with_one_line(tmp_path
     )
 
 
-def make_key(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "service", "key", *arguments]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=clean_environment(),
-    )
-
-
 def test_a_key_is_shown_once_and_its_hash_is_kept_in_a_file_of_its_owner_alone(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "keys.toml"
-    made = make_key("loop-7", "--scope", "act", "--scope", "metrics", "--keys", str(file))
+    made = run_program("key", "loop-7", "--scope", "act", "--scope", "metrics", "--keys", str(file))
     assert made.returncode == 0, made.stderr
     key = made.stdout.strip()
     assert re.fullmatch(r"upright_[A-Za-z0-9_-]{43}", key)
@@ -412,7 +407,7 @@ def test_a_key_is_not_added_to_a_file_that_is_broken_or_cannot_be_written(tmp_pa
         (broken, f"{broken}: is no TOML"),
         (tmp_path / "absent" / "keys.toml", "No such file or directory"),
     ):
-        made = make_key("loop", "--scope", "act", "--keys", str(file))
+        made = run_program("key", "loop", "--scope", "act", "--keys", str(file))
         assert (made.returncode, made.stdout, made.stderr.count("\n")) == (1, "", 1)
         assert named in made.stderr
     assert broken.read_text() == "key = ["

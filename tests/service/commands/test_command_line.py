@@ -2,35 +2,20 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from service.commands.command_line import COMMANDS, UsageError, parse, parse_settings
 from service.settings import GROUP_STARTS
-from tests.support.project import ROOT
-from tests.support.service import clean_environment, refused
-
-
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=clean_environment(),
-    )
+from tests.support.service import refused, run_program
 
 
 @pytest.mark.parametrize("command", [(), ("serve",)])
 def test_the_help_shows_the_commands_and_the_settings_in_their_groups(
     command: tuple[str, ...],
 ) -> None:
-    result = run(*command, "--help")
+    result = run_program(*command, "--help")
     assert (result.returncode, result.stderr) == (0, "")
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", result.stdout, re.MULTILINE)
@@ -43,7 +28,7 @@ def test_the_help_shows_the_commands_and_the_settings_in_their_groups(
 
 @pytest.mark.parametrize("command", ["key", "replay", "export"])
 def test_each_command_has_a_help_of_its_own(command: str) -> None:
-    result = run(command, "--help")
+    result = run_program(command, "--help")
     assert result.returncode == 0
     assert f"python -m service {command}" in result.stdout
     assert "UPRIGHT_" not in result.stdout
@@ -71,7 +56,7 @@ def test_each_command_has_a_help_of_its_own(command: str) -> None:
     ],
 )
 def test_what_is_typed_wrongly_is_told_in_one_line(arguments: list[str], message: str) -> None:
-    result = run(*arguments)
+    result = run_program(*arguments)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith(f"upright: {message}")

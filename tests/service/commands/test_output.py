@@ -1,7 +1,5 @@
 """A result that nobody gets is a failure, told in one line, and a key that nobody saw is none."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,9 +7,8 @@ import pytest
 from models.bundle import Bundle
 from service.auth.key_file import read_entries
 from tests.service.commands.test_health import health, service
-from tests.support.project import ROOT
 from tests.support.records import ask
-from tests.support.service import Start, clean_environment
+from tests.support.service import Start, run_program
 
 FULL = 'exec "$@" >/dev/full'
 CLOSED = 'exec "$@" >&-'
@@ -23,15 +20,7 @@ REASONS = {
 
 def run(shell: str, *arguments: str | Path) -> tuple[int, str]:
     """Run a command whose standard output goes where the shell's line says."""
-    result = subprocess.run(
-        ["/bin/sh", "-c", shell, "sh", sys.executable, "-m", "service", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=clean_environment(),
-    )
+    result = run_program(*arguments, shell=shell)
     return result.returncode, result.stderr
 
 
@@ -78,13 +67,7 @@ def test_a_probe_whose_output_nobody_takes_is_told_by_its_exit_code(tmp_path: Pa
     with service(tmp_path):
         assert health(tmp_path)[0] == 0
         for shell, reason in REASONS.items():
-            result = subprocess.run(
-                ["/bin/sh", "-c", shell, "sh", sys.executable, "-m", "service", "health"],
-                cwd=ROOT,
-                env=clean_environment() | {"XDG_RUNTIME_DIR": str(tmp_path)},
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=60,
-                check=False,
+            result = run_program(
+                "health", shell=shell, environment={"XDG_RUNTIME_DIR": str(tmp_path)}
             )
             assert (result.returncode, result.stderr) == (0, f"upright: {reason}\n")

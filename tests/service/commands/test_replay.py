@@ -17,7 +17,7 @@ from service.records.reader import read
 from service.records.schema import STATE
 from tests.support.project import ROOT
 from tests.support.records import ask
-from tests.support.service import Start, clean_environment
+from tests.support.service import Start, clean_environment, run_program
 
 WITHOUT_PYARROW = """
 import runpy, sys
@@ -29,16 +29,7 @@ runpy.run_module("service", run_name="__main__", alter_sys=True)
 def run(
     *arguments: str | Path, program: tuple[str, ...] = ("-m", "service")
 ) -> tuple[int, str, str]:
-    command = [sys.executable, *program, *map(str, arguments)]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=clean_environment(),
-    )
+    result = run_program(*arguments, program=program)
     return result.returncode, result.stdout, result.stderr
 
 

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models import bundle, files
 from models.manifest import MANIFEST
 from tests.support.project import COMMITTED, ROOT
-from tests.support.service import Start, clean_environment
+from tests.support.service import Start, clean_environment, run_program
 from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
 from training.commands.command_line import TrainCommand, parse
@@ -206,14 +206,7 @@ def test_a_run_whose_bundle_cannot_be_written_is_kept_and_named_with_what_finish
 
 def run(shell: str, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run a command below what the shell's line sets up."""
-    return subprocess.run(
-        ["/bin/sh", "-c", shell, "sh", sys.executable, "-m", "training", *words],
-        cwd=ROOT,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_program(*words, program=("-m", "training"), shell=shell)
 
 
 def training_words(folder: Path) -> list[str]:
