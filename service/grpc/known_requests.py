@@ -60,7 +60,7 @@ class KnownRequests:
         if policy is not self._policy or len(body) > LONGEST:
             return None
         start, end = _place_of_id(body)
-        answer = self._answers.get(body[:start] + body[end:-STATE_BYTES])
+        answer = self._answers.get(_without_id_and_state(body, start, end))
         if answer is None:
             return None
         state: State = _STATE.unpack_from(body, len(body) - STATE_BYTES)
@@ -87,13 +87,16 @@ class KnownRequests:
         inference: Inference,
     ) -> None:
         """Keep in mind a request that was answered, if it is of the form that can be."""
-        if not _is_of_form(body, request):
+        if len(body) > LONGEST:
+            return
+        start, end = _place_of_id(body)
+        key = _without_id_and_state(body, start, end)
+        if policy is self._policy and key in self._answers:  # of a call with a condition
+            return
+        if not _is_of_form(body, request) or body[start + 2 : end] != request.id.encode():
             return
         [action], [q_values] = inference.actions, inference.q_values
         if len(q_values) != ACTIONS:
-            return
-        start, end = _place_of_id(body)
-        if body[start + 2 : end] != request.id.encode():
             return
 
         head = pb.ModelInferResponse(
@@ -111,7 +114,12 @@ class KnownRequests:
 
         if policy is not self._policy or len(self._answers) >= MOST:
             self._policy, self._answers = policy, {}
-        self._answers[body[:start] + body[end:-STATE_BYTES]] = answer
+        self._answers[key] = answer
+
+
+def _without_id_and_state(body: bytes, start: int, end: int) -> bytes:
+    """Return what a request is known by; its id's field lies between two positions."""
+    return body[:start] + body[end:-STATE_BYTES]
 
 
 def _is_of_form(body: bytes, request: pb.ModelInferRequest) -> bool:
@@ -120,7 +128,7 @@ def _is_of_form(body: bytes, request: pb.ModelInferRequest) -> bool:
     What comes before it then says all but the state: a field's place follows from the fields before
     it. Of two ids the last one counts, so there must not be two.
     """
-    if len(body) > LONGEST or not request.id.isascii():
+    if not request.id.isascii():
         return False
     try:
         found = list(fields(body, 0, len(body)))
