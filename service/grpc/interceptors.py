@@ -24,6 +24,7 @@ from service.grpc import inference_pb2 as pb
 from service.grpc.known_requests import KnownRequests
 from service.grpc.messages import parse
 from service.inference.policy import Inference
+from service.inference.protobuf import varint
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
@@ -311,9 +312,7 @@ def _is_unconditional(context: Context) -> bool:
 
 def _as_stream_response(response: bytes) -> bytes:
     """Return the bytes of a `ModelStreamInferResponse` that holds an answer's (its field 2)."""
-    size = len(response)
-    length = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
-    return b"\x12" + length + response
+    return b"\x12" + varint(len(response)) + response
 
 
 def _not_offered(path: str) -> grpc.RpcMethodHandler:
