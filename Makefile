@@ -82,7 +82,7 @@ settings: setup ## write the tables of settings in docs/configuration.md
 	$(BIN)/python -m tests.support.settings_page
 
 links: setup ## link each word of the glossary where a page first uses it
-	$(BIN)/python -m tests.support.glossary
+	$(BIN)/python -m tests.support.links
 
 docs-check: setup ## run every command of the pages, each page in a copy of the checkout
 	$(BIN)/python -m tests.page_commands

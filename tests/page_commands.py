@@ -29,7 +29,7 @@ LONGEST = 600.0  # seconds that a block may take
 DONE = "the block is done:"
 
 
-class Failure(Exception):
+class PageError(Exception):
     """Raised when a page does not do what it says."""
 
 
@@ -39,10 +39,10 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         """Copy the checkout and open a shell."""
         self.folder = folder
+        folder.mkdir()
         _copy(folder)
         self._ports = {port: str(free_port()) for port in ("8000", "8001")}
         environment = clean_environment() | {
-            "HOME": str(folder.parent),
             "PATH": os.defpath + os.pathsep + str(Path(sys.executable).resolve().parent),
             "UPRIGHT_PORT": self._ports["8000"],
         }
@@ -61,22 +61,23 @@ class Reader:
         self._ask("set -m")  # what stays has a process group of its own
 
     def follow(self, block: Block) -> None:
-        """Do what a block says; raise `Failure` if it does not come out."""
+        """Do what a block says; raise `PageError` if it does not come out."""
         if block.address:
             self._stay(block)
         elif block.language == "console":
             for example in examples(block):
                 _, printed = self._ask(self._replaced(example.command))
+                printed += "" if printed.endswith("\n") else "\n"
                 if ANY_VALUE.sub("…", printed) != ANY_VALUE.sub("…", example.printed):
-                    raise Failure(f"{example.command}\nprinted\n{printed}")
+                    raise PageError(f"{example.command}\nprinted\n{printed}")
         else:
             command = self._replaced(block.text)
             if block.language == "python":
                 (self.folder / "of_the_page.py").write_text(command)
-                command = "python of_the_page.py || python3 of_the_page.py"
+                command = "$(command -v python || command -v python3) of_the_page.py"
             code, printed = self._ask(f"set -e\n{command}", keep=block.language == "sh")
             if code:
-                raise Failure(f"exit code {code}\n{printed}")
+                raise PageError(f"exit code {code}\n{printed}")
 
     def leave(self) -> None:
         """End the shell, and what it has started."""
@@ -93,7 +94,7 @@ class Reader:
             wait_for(lambda: _answers(address), 300)
         except AssertionError:
             log = (self.folder / "stays.log").read_text()
-            raise Failure(f"{address} never answered\n{log}") from None
+            raise PageError(f"{address} never answered\n{log}") from None
 
     def _end_what_stays(self) -> None:
         if self._stays:
@@ -121,3 +122,74 @@ class Reader:
     def _replaced(self, text: str) -> str:
         text = text.replace(SOCKET, str(self.folder.parent / "upright.sock"))
         return PORTS.sub(lambda match: self._ports[match[0]], text)
+
+
+def _copy(folder: Path) -> None:
+    """Copy what git would clone, and make an environment that borrows the packages of this one."""
+    listed = subprocess.run(
+        ["/usr/bin/env", "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
+    (packages,) = (folder / ".venv" / "lib").glob("python3.*/site-packages")
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=1):  # noqa: S310 - the page's own address
+            return True
+    except OSError:
+        return False
+
+
+def follow(page: Path) -> tuple[int, list[Block], str]:
+    """Follow a page; return how many blocks were run, those that were not, and what failed."""
+    commands = [block for block in blocks(page) if block.language not in NOT_COMMANDS]
+    left_out = [block for block in commands if block.reason]
+    run = 0
+    if len(left_out) == len(commands):
+        return run, left_out, ""
+    with tempfile.TemporaryDirectory() as folder:
+        reader = Reader(Path(folder) / "upright")
+        try:
+            for block in commands:
+                if not block.reason:
+                    reader.follow(block)
+                    run += 1
+        except PageError as failure:
+            return run, left_out, f"{block.place}: {failure}"
+        finally:
+            reader.leave()
+    return run, left_out, ""
+
+
+def main(names: list[str]) -> int:
+    """Follow the pages that are named, or all; return 1 if one does not do what it says."""
+    total, left_out, failures = 0, list[Block](), list[str]()
+    for page in [ROOT / name for name in names] or pages():
+        began = time.monotonic()
+        run, not_run, failure = follow(page)
+        total, left_out = total + run, left_out + not_run
+        seconds = time.monotonic() - began
+        print(f"{page.relative_to(ROOT)}: {run} blocks run, {seconds:.0f} s", flush=True)
+        if failure:
+            failures.append(failure)
+            print(failure, flush=True)
+
+    print(f"\n{total} blocks run, {len(failures)} pages failed, {len(left_out)} blocks not run:")
+    for block in left_out:
+        print(f"  {block.place}: {block.reason}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main(sys.argv[1:]))

@@ -12,7 +12,7 @@ import pytest
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings
-from tests.support import glossary, openapi, pages, settings_page
+from tests.support import links, openapi, pages, settings_page
 from tests.support.programs import needed
 from tests.support.project import ROOT
 from tests.support.service import free_port, reachable, service, wait_for
@@ -159,7 +159,7 @@ def test_each_word_of_the_glossary_is_linked_where_a_page_first_uses_it() -> Non
     missing = [
         page.relative_to(ROOT)
         for page in pages.pages()
-        if page != GLOSSARY and glossary.linked(page, page.read_text()) != page.read_text()
+        if page != GLOSSARY and links.linked(page, page.read_text()) != page.read_text()
     ]
     assert not missing, "run `make links`"
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings, flag, grouped, variable
-from tests.support.glossary import linked
+from tests.support.links import linked
 from tests.support.project import ROOT
 
 FILE = ROOT / "docs" / "configuration.md"
