@@ -34,7 +34,7 @@ SOURCES = {
     "Gymnasium": "https://gymnasium.farama.org",
     "ONNX Runtime|onnxruntime": "https://onnxruntime.ai",
     "FastAPI": "https://fastapi.tiangolo.com",
-    "uvicorn": "https://www.uvicorn.org",
+    "uvicorn": "https://uvicorn.dev",
     "Triton": "https://github.com/triton-inference-server/server",
     "tritonclient": "https://github.com/triton-inference-server/client",
     "KServe": "https://kserve.github.io/website/",
