@@ -1,5 +1,6 @@
 """The documents say what the service does: the requests, the settings, the OpenAPI document."""
 
+import ast
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from tests.support.service import free_port, reachable, service, wait_for
 
 API = ROOT / "docs" / "api.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
 ANY_VALUE = re.compile(
     r"-?\d+\.\d+(?:e[+-]?\d+)?|sha256:[0-9a-f]{64}"
 )  # differ from bundle to bundle
@@ -170,6 +172,40 @@ def test_each_block_is_run_or_says_why_not() -> None:
         if block.language in pages.NEVER_RUN:
             assert block.reason, f"{block.place}: nothing here can run it, and it says no reason"
         assert not block.mark or block.reason or block.address, f"{block.place}: {block.mark}"
+
+
+def test_each_message_of_the_troubleshooting_page_is_one_that_our_programs_print() -> None:
+    others = ("No module", "Address already", "ensurepip", "python:")  # Python's and the system's
+    said = _texts_of_the_programs()
+    symptoms = re.findall(r"^\| (.+?) \|", TROUBLESHOOTING.read_text(), re.MULTILINE)
+    messages = [
+        message
+        for symptom in symptoms
+        for message in re.findall(r"`([^`]+)`", symptom)
+        if len(message.split()) > 3 and not message.startswith(others)
+    ]
+    assert len(messages) > 8
+    for message in messages:
+        for part in re.split(r"[… ]*…[… ]*|UPRIGHT_PORT", message):
+            assert part.strip() in said, message
+
+
+def _texts_of_the_programs() -> str:
+    """Return every text in the code, with … for what is filled in, and the Makefile's."""
+    texts = [(ROOT / "Makefile").read_text().replace("\\\n\t", "")]
+    for folder in ("service", "training", "models", "client/upright_client"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    texts.append(
+                        "".join(
+                            str(part.value) if isinstance(part, ast.Constant) else "…"
+                            for part in node.values
+                        )
+                    )
+    return "\n".join(texts)
 
 
 def _links(page: Path) -> Iterator[tuple[Path, str, str]]:
