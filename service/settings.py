@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     max_concurrent_requests: Count = Field(
         512,
         gt=0,
-        description="requests under way at the same time; more get 503 and Retry-After, but for"
+        description="requests in flight at the same time; more get 503 and Retry-After, but for"
         " health and metrics",
     )
     stream_rate: Count = Field(
@@ -223,7 +223,7 @@ class Settings(BaseSettings):
     shutdown: Seconds = Field(
         10,
         ge=0,
-        description="seconds that requests under way get when the service is told to stop",
+        description="seconds that requests in flight get once a stop has drained the service",
     )
     workers: Annotated[int, Metavar("N")] = Field(
         1,

@@ -161,10 +161,10 @@ def check_digest(policy: Policy, if_match: str | None) -> None:
 def _batch_content(policy: Policy, decisions: Decisions, seq: int | None) -> bytes:
     manifest = policy.bundle.manifest
     response = BatchResponse.model_construct(
-        actions=decisions.actions,
+        actions=list(decisions.actions),
         action_names=[manifest.actions[action] for action in decisions.actions],
-        q_values=decisions.q_values,
-        out_of_range=decisions.out_of_range,
+        q_values=list(decisions.q_values),
+        out_of_range=list(decisions.out_of_range),
         model=manifest.name,
         digest=policy.bundle.digest,
         seq=seq,
@@ -183,7 +183,7 @@ def _batch_too_large(size: int, max_batch: int) -> ProblemError:
         detail=f"holds {size} states; at most {max_batch} are answered at once",
     )
     detail = f"{error.pointer}: {error.detail}"
-    return ProblemError(HTTPStatus(413), "batch-too-large", detail, [error])
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch-too-large", detail, [error])
 
 
 def _wrong_batch(detail: str) -> ProblemError:

@@ -92,7 +92,7 @@ class Call:
             )
 
 
-class Refusal(NamedTuple):
+class RefusedCall(NamedTuple):
     """Why a call, or a message of a stream, is not answered."""
 
     status: HTTPStatus
@@ -233,7 +233,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         call: Call,
         *,
         exceeded_rate: int | None = None,
-    ) -> tuple[Message | None, Refusal | None]:
+    ) -> tuple[Message | None, RefusedCall | None]:
         """Return the answer to a request's bytes, or why there is none."""
         started = perf_counter()
         status, failure = CLIENT_CLOSED_REQUEST, None
@@ -294,7 +294,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         )
 
 
-def _end_with(refusal: Refusal, context: Context) -> None:
+def _end_with(refusal: RefusedCall, context: Context) -> None:
     """End a call with an error."""
     context.set_code(CODES.get(refusal.status, grpc.StatusCode.INTERNAL))
     context.set_details(refusal.text)
@@ -327,7 +327,7 @@ def _not_offered(path: str) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _refusal(error: Exception, path: str) -> Refusal:
+def _refusal(error: Exception, path: str) -> RefusedCall:
     """Return what the caller is told of an error."""
     match error:
         case ServiceError():
@@ -337,7 +337,7 @@ def _refusal(error: Exception, path: str) -> Refusal:
             told = open_inference.bad_request(f"the request is no {message}Request")
         case _:
             told = open_inference.internal_error()
-    return Refusal(told.status, str(told))
+    return RefusedCall(told.status, str(told))
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types

@@ -356,7 +356,7 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
 
     if len(inflated) > limit:
         raise OpenInferenceError(
-            HTTPStatus(413),
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the inflated body has more than the {limit} bytes that this endpoint takes",
         )
     if not inflater.eof or inflater.unused_data:

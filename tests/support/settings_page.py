@@ -49,7 +49,7 @@ def _default(field: FieldInfo) -> str:
 def _meaning(field: FieldInfo) -> str:
     """Return the description; of a choice, what there is to choose from as well."""
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    text = re.sub(r"(?<![\w`])(/[a-z/]+)", r"`\1`", field.description or "")
+    text = re.sub(r"(?<![\w`])(/[a-z0-9/]+)", r"`\1`", field.description or "")
     if not choices:
         return text
     return f"{' or '.join(f'`{choice}`' for choice in choices)}: {text}"
