@@ -25,7 +25,6 @@ from tests.support.service import clean_environment, free_port, wait_for
 PORTS = re.compile(r"\b(8000|8001)\b")  # as the pages write them
 SOCKET = "/tmp/upright.sock"  # noqa: S108 - as the pages write it
 ANY_VALUE = re.compile(r"-?\d+\.\d+(?:e[+-]?\d+)?|sha256:[0-9a-f]{64}")
-LONGEST = 600.0  # seconds that a block may take
 DONE = "the block is done:"
 
 
@@ -58,7 +57,7 @@ class Reader:
             start_new_session=True,
         )
         self._stays = False
-        self._ask("set -m")  # what stays has a process group of its own
+        self._ask("set -m", keep=True)  # what stays has a process group of its own
 
     def follow(self, block: Block) -> None:
         """Do what a block says; raise `PageError` if it does not come out."""
@@ -87,7 +86,7 @@ class Reader:
 
     def _stay(self, block: Block) -> None:
         self._end_what_stays()
-        self._ask(f"({self._replaced(block.text)}\n) >stays.log 2>&1 &\nSTAYS=$!")
+        self._ask(f"({self._replaced(block.text)}\n) >stays.log 2>&1 &\nSTAYS=$!", keep=True)
         self._stays = True
         address = self._replaced(block.address)
         try:
@@ -98,7 +97,7 @@ class Reader:
 
     def _end_what_stays(self) -> None:
         if self._stays:
-            self._ask("kill -INT -- -$STAYS; wait $STAYS")
+            self._ask("kill -INT -- -$STAYS; wait $STAYS", keep=True)
             self._stays = False
 
     def _ask(self, command: str, *, keep: bool = False) -> tuple[int, str]:
