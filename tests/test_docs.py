@@ -174,6 +174,23 @@ def test_each_block_is_run_or_says_why_not() -> None:
         assert not block.mark or block.reason or block.address, f"{block.place}: {block.mark}"
 
 
+def test_each_figure_beside_a_link_to_measurements_stands_there() -> None:
+    held = 0
+    for page in pages.pages():
+        for paragraph in re.split(r"\n\n|\n(?=[-|#] ?)|\n(?=\d\. )", pages.prose(page.read_text())):
+            files = {
+                file
+                for file, _, _ in _links(page, paragraph)
+                if file.parent.name == "measurements" and file != page
+            }
+            text = re.sub(r"`[^`]+`", "", pages.LINK.sub(lambda link: link["text"], paragraph))
+            figures = re.findall(r"\d{1,3}(?:,\d{3})+|\d+\.\d+", text) if files else []
+            measured = "".join(file.read_text() for file in files)
+            assert [figure for figure in figures if figure not in measured] == [], paragraph
+            held += len(figures)
+    assert held > 8
+
+
 def test_each_message_of_the_troubleshooting_page_is_one_that_our_programs_print() -> None:
     others = ("No module", "Address already", "ensurepip", "python:")  # Python's and the system's
     said = _texts_of_the_programs()
@@ -208,9 +225,9 @@ def _texts_of_the_programs() -> str:
     return "\n".join(texts)
 
 
-def _links(page: Path) -> Iterator[tuple[Path, str, str]]:
-    """Give the file, the anchor and the text of each link of a page within the repository."""
-    for link in pages.LINK.finditer(pages.prose(page.read_text())):
+def _links(page: Path, text: str = "") -> Iterator[tuple[Path, str, str]]:
+    """Give file, anchor and text of each link within the repository, of a page or a part of it."""
+    for link in pages.LINK.finditer(text or pages.prose(page.read_text())):
         if "://" not in link["target"]:
             target, _, anchor = link["target"].partition("#")
             file = (page.parent / target).resolve() if target else page
