@@ -25,7 +25,7 @@ TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
-	proto openapi pictures settings image
+	proto openapi pictures settings links docs-check image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -78,8 +78,14 @@ openapi: setup ## write docs/openapi.json from the application
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
 
-settings: setup ## write the tables of settings in docs/operations.md
+settings: setup ## write the tables of settings in docs/configuration.md
 	$(BIN)/python -m tests.support.settings_page
+
+links: setup ## link each word of the glossary where a page first uses it
+	$(BIN)/python -m tests.support.links
+
+docs-check: setup ## run every command of the pages, each page in a copy of the checkout
+	$(BIN)/python -m tests.page_commands
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell docker info >/dev/null 2>&1 && echo yes),docker build,buildah bud --format docker) --tag $(IMAGE) .

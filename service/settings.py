@@ -32,7 +32,7 @@ ENVIRONMENT_PREFIX = "UPRIGHT_"
 
 LogFormat = Literal["people", "json"]
 
-# The first setting of each group; the help and docs/operations.md show the settings by these.
+# The first setting of each group; the help and docs/configuration.md show the settings by these.
 GROUP_STARTS = {
     "host": "Listening",
     "bundle": "Bundle",

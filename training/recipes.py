@@ -32,7 +32,7 @@ class _Recipe(BaseModel):
 
 
 class BaselineRecipe(_Recipe):
-    """Train the tutorial's agent, fact by fact as docs/training.md lists them."""
+    """Train the tutorial's agent, fact by fact as docs/recipes.md lists them."""
 
     name: Literal["baseline"] = "baseline"
     gate: GateName = Field("tutorial", description="what a policy must pass to be exported")
