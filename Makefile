@@ -18,6 +18,11 @@ OUT := my-policy
 BODIES := 1000000
 CONNECTIONS := 20000
 FUZZ_SEED := 1
+SIGNED = $(if $(BUNDLE),$(BUNDLE),models/cartpole-dqn)
+# What is for people is not signed, so that a bundle can be served without it, as from a ConfigMap.
+extra_files = $(shell $(BIN)/python -c "import json, sys; \
+	[print('--ignore-paths', f'\"{sys.argv[1]}/{name}\"') \
+	for name in json.load(open(sys.argv[1] + '/manifest.json'))['extra_files']]" "$(1)")
 
 # The page's tests by themselves: a browser, a service and the other tests on two cores would leave
 # the page nothing to control a pole by.
@@ -25,7 +30,7 @@ TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
-	proto openapi pictures settings image
+	proto openapi pictures settings sign image
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -77,6 +82,11 @@ openapi: setup ## write docs/openapi.json from the application
 
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
+
+sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key admits it
+	@test -n "$(KEY)" || { echo "KEY names the private key: make sign KEY=key.pem" >&2; exit 2; }
+	$(BIN)/model_signing sign key "$(SIGNED)" --private_key "$(KEY)" \
+		--signature "$(SIGNED)/model.sig" $(call extra_files,$(SIGNED))
 
 settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page
