@@ -5,6 +5,9 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 IMAGE ?= upright:latest
+TRAINING_IMAGE ?= upright-training:latest
+SOURCE ?= unknown
+BUILD_FLAGS ?=
 CODE := models training service client examples tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
@@ -30,7 +33,7 @@ TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
-	proto openapi pictures settings sign image
+	proto openapi pictures settings sign image image-training image-proof locks sbom
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -91,8 +94,34 @@ sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key
 settings: setup ## write the tables of settings in docs/operations.md
 	$(BIN)/python -m tests.support.settings_page
 
-image: ## build the service's container image with docker or buildah (IMAGE)
-	$(if $(shell docker info >/dev/null 2>&1 && echo yes),docker build,buildah bud --format docker) --tag $(IMAGE) .
+# Two builds of one commit are equal: every file in them has the time of the commit.
+EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+VERSION_HERE = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+LABELS = --build-arg VERSION=$(VERSION_HERE) --build-arg SOURCE="$(SOURCE)" \
+	--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+HAS_DOCKER = $(shell docker info >/dev/null 2>&1 && echo yes)
+BUILD = $(if $(HAS_DOCKER),SOURCE_DATE_EPOCH=$(EPOCH) docker build,\
+	buildah build --format docker --layers --timestamp $(EPOCH)) $(LABELS) $(BUILD_FLAGS)
+
+image: ## build the service's container image with docker or buildah (IMAGE, SOURCE, BUILD_FLAGS)
+	$(BUILD) --tag $(IMAGE) .
+
+image-training: ## build the image that trains, with CUDA where there are wheels for it
+	$(BUILD) --target training --tag $(TRAINING_IMAGE) .
+
+image-proof: setup ## build the image twice from nothing, compare, run it in every way (root, runc)
+	$(BUILD) --no-cache --tag $(IMAGE)-first .
+	$(BUILD) --no-cache --tag $(IMAGE) .
+	$(BIN)/python -m benchmarks.operations.image $(IMAGE) --equal $(IMAGE)-first
+
+locks: .venv/.release ## write the locks of the images from constraints.txt
+	deploy/image/lock $(BIN)/uv
+
+sbom: .venv/.release ## write what the images hold as CycloneDX into dist/
+	mkdir -p dist
+	for name in service training; do $(BIN)/cyclonedx-py requirements --output-reproducible \
+		--pyproject pyproject.toml --of JSON --output-file dist/upright-$$name.cdx.json \
+		deploy/image/$$name.txt; done
 
 # An environment that an older Python has begun is made anew.
 define environment
@@ -111,3 +140,7 @@ endef
 	$(environment)
 	$(INSTALL) '.[train,dev]' --editable ./client
 	touch .venv/.service $@
+
+.venv/.release: .venv/.contributor
+	$(INSTALL) '.[release]'
+	touch $@
