@@ -25,6 +25,11 @@ class VerifyKeyError(Exception):
 def check_key(key: Path) -> None:
     """Check that bundles can be verified by a key. Raises `VerifyKeyError`."""
     try:
+        key.read_bytes()
+    except OSError as error:
+        raise VerifyKeyError(f"--verify-key {key}: {error.strerror}") from error
+
+    try:
         from model_signing.verifying import Config  # takes a second to import
     except ModuleNotFoundError as error:
         raise VerifyKeyError(
@@ -34,8 +39,6 @@ def check_key(key: Path) -> None:
 
     try:
         Config().use_elliptic_key_verifier(public_key=key)
-    except OSError as error:
-        raise VerifyKeyError(f"--verify-key {key}: {error.strerror}") from error
     except Exception as error:  # the libraries below have several for a key that is none
         raise VerifyKeyError(
             f"--verify-key {key}: is no public key in PEM of an elliptic curve"
