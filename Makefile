@@ -33,7 +33,7 @@ TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
-	proto openapi pictures settings sign image image-training image-proof locks sbom
+	proto openapi pictures settings sign image image-training image-proof locks sbom public release
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -85,6 +85,14 @@ openapi: setup ## write docs/openapi.json from the application
 
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
+
+public: setup ## write the names that others build on into docs/public.json
+	$(BIN)/python -m tests.support.public
+
+release: .venv/.release ## check, build and sign a release into dist/ (VERSION, SOURCE, KEY)
+	@test -n "$(VERSION)" || { echo "make release VERSION=0.1.0 names the version" >&2; exit 2; }
+	$(BIN)/python -m tests.support.release "$(VERSION)" --source "$(SOURCE)" \
+		$(if $(KEY),--key "$(KEY)") $(if $(BUILD_FLAGS),--build-flags="$(BUILD_FLAGS)")
 
 sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key admits it
 	@test -n "$(KEY)" || { echo "KEY names the private key: make sign KEY=key.pem" >&2; exit 2; }
