@@ -85,13 +85,14 @@ def build_client() -> None:
 
 
 def build_image(version: str, source: str, flags: str) -> str:
-    """Build the service's image and check its label; return the digest of its archive's image."""
+    """Build the service's image and check its label; return its digest."""
     if shutil.which("buildah") is None:
         raise ReleaseError("the image is built by buildah: apt-get install buildah")
     name = f"upright:{version}"
-    run("make", "image", f"IMAGE={name}", f"SOURCE={source}", f"BUILD_FLAGS={flags}")
+    labels = f"SOURCE={source}", f"BUILD_FLAGS={flags}", "FORMAT=oci"
+    run("make", "image", f"IMAGE={name}", *labels)
     known = json.loads(run("buildah", "inspect", "--type", "image", name))
-    label = known["Docker"]["config"]["Labels"]["org.opencontainers.image.version"]
+    label = known["OCIv1"]["config"]["Labels"]["org.opencontainers.image.version"]
     if label != version:
         raise ReleaseError(f"{name}: its label says version {label}")
     archive = DIST / f"upright-{version}.oci.tar"
@@ -132,8 +133,8 @@ twine upload dist/upright_client-{version}*
 skopeo copy oci-archive:dist/upright-{version}.oci.tar docker://REGISTRY/upright:{version}
 helm push dist/upright-{version}.tgz oci://REGISTRY/charts
 ```
-The image that was built here is `{digest}`; a registry may name it by another digest, which
-`skopeo inspect` shows. Then, by that digest and never by the tag:
+The image is `{digest}`, which whoever builds it again gets too. A registry that compresses its
+layers names it by another digest, which `skopeo inspect` shows; by that, never by the tag:
 ```sh
 cosign sign --yes REGISTRY/upright@sha256:…
 cosign attest --yes --type cyclonedx --predicate dist/upright-service.cdx.json \\
