@@ -106,9 +106,10 @@ settings: setup ## write the tables of settings in docs/operations.md
 
 # Two builds of one commit are equal: every file in them has the time of the commit.
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 VERSION_HERE = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 LABELS = --build-arg VERSION=$(VERSION_HERE) --build-arg SOURCE="$(SOURCE)" \
-	--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+	--build-arg REVISION=$(REVISION)
 HAS_DOCKER = $(shell docker info >/dev/null 2>&1 && echo yes)
 BUILD = $(if $(HAS_DOCKER),SOURCE_DATE_EPOCH=$(EPOCH) docker build,\
 	buildah build --format $(FORMAT) --layers --timestamp $(EPOCH)) $(LABELS) $(BUILD_FLAGS)
@@ -119,10 +120,11 @@ image: ## build the service's container image with docker or buildah (IMAGE, SOU
 image-training: ## build the image that trains, with CUDA where there are wheels for it
 	$(BUILD) --target training --tag $(TRAINING_IMAGE) .
 
+AGAIN = $(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION) FORMAT=oci BUILD_FLAGS="$(BUILD_FLAGS) --no-cache"
 image-proof: setup ## build the image again and again, compare, and run it in every way (root, runc)
-	$(MAKE) image FORMAT=oci BUILD_FLAGS="$(BUILD_FLAGS) --no-cache" IMAGE=$(IMAGE)-one
-	$(MAKE) image FORMAT=oci BUILD_FLAGS="$(BUILD_FLAGS) --no-cache" IMAGE=$(IMAGE)-two
-	$(MAKE) image
+	$(AGAIN) IMAGE=$(IMAGE)-one
+	$(AGAIN) IMAGE=$(IMAGE)-two
+	$(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION)
 	$(BIN)/python -m benchmarks.operations.image $(IMAGE) --builds $(IMAGE)-one $(IMAGE)-two
 
 locks: .venv/.release ## write the locks of the images from constraints.txt
