@@ -5,7 +5,8 @@ which holds the request in memory, in a reference cycle, until the garbage colle
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from time import perf_counter
 from typing import NamedTuple, TypeAlias
@@ -138,7 +139,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
                     return known
 
             call = Call(context, self._ids)
-            response, refusal = await self._answer(handler, path, body, call)
+            with self._counted("upright_in_flight", "grpc"):
+                response, refusal = await self._answer(handler, path, body, call)
             if refusal is not None:
                 _end_with(refusal, context)
             return None if response is None else response.SerializeToString()
@@ -149,9 +151,20 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self, handler: grpc.RpcMethodHandler, path: str
     ) -> grpc.RpcMethodHandler:
         async def answer(_: object, context: Context) -> None:
-            await self._answer_stream(handler, path, context)
+            with self._counted("upright_connections", "grpc_stream"):
+                await self._answer_stream(handler, path, context)
 
         return grpc.stream_stream_rpc_method_handler(answer)
+
+    @contextmanager
+    def _counted(self, gauge: str, value: str) -> Iterator[None]:
+        """Count what goes on in the block."""
+        metrics = self._service_state.metrics
+        metrics.add(gauge, value, 1)
+        try:
+            yield
+        finally:
+            metrics.add(gauge, value, -1)
 
     async def _answer_stream(
         self, handler: grpc.RpcMethodHandler, path: str, context: Context
