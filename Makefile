@@ -4,6 +4,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c '$(IS_NEW_ENOUGH)' 2>/dev/null && command -v $$name && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEPLOY_TOOLS := $(BIN)/python -m tests.support.deploy_tools # helm, kubectl and what they need
 IMAGE ?= upright:latest
 CODE := models training service client examples tests benchmarks
 
@@ -78,8 +79,9 @@ openapi: setup ## write docs/openapi.json from the application
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
 
-settings: setup ## write the tables of settings in docs/operations.md
+settings: setup ## write the settings into docs/operations.md and into the chart's schema
 	$(BIN)/python -m tests.support.settings_page
+	$(BIN)/python -m tests.support.chart_schema
 
 image: ## build the service's container image with docker or buildah (IMAGE)
 	$(if $(shell docker info >/dev/null 2>&1 && echo yes),docker build,buildah bud --format docker) --tag $(IMAGE) .
@@ -97,7 +99,9 @@ endef
 	$(INSTALL) .
 	touch $@
 
-.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml
+.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml \
+		tests/deploy/requirements.txt tests/deploy/package.json
 	$(environment)
 	$(INSTALL) '.[train,dev]' --editable ./client
+	$(DEPLOY_TOOLS)
 	touch .venv/.service $@
