@@ -129,6 +129,7 @@ class _Waiting:
         """Answer on copies of the listeners, which stay open when these are closed."""
         config = uvicorn.Config(
             self._app,
+            interface="asgi3",
             lifespan="off",
             log_config=None,
             access_log=False,
