@@ -195,7 +195,7 @@ def _core_definitions() -> dict[str, Any]:
     content: dict[str, Any] = utils.schema_contents(
         f"kubernetes-json-schema/v{KUBERNETES[1]}.0-local-strict/_definitions.json", KUBERNETES[1]
     )
-    return content["definitions"]  # type: ignore[no-any-return] # it is JSON
+    return content["$defs"]  # type: ignore[no-any-return] # it is JSON
 
 
 def kserve_problems(objects: Iterable[Object]) -> Iterator[str]:
@@ -229,7 +229,10 @@ def _kserve_problems(value: Any, type_name: str, place: str) -> Iterator[str]:
         yield from _core_problems(value, type_name, place)
 
 
-_PLAIN_TYPES = {"str": str, "int": int, "bool": bool, "float": float}
+_PLAIN_TYPES = {
+    "str": str, "int": int, "bool": bool, "float": float,
+    "V1beta1MetricQuantity": str,  # a model that KServe's package lacks
+}  # fmt: skip
 
 
 def _model_problems(value: Any, model: Any, place: str) -> Iterator[str]:
@@ -251,11 +254,9 @@ def _core_problems(value: Any, type_name: str, place: str) -> Iterator[str]:
     import jsonschema
 
     definitions = _core_definitions()
-    wanted = re.sub(r"^(V\d+(?:(?:alpha|beta)\d+)?)", lambda m: m[1].lower() + ".", type_name)
-    (name,) = [
-        name for name in definitions if name.endswith((f".{wanted}", f".resource.{type_name}"))
-    ]
-    schema = {"$ref": f"#/definitions/{name}", "definitions": definitions}
+    end = type_name.removeprefix("K8sIo").lower()  # such as v1container
+    (name,) = [name for name in definitions if name.replace(".", "").lower().endswith(end)]
+    schema = {"$ref": f"#/$defs/{name}", "$defs": definitions}
     for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
         inner = "".join(f".{part}" for part in error.absolute_path)
         yield f"{place}{inner}: {error.message}"
@@ -276,6 +277,8 @@ def code_problems(objects: Sequence[Object], metrics: set[str]) -> Iterator[str]
 
 def _object_problems(value: Object, objects: Sequence[Object], metrics: set[str]) -> Iterator[str]:
     match value["kind"]:
+        case "InferenceService":
+            yield from _model_format_problems(value, objects)
         case "Deployment":
             yield from pod_problems(value["spec"]["template"]["spec"])
         case "Pod":
@@ -308,6 +311,24 @@ def _object_problems(value: Object, objects: Sequence[Object], metrics: set[str]
             elif "replicas" in deployments[target]:
                 yield f"the Deployment {target} has replicas of its own"
     yield from metric_problems(json.dumps(value), metrics)
+
+
+def _model_format_problems(value: Object, objects: Sequence[Object]) -> Iterator[str]:
+    """Give what an InferenceService asks of its runtime that the runtime does not offer."""
+    model = value["spec"]["predictor"]["model"]
+    runtimes = [
+        other["spec"]
+        for other in objects
+        if other["kind"] == "ServingRuntime" and other["metadata"]["name"] == model["runtime"]
+    ]
+    if not runtimes:
+        yield f"there is no runtime {model['runtime']}"
+        return
+    formats = {each["name"] for each in runtimes[0]["supportedModelFormats"]}
+    if model["modelFormat"]["name"] not in formats:
+        yield f"the runtime serves no {model['modelFormat']['name']}"
+    if model["protocolVersion"] not in runtimes[0]["protocolVersions"]:
+        yield f"the runtime speaks no {model['protocolVersion']}"
 
 
 def metric_problems(text: str, metrics: set[str]) -> Iterator[str]:
@@ -358,12 +379,12 @@ def pod_problems(pod: Object, container_name: str = "upright") -> Iterator[str]:
         yield "a Service named upright would set UPRIGHT_PORT"
     yield from _path_problems(container, pod["volumes"], settings)
     for name in ("startupProbe", "readinessProbe", "livenessProbe"):
-        yield from probe_problems(container[name], set(ports))
-    if container["readinessProbe"].get("httpGet", {}).get("path") == "/health/live":
+        yield from probe_problems(container[name], {*ports, *ports.values()})
+    if container["readinessProbe"].get("httpGet", {}).get("path", "").endswith("/live"):
         yield "the readiness probe asks whether it is alive"
 
 
-def probe_problems(probe: Object, ports: set[str]) -> Iterator[str]:
+def probe_problems(probe: Object, ports: set[str | int]) -> Iterator[str]:
     """Give where a probe asks what the service does not answer without a key."""
     request: Object = probe.get("httpGet") or probe["tcpSocket"]
     if request["port"] not in ports:
