@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEPLOY_TOOLS := $(BIN)/python -m tests.support.deploy_tools # helm, kubectl and what they need
 IMAGE ?= upright:latest
-CODE := models training service client examples tests benchmarks
+CODE := models training service client examples deploy tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
 # Only what stands on the command line: a HOST in the environment is somebody else's.

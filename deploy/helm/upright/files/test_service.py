@@ -1,4 +1,7 @@
-"""What `helm test` asks of a release: SCHEME HOST PORT KEYS, where KEYS says whether it wants keys."""
+"""What `helm test` asks of a release: SCHEME HOST PORT KEYS.
+
+KEYS is yes or no: whether the release wants keys.
+"""
 
 import json
 import ssl
@@ -12,6 +15,7 @@ context = ssl._create_unverified_context() if scheme == "https" else None
 
 
 def answer(path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Return the status and the body of an answer."""
     try:
         with urllib.request.urlopen(
             f"{scheme}://{host}:{port}{path}", body, timeout=5, context=context
