@@ -313,6 +313,26 @@ def test_the_notes_lead_to_an_answer() -> None:
     assert "Authorization: Bearer" in guarded
 
 
+def test_the_values_that_the_page_names_are_the_charts() -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    named = re.findall(r"--set ([\w.-]+=[\w./-]+)", page)
+    assert len(named) > 7
+    arguments = [argument for value in named for argument in ("--set", value)]
+    text = run(tool("helm"), "template", "demo", CHART, *arguments)
+    assert {value["metadata"]["name"] for value in yaml.safe_load_all(text)} >= {
+        "demo-upright",
+        "demo-upright-canary",
+    }
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    for name in re.findall(r"`([a-z][A-Za-z]*(?:\.[A-Za-z-]+)+)[=`]", page):
+        place = values
+        for key in name.split("."):
+            if name.startswith(("settings.", "values.")) or place == {}:  # the schema knows these
+                break
+            assert key in place, name
+            place = place[key]
+
+
 def test_kubectl_reads_what_helm_writes(tmp_path: Any) -> None:
     text = run(tool("helm"), "template", "demo", CHART)
     (tmp_path / "all.yaml").write_text(text)

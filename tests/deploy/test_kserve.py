@@ -55,7 +55,8 @@ def pod_of(serving_runtime: Object, service: Object) -> Object:
     for number, place in enumerate(places):
         container["volumeMounts"].append({"name": f"bundle-{number}", "mountPath": place})
         spec["volumes"].append({"name": f"bundle-{number}"})
-    return predictor | spec
+    pod: Object = predictor | spec
+    return pod
 
 
 def test_kserves_models_know_each_field() -> None:
