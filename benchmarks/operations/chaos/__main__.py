@@ -100,7 +100,7 @@ def _let_happen(name: str, fault: Fault, made: World, rng: random.Random) -> Win
     end = time.monotonic()
     time.sleep(1)
     changes = _counters(made) - before
-    seen = [f"{name} +{int(times)}" for name, times in changes.items()]
+    seen = [f"{name} +{times}" for name, times in changes.items()]
     lines = Counter(
         line
         for service, size in zip(made.services, sizes, strict=True)
@@ -113,11 +113,11 @@ def _let_happen(name: str, fault: Fault, made: World, rng: random.Random) -> Win
 
 def _counters(made: World) -> Counter[str]:
     """Return what went wrong by all services' metrics."""
-    counts: Counter[str] = Counter()
+    counts: Counter[str] = Counter()  # whole numbers, written as floats
     for service in made.services:
         for name, value in COUNTERS.findall(service.get("/metrics")):
             if any(word in name for word in SAID) and "/health" not in name:
-                counts[name] += float(value)
+                counts[name] += int(float(value))
     return counts
 
 

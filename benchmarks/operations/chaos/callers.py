@@ -201,7 +201,7 @@ async def by_grpc(
     from service.grpc.inference_pb2_grpc import GRPCInferenceServiceStub
 
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = GRPCInferenceServiceStub(channel)
+        stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call] # made by `make proto`
 
         async def ask(number: int, due: float) -> None:
             request = ModelInferRequest(model_name="cartpole-dqn", id=str(number))

@@ -248,7 +248,7 @@ def world() -> Iterator[World]:
 
 
 def _mount_small_disk(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
     return subprocess.run(command, capture_output=True, check=False, timeout=10).returncode == 0
 
 
