@@ -171,6 +171,11 @@ class Settings(BaseSettings):
         description="mean score, in steps, that the manifest's evaluation must reach for a bundle"
         " to be served",
     )
+    verify_key: File | None = Field(
+        None,
+        description="public key in PEM by which a bundle must be signed to be served; needs the"
+        " extra signing",
+    )
     watch: FractionalSeconds | None = Field(
         None,
         ge=0.1,

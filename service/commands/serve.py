@@ -11,8 +11,9 @@ from pathlib import Path
 from service.auth import key_file, keys, tls
 from service.auth.keys import KeysError
 from service.auth.tls import TlsError
-from service.inference import admission
+from service.inference import admission, signature
 from service.inference.policy import Policy
+from service.inference.signature import VerifyKeyError
 from service.observability.logging import configuration, print_error
 from service.server import server, sockets, supervisor
 from service.server.sockets import SocketError
@@ -51,6 +52,7 @@ def run(settings: Settings) -> int:
         SocketError,
         SupervisorError,
         BundleDidNotComeError,
+        VerifyKeyError,
     ) as error:
         print_error(str(error), settings.log_format)
         return CANNOT_START
@@ -115,6 +117,8 @@ def _check_extras(settings: Settings) -> None:
         )
     if settings.tracing:
         _check_tracing(settings)
+    if settings.verify_key is not None:
+        signature.check_key(settings.verify_key)
 
 
 def _check_tracing(settings: Settings) -> None:

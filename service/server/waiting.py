@@ -25,6 +25,7 @@ from models import bundle
 from models.bundle import BundleError
 from service.api import problems
 from service.auth import key_file, tls
+from service.inference import signature
 from service.observability import systemd
 from service.observability.exposition import EXPOSITION_TYPE
 from service.observability.logging import configuration
@@ -69,8 +70,11 @@ def _missing(settings: Settings) -> str | None:
     """Return why a bundle cannot be read yet."""
     try:
         for folder in (settings.bundle, settings.shadow):
-            if folder is not None:
-                bundle.read(folder)
+            if folder is None:
+                continue
+            bundle.read(folder)
+            if signature.is_missing(folder, settings.verify_key):
+                return f"{folder}: is not signed yet"
     except BundleError as error:
         return str(error)
     return None

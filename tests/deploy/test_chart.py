@@ -63,6 +63,13 @@ MATRIX: dict[str, Object] = {
         "shadow": {"source": "claim", "claim": "bundles", "path": "cartpole/8"},
         "settings": {"shadow-margin": 0.5},
     },
+    "a signed bundle": {
+        "bundle": {
+            "source": "claim",
+            "claim": "bundles",
+            "verifyKey": {"secretName": "signer"},
+        }
+    },
     "bundle from a URL": {
         "bundle": {
             "source": "url",

@@ -5,8 +5,9 @@
     python -m benchmarks.operations.chaos --fault partition
 
 A table says by fault what each kind of caller saw; below it, what the services' own metrics and
-logs told of each fault. Faults that need what this machine does not allow (network namespaces, cgroups,
-libfaketime) are left out, and named. The exit code is 1 where more went wrong than is promised.
+logs told of each fault. Faults that need what this machine does not allow (network namespaces,
+cgroups, libfaketime) are left out, and named. The exit code is 1 where more went wrong than is
+promised.
 """
 
 import argparse
