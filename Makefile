@@ -22,7 +22,7 @@ OUT := my-policy
 BODIES := 1000000
 CONNECTIONS := 20000
 FUZZ_SEED := 1
-ROUNDS := 5
+ROUNDS := 4
 SIGNED = $(if $(BUNDLE),$(BUNDLE),models/cartpole-dqn)
 # What is for people is not signed, so that a bundle can be served without it, as from a ConfigMap.
 extra_files = $(shell $(BIN)/python -c "import json, sys; \
@@ -76,7 +76,7 @@ bench-training: setup ## measure training against peers over many seeds (an hour
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
 
-chaos: setup ## faults while callers call, as root: three processes behind nginx (ROUNDS)
+chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
 	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
 
 bench-cuda: setup ## measure the population on a GPU

@@ -14,6 +14,7 @@ import argparse
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ START_SECONDS = 4.0  # in which the callers start
 COUNTERS = re.compile(
     r"^(upright_(?:reloads|record_rows|requests|slow_requests)_total\{.*?\}) (\S+)$", re.MULTILINE
 )
-SAID = ("refused", "dropped", 'status="5', "slow")
+TROUBLE = ("refused", "dropped", 'status="5', "slow")  # in the names and labels of counters
+STARTED = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 
 
 def main() -> None:
@@ -43,10 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times that each fault comes")
+    parser.add_argument("--rounds", type=int, default=4, help="times that each fault comes")
     parser.add_argument("--fault", action="append", choices=FAULTS, help="only this one")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(1)
+    )  # what was made is taken away all the same
     with world() as made, tempfile.TemporaryDirectory() as folder:
         faults = possible(made)
         chosen = [name for name in options.fault or faults if name in faults]
@@ -95,13 +100,16 @@ def _caller(
 
 def _let_happen(name: str, fault: Fault, made: World, rng: random.Random) -> Window:
     sizes = [service.log.stat().st_size for service in made.services]
-    before = _counters(made)
+    before, starts = _counters(made), _starts(made)
     begin = time.monotonic()
     fault(made, rng)
     end = time.monotonic()
     time.sleep(1)
     changes = _counters(made) - before
     seen = [f"{name} +{times}" for name, times in changes.items()]
+    started = sum(first != second for first, second in zip(starts, _starts(made), strict=True))
+    if started:
+        seen.append(f"process_start_time_seconds: {started} changed")
     lines = Counter(
         line
         for service, size in zip(made.services, sizes, strict=True)
@@ -117,9 +125,13 @@ def _counters(made: World) -> Counter[str]:
     counts: Counter[str] = Counter()  # whole numbers, written as floats
     for service in made.services:
         for name, value in COUNTERS.findall(service.get("/metrics")):
-            if any(word in name for word in SAID) and "/health" not in name:
+            if any(word in name for word in TROUBLE) and "/health" not in name:
                 counts[name] += int(float(value))
     return counts
+
+
+def _starts(made: World) -> list[str]:
+    return [",".join(STARTED.findall(service.get("/metrics"))) for service in made.services]
 
 
 def _print(windows: Sequence[Window], happened: dict[str, list[Event]]) -> int:

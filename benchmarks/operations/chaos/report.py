@@ -9,6 +9,7 @@ from benchmarks.operations.chaos.callers import DEADLINE_SECONDS, Event
 
 LATE_SECONDS = 0.1
 AFTER_SECONDS = 5.0  # that belong to a fault still, after its end
+RECOVERY_SECONDS = 2.0  # from the end of a fault, after which nothing more may fail
 OVERRUN_SECONDS = 0.002  # by which a call of upright_client may miss its deadline
 CALM = "none"
 
@@ -107,6 +108,17 @@ def failings(windows: Sequence[Window], happened: Mapping[str, Sequence[Event]])
         if times > (kills if fault == "SIGKILL" else 0):
             found.append(f"http: {times} failed requests, fault: {fault}")
     for caller, events in happened.items():
+        long_after = Counter(
+            window.fault
+            for due, _, outcome in events
+            if outcome != "ok"
+            and (window := fault_at(windows, due))
+            and due > window.end + RECOVERY_SECONDS
+        )
+        found += [
+            f"{caller}: {times} not answered more than {RECOVERY_SECONDS:.0f} s after: {fault}"
+            for fault, times in long_after.items()
+        ]
         if caller.startswith("client"):
             over = percentile([seconds for _, seconds, _ in events], 0.999) - DEADLINE_SECONDS
             if over > OVERRUN_SECONDS:
