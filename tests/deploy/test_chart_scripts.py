@@ -1,21 +1,24 @@
-"""The two programs that the chart hands to the image: they fetch a bundle, and test a release."""
+"""What the chart relies on in a pod: its two programs, and a ConfigMap that is exchanged."""
 
 import hashlib
 import io
+import json
+import shutil
 import tarfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from models import bundle
 from tests.deploy.checks import CHART
 from tests.support.project import COMMITTED
-from tests.support.service import Start, run_program
+from tests.support.service import Start, run_program, wait_for
 
-FETCH, TEST = (CHART / "files" / name for name in ("fetch_bundle.py", "test_service.py"))
+FETCH, TEST = (CHART / "files" / name for name in ("fetch_bundle.py", "ask_service.py"))
 
 
 def archive(name: str = ".") -> bytes:
@@ -94,3 +97,27 @@ def test_helm_test_finds_an_open_service_and_one_with_keys_right(
     with start("--keys", str(keys)) as address:
         assert ask(address, "yes")[0] == 0
         assert ask(address, "no")[0] == 1, "it should be open, and wants keys"
+
+
+def test_a_configmap_that_is_exchanged_is_loaded_without_a_restart(
+    start: Start, tmp_path: Path
+) -> None:
+    # The kubelet puts each version into a folder of its own, and turns one link to it.
+    def put(version: str) -> str:
+        folder = tmp_path / f"..{version}"
+        shutil.copytree(COMMITTED, folder)
+        manifest = folder / "manifest.json"
+        changed = json.loads(manifest.read_text()) | {"version": version}
+        manifest.write_text(json.dumps(changed))
+        (tmp_path / "..data_tmp").symlink_to(folder.name)
+        (tmp_path / "..data_tmp").rename(tmp_path / "..data")
+        return bundle.read(folder).digest
+
+    put("1")
+    mounted = tmp_path / "bundle"
+    mounted.mkdir()
+    for file in COMMITTED.iterdir():
+        (mounted / file.name).symlink_to(Path("..") / "..data" / file.name)
+    with start("--bundle", str(mounted), "--watch", "0.1") as address:
+        digest = put("2")
+        wait_for(lambda: httpx2.get(f"{address}/model").json()["digest"] == digest)
