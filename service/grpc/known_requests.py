@@ -11,6 +11,7 @@ from struct import Struct
 from time import perf_counter
 from typing import NamedTuple
 
+from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
 from service.inference.errors import QValuesNotFiniteError
 from service.inference.policy import Inference, Policy, State
@@ -33,6 +34,7 @@ class _Answer(NamedTuple):
     before_id: bytes
     after_id: bytes
     names: tuple[str, ...]  # of the outputs
+    may_refuse: bool  # a state outside what training saw, which is the servicer's to decide
 
     def put_together(self, request_id: bytes, action: int, q_values: list[float]) -> bytes:
         """Return an answer's bytes."""
@@ -46,9 +48,13 @@ class _Answer(NamedTuple):
 
 
 class KnownRequests:
-    """The requests that were answered before, of one policy."""
+    """The requests that were answered before, of one policy.
 
-    def __init__(self) -> None:
+    `strict`: states outside what training saw are refused, whatever a request asks for.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._policy: Policy | None = None
         self._answers: dict[bytes, _Answer] = {}
 
@@ -71,6 +77,8 @@ class KnownRequests:
         try:
             action, q_values, out_of_range = policy.decide_one(state)
         except QValuesNotFiniteError:
+            return None
+        if out_of_range and answer.may_refuse:
             return None
         inference = Inference(
             policy, [state], [q_values], [action], [out_of_range], perf_counter() - started
@@ -107,6 +115,7 @@ class KnownRequests:
             head.SerializeToString(),
             rest.SerializeToString(),
             tuple(output.name for output in response.outputs),
+            may_refuse=self._strict or STRICT in request.parameters,
         )
         put_together = answer.put_together(request.id.encode(), action, q_values)
         if put_together != response.SerializeToString():
