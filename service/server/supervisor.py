@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from time import monotonic
@@ -176,6 +176,7 @@ class Supervisor:
             target=_serve,
             args=(self._settings, self._listeners, self._metrics_file, self._keeper.store),
         )
+        resource_tracker.ensure_running()  # as its start would unblock SIGINT again
         # Inherited by the new process, which takes SIGHUP once it can reload, and SIGINT once it
         # does not end in the midst of an import by it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})

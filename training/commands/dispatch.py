@@ -14,10 +14,10 @@ from training.commands.command_line import (
     EvaluateCommand,
     ExportCommand,
     TrainCommand,
-    UsageError,
     parse,
 )
 from training.commands.standard_output import LOST
+from training.commands.usage import UsageError
 
 
 def dispatch(words: Sequence[str]) -> int:
