@@ -44,7 +44,7 @@ def dispatch(words: Sequence[str]) -> int:
     try:
         match command:
             case TrainCommand():
-                return run.train(command)
+                return run.train(command, words)
             case EvaluateCommand():
                 return run.evaluate(command)
             case ExportCommand():
