@@ -1,5 +1,6 @@
 """What the commands of `python -m training` do."""
 
+import os
 import shlex
 import signal
 import types
@@ -197,6 +198,7 @@ def _check_bundle_options(options: BundleOptions) -> str:
     Returns the model's name.
     """
     bundle.check_place(options.out)
+    _time_of_making()
     if options.name is not None:
         return options.name
 
@@ -220,7 +222,7 @@ def _write_bundle(
             options.out,
             name=name,
             model_version=options.model_version,
-            created=datetime.now(UTC).replace(microsecond=0),
+            created=_time_of_making(),
             force=options.force,
         )
     except PolicyFileError as error:
@@ -245,6 +247,22 @@ def _write_bundle(
     return output.exit_code()
 
 
+def _time_of_making() -> datetime:
+    """Return when a bundle is made: now, or what SOURCE_DATE_EPOCH says, in seconds since 1970.
+
+    See reproducible-builds.org: where it is set, the same run gives the same bundle, to the byte.
+    """
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    if not seconds:
+        return datetime.now(UTC).replace(microsecond=0)
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise CommandError(
+            f"SOURCE_DATE_EPOCH: must be whole seconds since 1970, not {seconds[:40]!r}"
+        ) from error
+
+
 @contextmanager
 def _naming_what_finishes(
     options: BundleOptions, run: Path | None, output: Output
@@ -254,10 +272,7 @@ def _naming_what_finishes(
         yield
     except KeyboardInterrupt:
         if run is not None:
-            output.warn(
-                f"the run is kept in {run}:"
-                f" {_exporting(options, run)} finishes it"
-            )
+            output.warn(f"the run is kept in {run}: {_exporting(options, run)} finishes it")
         raise
 
 
