@@ -231,6 +231,12 @@ class Settings(BaseSettings):
         " number",
     )
 
+    refuse_out_of_range: CliToggleFlag[bool] = Field(
+        False,
+        description="refuse states outside what training saw (422), in place of an action; a"
+        ' request can ask for it by "strict": true',
+    )
+
     # Running
     drain: FractionalSeconds = Field(
         5,

@@ -38,6 +38,7 @@ CODES = {
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.UNPROCESSABLE_ENTITY: grpc.StatusCode.OUT_OF_RANGE,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -112,7 +113,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._service_state = service_state
         self._ids = ids
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
-        self._known = {path: KnownRequests() for path in (MODEL_INFER, MODEL_STREAM_INFER)}
+        self._known = {
+            path: KnownRequests(strict=settings.refuse_out_of_range)
+            for path in (MODEL_INFER, MODEL_STREAM_INFER)
+        }
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
 from service.inference.errors import QValuesNotFiniteError
 from service.inference.policy import Inference, Policy, Rows, State
@@ -37,6 +38,7 @@ class _Answer(NamedTuple):
     names: tuple[str, ...]  # of the outputs
     output_head: bytes  # that comes before the bytes of each output
     state_size: int  # bytes of the states that are answered
+    may_refuse: bool  # a state outside what training saw, which is the servicer's to decide
 
     def put_together(
         self, request_id: bytes, q_values: Sequence[list[float]], actions: Sequence[int]
@@ -55,9 +57,13 @@ class _Answer(NamedTuple):
 
 
 class KnownRequests:
-    """The requests that were answered before, of one policy."""
+    """The requests that were answered before, of one policy.
 
-    def __init__(self) -> None:
+    `strict`: states outside what training saw are refused, whatever a request asks for.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._policy: Policy | None = None
         self._answers: dict[bytes, _Answer] = {}
         # The bytes that states take in requests of a length, which is counted without the id.
@@ -82,7 +88,7 @@ class KnownRequests:
             inference = _infer(policy, body, size)
         except QValuesNotFiniteError:
             return None
-        if inference is None:
+        if inference is None or (answer.may_refuse and any(inference.out_of_range)):
             return None
         request_id = body[start + 2 : end]
         content = answer.put_together(request_id, inference.q_values, inference.actions)
@@ -119,6 +125,7 @@ class KnownRequests:
             tuple(output.name for output in response.outputs),
             bytes([OUTPUT_TAG]) + varint(OUTPUT_BYTES * len(inference.actions)),
             size,
+            may_refuse=self._strict or STRICT in request.parameters,
         )
         put_together = answer.put_together(
             request.id.encode(), inference.q_values, inference.actions

@@ -169,6 +169,47 @@ def test_what_is_nearly_known_is_answered_as_what_is_not(infer: Infer, body: byt
         assert infer(known) == infer(known, anew=True)
 
 
+def test_a_state_out_of_range_is_refused_where_a_known_request_asks_for_that(infer: Infer) -> None:
+    def strict(state: tuple[float, ...]) -> bytes:
+        request = asked(state)
+        request.parameters["strict"].bool_param = True
+        body: bytes = request.SerializeToString()
+        return body
+
+    for _ in range(3):
+        assert infer(strict(STATE)) == infer(asked(STATE).SerializeToString())
+        assert infer(asked((0, 0, 3, 0)).SerializeToString())[1] == ""
+        content, error = infer(strict((0, 0, 3, 0)))
+        assert content == b""
+        assert "StatusCode.OUT_OF_RANGE state 0: pole_angle is 3 rad" in error
+    wrong = asked(STATE)
+    wrong.parameters["strict"].string_param = "true"
+    assert "INVALID_ARGUMENT parameter strict" in infer(wrong.SerializeToString())[1]
+
+
+def test_a_service_that_refuses_what_is_out_of_range_does_so_by_grpc_and_in_its_streams() -> None:
+    http, port = free_port(), free_port()
+    flags = ("--grpc-port", str(port), "--drain", "0", "--refuse-out-of-range")
+    with service(http, *flags):
+        wait_for(lambda: reachable(port))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            inside, outside = (
+                asked(state, id="i").SerializeToString() for state in (STATE, (0, 0, 3, 0))
+            )
+            for _ in range(3):
+                assert infer_by(channel, inside)[1] == ""
+                assert "OUT_OF_RANGE" in infer_by(channel, outside)[1]
+            answers = map(
+                pb.ModelStreamInferResponse.FromString,
+                stream_by(channel, [inside, outside, inside]),
+            )
+            assert ["pole_angle" in answer.error_message for answer in answers] == [
+                False,
+                True,
+                False,
+            ]
+
+
 def test_a_stream_answers_what_is_known_as_a_call_does(channel: grpc.Channel, infer: Infer) -> None:
     bodies = [
         asked((0.01 * number, 0, 0, 0), others=others, id=f"n{number}").SerializeToString()
