@@ -1,10 +1,7 @@
 """What the commands of `python -m training` do."""
 
 import shlex
-import signal
-import types
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,6 +19,7 @@ from training.commands.command_line import (
     RunOptions,
     TrainCommand,
 )
+from training.commands.interruption import INTERRUPTED, interruptible
 from training.commands.output import Output
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
@@ -34,8 +32,6 @@ from training.recipes import title
 from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 class CommandError(Exception):
@@ -132,7 +128,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
     try:
         with (
             Checkpoints(folder, identity, every=options.checkpoint_every) as checkpoints,
-            _interruptible() as interrupted,
+            interruptible() as interrupted,
             ExitStack() as stack,
         ):
             _choose_start(checkpoints, options, output)
@@ -229,28 +225,3 @@ def _write_bundle(
         output.print_evaluation(manifest.evaluation, manifest.robustness, manifest.gate)
     output.print_facts(wrote=str(options.out), digest=written.digest)
     return output.exit_code()
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request that training asks for.
-
-    The second ends the program at once. A stopped container or a closed terminal must not lose what
-    was learned either.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _: types.FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    handlers = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
