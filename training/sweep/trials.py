@@ -3,12 +3,12 @@
 import hashlib
 import secrets
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
 from training.recipes import AnyRecipe, recipe
 from training.seeding import TRAINING_SEEDS
@@ -38,6 +38,13 @@ class Plant(_Part):
     force: Positive = 10.0  # N, of one push of the motor
     half_length: Positive = 0.5  # m, of the pole
     pole_mass: Positive = 0.1  # kg
+
+
+class _Ablation(_Part):
+    """A recipe without one of its ingredients."""
+
+    row: str
+    changes: Changes
 
 
 class Trial(_Part):
@@ -154,13 +161,13 @@ def ablations(name: str) -> list[tuple[str, Changes]]:
 
     Raises `SweepError` for a recipe that has none.
     """
-    rows = read_toml(ABLATIONS)
+    rows = TypeAdapter(dict[str, list[_Ablation]]).validate_python(read_toml(ABLATIONS))
     if name not in rows:
         raise SweepError(
             f"--ablation: recipe {name} has no rows in {ABLATIONS.name}; there are some for"
             f" {', '.join(rows)}"
         )
-    return [(WHOLE_RECIPE, {}), *((row["row"], row["changes"]) for row in rows[name])]
+    return [(WHOLE_RECIPE, {}), *((each.row, each.changes) for each in rows[name])]
 
 
 def plant_trials(path: Path, seeds: Sequence[int]) -> tuple[Trial, ...]:
@@ -197,7 +204,7 @@ def _of_plant(plant: Plant) -> Changes:
     }
 
 
-def read_toml(path: Path) -> Mapping[str, dict[str, object]]:  # type: ignore[type-arg]
+def read_toml(path: Path) -> dict[str, object]:
     """Return the tables of a TOML file. Raises `SweepError`, which names the file."""
     try:
         return tomllib.loads(path.read_text())

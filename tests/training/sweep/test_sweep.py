@@ -17,7 +17,7 @@ from training.sweep.trials import Changes
 from training.train import train
 
 # It learns too slowly to end early, so that there is time to kill it.
-TINY: Changes = {"steps": 6_000, "learning_rate": 1e-5, "learning_rate_end": 1e-5}
+TINY: Changes = {"steps": 4_000, "learning_rate": 1e-5, "learning_rate_end": 1e-5}
 FAST = ["--episodes", "10", "--scenario-episodes", "4", "--checkpoint-every", "0.3"]
 
 
@@ -82,7 +82,7 @@ def test_a_trial_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(tmp_pa
     assert sorted(row["attempts"] for row in rows) == [1, 2], log.read_text()
     for row in rows:
         assert row["onnx_sha256"] == sha256_of_an_undisturbed_training(row["seed"])
-        assert row["hyperparameter: steps"] == 6_000
+        assert row["hyperparameter: steps"] == 4_000
         assert row["commit"]
     assert "it goes on, attempt 2" in log.read_text()
     assert list((storage / "checkpoints").iterdir()) == []
