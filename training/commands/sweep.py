@@ -16,24 +16,20 @@ from training.export.exporter import current_commit
 from training.loggers import Logger
 from training.recipes import RecipeError, recipe
 from training.sweep import estimate, results, session
-from training.sweep.cluster import LOCAL, ClusterError, check_room, connected, total_resources
+from training.sweep.cluster import LOCAL, ClusterError, check_room, connected, slots_of
 from training.sweep.estimate import Duration, in_words
-from training.sweep.report import PAGE, variations_table, write_report
+from training.sweep.plan import Evaluation, Kind, Sweep, code_digest, new_id, now
+from training.sweep.ranges import read_search
+from training.sweep.reporting.report import PAGE, results_table, write_report
 from training.sweep.results import Row
+from training.sweep.search import run_search
 from training.sweep.storage import Storage, StorageError
 from training.sweep.tasks import Resources, Standing, run_trials
 from training.sweep.trial import Work, run_trial
 from training.sweep.trials import (
-    Changes,
-    Evaluation,
-    Kind,
-    Sweep,
     SweepError,
     Trial,
     ablations,
-    code_digest,
-    new_id,
-    now,
     parse_changes,
     parse_seeds,
     plant_trials,
@@ -69,12 +65,11 @@ def _sweep(command: SweepCommand, output: Output) -> int:
     storage = Storage(place)
     if command.dry_run:
         _print_trials(planned, output)
-        _print_duration(planned, list(planned.trials), [], command, resources, output)
+        _print_duration(planned, [], command, resources, output)
         return output.exit_code()
 
     with storage.locked():
         begun = session.begin(storage, planned, resume=command.resume)
-        trials, rows = session.remaining(storage, begun)
         work = Work(
             sweep=begun.model_copy(update={"trials": ()}),
             storage=place,
@@ -82,17 +77,23 @@ def _sweep(command: SweepCommand, output: Output) -> int:
             checkpoint_every=command.checkpoint_every,
             any_processor=command.any_processor,
         )
-        is_interrupted = False
-        if trials:
-            _print_duration(begun, trials, rows, command, resources, output)
-            is_interrupted = _run(command, work, trials, len(rows), resources, output)
-        return _finish(storage, begun, output, is_interrupted=is_interrupted)
+        rows = [row for row in results.read_rows(storage) if row["status"] != results.FAILED]
+        if session.has_work(storage, begun):
+            _print_duration(begun, rows, command, resources, output)
+        is_complete = _run(command, work, begun, resources, output)
+        return _finish(storage, begun, output, is_complete=is_complete)
 
 
 def _plan(command: SweepCommand) -> Sweep:
     """Return the sweep that was asked for."""
     changes, seeds = parse_changes(command.changes), parse_seeds(command.seeds)
-    kind, trials = _trials(command, changes, seeds)
+    recipe(command.recipe, {**changes})
+    kind, trials = _trials(command, seeds)
+    search = (
+        None
+        if command.search is None
+        else read_search(command.search, command.recipe, changes, seeds)
+    )
     return Sweep(
         id=new_id(),
         created=now(),
@@ -100,6 +101,7 @@ def _plan(command: SweepCommand) -> Sweep:
         recipe=command.recipe,
         changes=changes,
         trials=trials,
+        search=search,
         evaluation=Evaluation(
             episodes=command.episodes, scenario_episodes=command.scenario_episodes
         ),
@@ -108,10 +110,9 @@ def _plan(command: SweepCommand) -> Sweep:
     )
 
 
-def _trials(
-    command: SweepCommand, changes: Changes, seeds: Sequence[int]
-) -> tuple[Kind, tuple[Trial, ...]]:
-    recipe(command.recipe, {**changes})
+def _trials(command: SweepCommand, seeds: Sequence[int]) -> tuple[Kind, tuple[Trial, ...]]:
+    if command.search is not None:
+        return "search", ()
     if command.ablation:
         return "ablation", seed_trials(ablations(command.recipe), seeds)
     if command.plants is not None:
@@ -120,52 +121,62 @@ def _trials(
 
 
 def _run(
-    command: SweepCommand,
-    work: Work,
-    trials: Sequence[Trial],
-    ended: int,
-    resources: Resources,
-    output: Output,
+    command: SweepCommand, work: Work, begun: Sweep, resources: Resources, output: Output
 ) -> bool:
-    """Run the trials that are left. Returns whether somebody interrupted it."""
+    """Run what is left of a sweep. Returns whether all of it has ended."""
+    storage = Storage(work.storage)
+    if not session.has_work(storage, begun):
+        return True
     with (
         connected(command.address, cpus=_cpus(command)),
         interruptible() as interrupted,
         output.logger() as logger,
     ):
         check_room(resources.cpus, resources.gpus)
+        display = Display(logger, len(results.read_rows(storage)), session.size_of(begun))
+        if begun.search is not None:
+            run_search(
+                work,
+                begun.search,
+                run_trial=run_trial,
+                resources=resources,
+                slots=slots_of(resources.cpus, resources.gpus),
+                attempts=command.attempts,
+                observer=display,
+                interrupted=interrupted,
+            )
         run_trials(
             work,
-            trials,
+            session.remaining(storage, begun),
             run_trial=run_trial,
             resources=resources,
             attempts=command.attempts,
-            observer=Display(logger, ended, ended + len(trials)),
+            observer=display,
             interrupted=interrupted,
         )
-        return interrupted()
+    return session.is_complete(storage, begun)
 
 
-def _finish(storage: Storage, begun: Sweep, output: Output, *, is_interrupted: bool) -> int:
+def _finish(storage: Storage, begun: Sweep, output: Output, *, is_complete: bool) -> int:
     """Write the report, and say what there is, what failed and how to go on."""
     write_report(storage, begun)
     rows = results.read_rows(storage)
     done = [row for row in rows if row["status"] == results.DONE]
     failed = [row for row in rows if row["status"] == results.FAILED]
     if done and not output.json_output:
-        for line in variations_table(done).splitlines():
+        for line in results_table(begun, done).splitlines():
             output.print_line(line)
     for row in failed:
         output.warn(f"trial {row['trial']}, seed {row['seed']}, failed: {row['reason']}")
     output.print_facts(
         ended=len(rows),
-        of=len(begun.trials),
+        of=session.size_of(begun),
         passed=sum(bool(row["passed"]) for row in done),
         failed=len(failed),
         wrote=storage.place,
         report=f"{storage.place}/{PAGE}",
     )
-    if is_interrupted:
+    if not is_complete:
         output.print_facts(to_go_on="give the same command again, with --resume")
         return INTERRUPTED
     return output.exit_code(1 if failed else 0)
@@ -188,48 +199,47 @@ def _print_trials(planned: Sweep, output: Output) -> None:
 
 def _print_duration(
     planned: Sweep,
-    trials: Sequence[Trial],
     rows: Sequence[Row],
     command: SweepCommand,
     resources: Resources,
     output: Output,
 ) -> None:
     """Say how long it will take and what it costs, before anything starts."""
+    trials = session.size_of(planned) - len(rows)
     known = estimate.trial_seconds(rows)
-    seconds = known or estimate.measure(planned.recipe_of(planned.trials[0]), trials[0].seed)
-    slots = _slots(command, resources)
-    duration = Duration(len(trials), seconds, slots, is_measured=known is not None)
-    hours = duration.trials * seconds / 3600
-    amount = resources.gpus or resources.cpus
-    unit = "GPU" if resources.gpus else "CPU"
+    if known is None:
+        first = recipe(planned.recipe, {**planned.changes})
+        seconds, at_most = estimate.measure(first), "at most "
+    else:
+        seconds, at_most = known, ""
+    duration = Duration(trials, seconds, _slots(command, resources))
+    amount, unit = (resources.gpus, "GPU") if resources.gpus else (resources.cpus, "CPU")
+    hours = duration.hours * amount
     if output.json_output:
         output.print_facts(
-            trials=len(trials),
+            trials=trials,
             seconds_a_trial=round(seconds, 1),
             seconds=round(duration.seconds, 1),
-            hours_of={unit: round(hours * amount, 2)},
-            cost=round(duration.cost(amount, command.price), 2) if command.price else None,
+            hours={unit: round(hours, 2)},
+            cost=round(hours * command.price, 2) if command.price else None,
         )
         return
-    at_most = "" if duration.is_measured else "at most, as far as the first seconds of one tell: "
-    cost = f", cost {duration.cost(amount, command.price):,.2f}" if command.price else ""
+    cost = f", cost {hours * command.price:,.2f}" if command.price else ""
     output.print_line(
-        f"{len(trials):,} trials, {at_most}{in_words(seconds)} each, {slots:g} at a time:"
-        f" {in_words(duration.seconds)}; {hours * amount:.2f} {unit} hours{cost}"
+        f"{trials:,} trials of {at_most}{in_words(seconds)}, {duration.slots} at a time:"
+        f" {at_most}{in_words(duration.seconds)} and {hours:.2f} {unit} hours{cost}"
     )
 
 
-def _slots(command: SweepCommand, resources: Resources) -> float:
+def _slots(command: SweepCommand, resources: Resources) -> int:
     """Return how many trials run at a time."""
-    if command.address == LOCAL:
-        total = {"CPU": float(_cpus(command)), "GPU": float(torch.cuda.device_count())}
-    else:
+    if command.address != LOCAL:
         with connected(command.address):
-            total = total_resources()
-    slots = total.get("CPU", 0) // resources.cpus
+            return slots_of(resources.cpus, resources.gpus)
+    slots = _cpus(command) // resources.cpus
     if resources.gpus:
-        slots = min(slots, total.get("GPU", 0) // resources.gpus)
-    return max(slots, 1)
+        slots = min(slots, torch.cuda.device_count() // resources.gpus)
+    return max(1, int(slots))
 
 
 def _cpus(command: SweepCommand) -> int:

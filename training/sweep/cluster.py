@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from training.sweep.trials import ROOT
+from training.sweep.plan import ROOT
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials send are some kilobytes
@@ -87,12 +87,15 @@ def _cluster(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def total_resources() -> dict[str, float]:
-    """Return what all machines of the connected Ray have together, such as `CPU` and `GPU`."""
+def slots_of(cpus: float, gpus: float) -> int:
+    """Return how many trials the connected Ray holds at a time, each with so much."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()
-    return resources
+    total = ray.cluster_resources()
+    slots = total.get("CPU", 0) // cpus
+    if gpus:
+        slots = min(slots, total.get("GPU", 0) // gpus)
+    return max(1, int(slots))
 
 
 def check_room(cpus: float, gpus: float) -> None:

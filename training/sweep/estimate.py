@@ -21,17 +21,18 @@ class Duration:
 
     trials: int
     trial_seconds: float
-    slots: float  # trials at a time
-    is_measured: bool  # by trials that have ended; else by the first seconds of one
+    slots: int  # trials at a time
+
+    @property
+    def hours(self) -> float:
+        """Hours of all trials together."""
+        return self.trials * self.trial_seconds / 3600
 
     @property
     def seconds(self) -> float:
         """Wall time from now on."""
-        return self.trials * self.trial_seconds / min(self.slots, max(self.trials, 1))
-
-    def cost(self, resources: float, price: float) -> float:
-        """Return what it costs: `resources` CPUs or GPUs a trial, at a price an hour."""
-        return self.trials * self.trial_seconds / 3600 * resources * price
+        rounds = -(-self.trials // self.slots)
+        return rounds * self.trial_seconds
 
 
 def trial_seconds(rows: Sequence[Row]) -> float | None:
@@ -41,12 +42,12 @@ def trial_seconds(rows: Sequence[Row]) -> float | None:
     return sum(lengths) / len(lengths) if lengths else None
 
 
-def measure(recipe: AnyRecipe, seed: int, clock: Callable[[], float] = time.monotonic) -> float:
+def measure(recipe: AnyRecipe, clock: Callable[[], float] = time.monotonic) -> float:
     """Return how long a trial takes that trains to its limit, from its first seconds on one core.
 
     The first of them are left out, since nothing is learned while the replay buffer is filled.
     """
-    trainer = trainer_for(recipe, seed, torch.device("cpu"))
+    trainer = trainer_for(recipe, 0, torch.device("cpu"))
     started = clock()
     marks: list[tuple[float, float]] = []  # time and share
     while trainer.stopped is None and clock() - started < MEASURED_SECONDS:

@@ -2,17 +2,20 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pyarrow
 from pyarrow import parquet
 from pydantic import BaseModel, JsonValue
 
 from models.bundle import Bundle
 from models.manifest import ScenarioResult
+from training.export.plots import MEAN_WINDOW
 from training.recipes import AnyRecipe, title
+from training.sweep.plan import Sweep
 from training.sweep.storage import Storage
-from training.sweep.trials import Sweep, Trial
+from training.sweep.trials import Trial
 from training.trainer import History, Run
 
 Row = dict[str, JsonValue]
@@ -27,6 +30,11 @@ RATE, LQR_RATE = "success rate: ", "LQR: "
 def path_of(trial: Trial) -> str:
     """Return the name of a trial's row among the sweep's files."""
     return f"{ROWS}/{trial.name}.json"
+
+
+def checkpoint_path_of(trial: Trial) -> str:
+    """Return the name of a trial's last checkpoint among the sweep's files."""
+    return f"checkpoints/{trial.name}.zip"
 
 
 def rate_column(scenario: str) -> str:
@@ -106,10 +114,20 @@ def _identity(sweep: Sweep, trial: Trial, recipe: AnyRecipe, status: str) -> Row
 def validation_score(history: History) -> float | None:
     """Return the best validation score of a training, by which searches choose.
 
-    It is the best agent's success rate in validation episodes, or the mean score of the tutorial's.
+    The tutorial's training has none: it is the best mean of so many episodes' scores there.
     """
-    column = "best_score" if history and "best_score" in history[0] else "mean_score"
-    return max((row[column] for row in history if column in row), default=None)
+    if not history:
+        return None
+    if "best_score" in history[0]:
+        return max(row["best_score"] for row in history)
+    scores = np.array([row["score"] for row in history])
+    window = min(len(scores), MEAN_WINDOW)
+    return float(np.convolve(scores, np.full(window, 1 / window), "valid").max())
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """Return the validation score among the metrics of a training, while it runs."""
+    return metrics["best_score"] if "best_score" in metrics else metrics["mean_score"]
 
 
 def least_ratio(scenarios: Sequence[ScenarioResult]) -> float | None:

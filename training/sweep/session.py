@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from training.recipes import RecipeError
 from training.sweep import results
+from training.sweep.plan import Sweep
 from training.sweep.results import Row
+from training.sweep.search import SEARCHED, confirmation
 from training.sweep.storage import Storage
 from training.sweep.trial import SWEEP
-from training.sweep.trials import Sweep, SweepError, Trial
+from training.sweep.trials import SweepError, Trial
 
 RESULTS_DEPEND_ON = ("kind", "recipe", "changes", "trials", "evaluation", "search", "code")
 
@@ -52,14 +54,41 @@ def read(storage: Storage) -> Sweep:
         raise SweepError(f"{storage.place}: {SWEEP} is none of this release: {error}") from error
 
 
-def remaining(storage: Storage, sweep: Sweep) -> tuple[list[Trial], list[Row]]:
-    """Return the trials that are still to be run, and the rows of the others.
+def remaining(storage: Storage, sweep: Sweep) -> list[Trial]:
+    """Return the trials that are to be run now: without a row, or with that of a failure.
 
-    Those that failed are run again.
+    Of a search, they are the trials after it, which compare what it has found with the recipe.
     """
-    rows = [row for row in results.read_rows(storage) if row["status"] != results.FAILED]
+    rows = results.read_rows(storage)
+    ended = {row["trial"] for row in rows if row["status"] != results.FAILED}
+    return [trial for trial in _trials(sweep, rows) if trial.number not in ended]
+
+
+def has_work(storage: Storage, sweep: Sweep) -> bool:
+    """Return whether there is anything to run."""
+    return not is_complete(storage, sweep) or bool(remaining(storage, sweep))
+
+
+def is_complete(storage: Storage, sweep: Sweep) -> bool:
+    """Return whether every trial has ended, well or not."""
+    rows = results.read_rows(storage)
     ended = {row["trial"] for row in rows}
-    return [trial for trial in sweep.trials if trial.number not in ended], rows
+    searched = sum(row["variation"] == SEARCHED for row in rows)
+    if sweep.search is not None and searched < sweep.search.trials:
+        return False
+    return all(trial.number in ended for trial in _trials(sweep, rows))
+
+
+def size_of(sweep: Sweep) -> int:
+    """Return the number of trials of a sweep, with those after a search."""
+    if sweep.search is None:
+        return len(sweep.trials)
+    return sweep.search.trials + 2 * len(sweep.search.seeds)
+
+
+def _trials(sweep: Sweep, rows: Sequence[Row]) -> Sequence[Trial]:
+    """Return all trials, but for those that Tune runs."""
+    return sweep.trials if sweep.search is None else confirmation(sweep.search, rows)
 
 
 def check_recipes(sweep: Sweep) -> None:

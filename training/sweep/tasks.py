@@ -9,15 +9,13 @@ from typing import Any, Protocol
 from training.sweep import results
 from training.sweep.results import Row
 from training.sweep.storage import Storage
-from training.sweep.trial import OnProgress, Work
+from training.sweep.trial import TrialFunction, Work
 from training.sweep.trials import Trial
 from training.trainer import Progress
 
 IN_FLIGHT = 128  # tasks that Ray knows of at a time; more would only fill its memory
 WAIT_SECONDS = 0.5
 REPORT_SECONDS = 1.0  # between two reports of one trial
-
-TrialFunction = Callable[[Work, Trial, int, OnProgress], Row]
 
 
 @dataclass(frozen=True)

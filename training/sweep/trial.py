@@ -31,9 +31,10 @@ from training.network import choose_device
 from training.recipes import AnyRecipe, BaselineRecipe
 from training.seeding import EVALUATION_SEEDS
 from training.sweep import results
+from training.sweep.plan import Sweep, code_digest, now
 from training.sweep.results import Row
 from training.sweep.storage import Storage
-from training.sweep.trials import Sweep, Trial, code_digest, now
+from training.sweep.trials import Trial
 from training.train import train
 from training.trainer import Progress, Run
 from training.types import Float32Array, Int64Array
@@ -58,6 +59,7 @@ class Work:
 
 
 OnProgress = Callable[[float, Progress], None]  # the share of the trial that is done
+TrialFunction = Callable[[Work, Trial, int, OnProgress], Row]
 
 
 def run_trial(work: Work, trial: Trial, attempt: int, on_progress: OnProgress) -> Row:
@@ -118,7 +120,7 @@ def _run(
     if written.manifest.gate.passed:
         storage.write_folder(f"bundles/{trial.name}", scratch / "bundle")
     storage.write(results.path_of(trial), results.to_json(row))
-    storage.remove(_checkpoint_path(trial))
+    storage.remove(results.checkpoint_path_of(trial))
     return row
 
 
@@ -149,7 +151,7 @@ def _train(
     seconds_before = _fetch_checkpoint(work, trial, storage, folder, identity)
 
     def hand_on(checkpoint: Path) -> None:
-        storage.write(_checkpoint_path(trial), pack(checkpoint))
+        storage.write(results.checkpoint_path_of(trial), pack(checkpoint))
 
     def report(progress: Progress) -> None:
         on_progress(share_done(recipe, progress), progress)
@@ -184,7 +186,7 @@ def _fetch_checkpoint(
     One of another kind of processor, or of other releases, is left out: the trial then begins anew,
     since its weights would be those of neither. Returns the seconds that it had trained.
     """
-    content = storage.read(_checkpoint_path(trial))
+    content = storage.read(results.checkpoint_path_of(trial))
     if content is None:
         return 0.0
     state = unpack(content, folder / FIRST)
@@ -217,10 +219,6 @@ def unpack(content: bytes, checkpoint: Path) -> State:
     except (zipfile.BadZipFile, KeyError) as error:
         raise CheckpointError(f"{checkpoint.name}: not an archive of a checkpoint") from error
     return checkpoint_files.read(checkpoint.parent)[0]
-
-
-def _checkpoint_path(trial: Trial) -> str:
-    return f"checkpoints/{trial.name}.zip"
 
 
 def share_done(recipe: AnyRecipe, progress: Progress) -> float:

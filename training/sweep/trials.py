@@ -1,23 +1,17 @@
 """What a sweep trains: its trials, by seeds, by changes of the recipe, or by plants."""
 
-import hashlib
-import secrets
 import tomllib
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 
-from training.recipes import AnyRecipe, recipe
 from training.seeding import TRAINING_SEEDS
 
-Kind = Literal["seeds", "ablation", "plants", "search"]
 Changes = dict[str, JsonValue]  # hyperparameters by name, as `recipes.recipe` takes them
 
 ABLATIONS = Path(__file__).with_name("ablation.toml")
-ROOT = Path(__file__).parents[2]
 WHOLE_RECIPE = "the whole recipe"
 
 
@@ -25,14 +19,16 @@ class SweepError(Exception):
     """Raised when what is asked for is no sweep; its text is for the person who asked."""
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """A part of what describes a sweep: what it does not know is refused."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Positive = Annotated[float, Field(gt=0)]
 
 
-class Plant(_Part):
+class Plant(Part):
     """A cart-pole of one's own: one policy is trained for it, and evaluated on it."""
 
     force: Positive = 10.0  # N, of one push of the motor
@@ -40,14 +36,14 @@ class Plant(_Part):
     pole_mass: Positive = 0.1  # kg
 
 
-class _Ablation(_Part):
+class _Ablation(Part):
     """A recipe without one of its ingredients."""
 
     row: str
     changes: Changes
 
 
-class Trial(_Part):
+class Trial(Part):
     """One training of a sweep."""
 
     number: int
@@ -60,43 +56,6 @@ class Trial(_Part):
     def name(self) -> str:
         """Its name among the sweep's files."""
         return f"{self.number:06d}"
-
-
-class Evaluation(_Part):
-    """How many episodes each trial is evaluated in, where it is not the recipe's own number."""
-
-    episodes: int | None = None
-    scenario_episodes: int | None = None
-
-
-class Sweep(_Part):
-    """All that decides the results of a sweep."""
-
-    schema_version: Literal[1] = 1
-    id: str
-    created: datetime
-    kind: Kind
-    recipe: str
-    changes: Changes  # of the recipe, in all trials
-    trials: tuple[Trial, ...]
-    evaluation: Evaluation = Evaluation()
-    search: dict[str, JsonValue] | None = None  # what was searched, as it was written
-    commit: str | None = None
-    code: str  # SHA-256 of the code that trains and exports
-
-    def recipe_of(self, trial: Trial) -> AnyRecipe:
-        """Return a trial's recipe. Raises `RecipeError`."""
-        return recipe(self.recipe, {**self.changes, **trial.changes})
-
-
-def new_id() -> str:
-    """Return a name for a sweep that no other has."""
-    return secrets.token_hex(6)
-
-
-def now() -> datetime:
-    """Return the time, in whole seconds."""
-    return datetime.now(UTC).replace(microsecond=0)
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -185,7 +144,7 @@ def plant_trials(path: Path, seeds: Sequence[int]) -> tuple[Trial, ...]:
         try:
             plants[name] = Plant.model_validate(table)
         except ValidationError as error:
-            raise SweepError(f"{path}: [plants.{name}] {_problem(error)}") from error
+            raise SweepError(f"{path}: [plants.{name}] {problem_of(error)}") from error
     return tuple(
         trial.model_copy(update={"plant": plants[trial.variation]})
         for trial in seed_trials(
@@ -214,21 +173,8 @@ def read_toml(path: Path) -> dict[str, object]:
         raise SweepError(f"{path}: is no TOML: {error}") from error
 
 
-def _problem(error: ValidationError) -> str:
+def problem_of(error: ValidationError) -> str:
+    """Return the first thing that is wrong in a file's tables, as a line."""
     detail = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in detail["loc"])
     return f"{field}: {detail['msg']}, not {detail['input']!r}"
-
-
-def code_digest() -> str:
-    """Return the SHA-256 of the code that a trial's result depends on.
-
-    Machines with another copy of the code would give results that look like this sweep's.
-    """
-    digest = hashlib.sha256()
-    files = [*(ROOT / "training").rglob("*.py"), *(ROOT / "models").glob("*.py")]
-    for path in sorted(files):
-        name = path.relative_to(ROOT)
-        if name.parts[1] not in ("sweep", "commands"):
-            digest.update(f"{name}\n".encode() + path.read_bytes())
-    return digest.hexdigest()

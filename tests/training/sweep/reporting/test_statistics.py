@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.sweep.statistics import difference, interquartile_mean, mean, verdict
+from training.sweep.reporting.statistics import difference, interquartile_mean, mean, verdict
 
 
 def test_the_interquartile_mean_leaves_out_the_best_and_the_worst_quarter() -> None:

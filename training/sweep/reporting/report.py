@@ -2,15 +2,26 @@
 
 from collections.abc import Callable, Sequence
 
-from training.sweep import pictures, results
+from training.sweep import results
 from training.sweep.estimate import in_words
+from training.sweep.plan import Sweep
+from training.sweep.ranges import Search
+from training.sweep.reporting import pictures
+from training.sweep.reporting.statistics import (
+    Estimate,
+    difference,
+    interquartile_mean,
+    mean,
+    verdict,
+)
 from training.sweep.results import Row
-from training.sweep.statistics import Estimate, difference, interquartile_mean, mean, verdict
+from training.sweep.search import SEARCHED, ranked
+from training.sweep.session import size_of
 from training.sweep.storage import Storage
-from training.sweep.trials import Sweep
 
 PAGE = "README.md"
 SHOWN_FAILURES = 20
+SHOWN_BEST = 10
 
 
 def write_report(storage: Storage, sweep: Sweep) -> list[str]:
@@ -32,8 +43,10 @@ def markdown(sweep: Sweep, rows: Sequence[Row], picture_files: Sequence[str] = (
     """Return the tables of a sweep in Markdown."""
     done = [row for row in rows if row["status"] == results.DONE]
     parts = [f"# {title(sweep)}", _summary(sweep, rows)]
-    if done:
-        parts += [variations_table(done), _explanation(), scenarios_table(done)]
+    if sweep.search is not None:
+        parts.append(search_table(sweep.search, rows))
+    if compared := [row for row in done if row["variation"] != SEARCHED]:
+        parts += [variations_table(compared), _explanation(), scenarios_table(compared)]
     if failed := [row for row in rows if row["status"] == results.FAILED]:
         parts.append(_failures(failed))
     parts += [f"![{name.removesuffix('.png')}]({name})" for name in picture_files]
@@ -46,6 +59,38 @@ def title(sweep: Sweep) -> str:
     return f"{sweep.kind.capitalize()} of the recipe {sweep.recipe}" + (
         f" with {changes}" if changes else ""
     )
+
+
+def results_table(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """Return the table that says most of a sweep."""
+    compared = [row for row in rows if row["variation"] != SEARCHED]
+    if sweep.search is not None and not compared:
+        return search_table(sweep.search, rows)
+    return variations_table(compared)
+
+
+def search_table(search: Search, rows: Sequence[Row]) -> str:
+    """Return the best trials of a search, and what they were trained with."""
+    names = list(search.hyperparameters)
+    heads = ["trial", "validation score", "steps", *(f"`{name}`" for name in names)]
+    lines = [
+        f"The search ({search.sampler}, {search.scheduler}) chose by the validation score of seed"
+        f" {search.training_seed}; among equals, by fewer steps. Its best trials:",
+        "",
+        f"| {' | '.join(heads)} |",
+        "| --- " * len(heads) + "|",
+    ]
+    for row in ranked(rows)[:SHOWN_BEST]:
+        score, steps = results.number(row, "validation_score"), results.number(row, "steps")
+        values = (str(row[results.HYPERPARAMETER + name]) for name in names)
+        lines.append(f"| {row['trial']} | {score:.4g} | {steps:,.0f} | {' | '.join(values)} |")
+    if search.seeds:
+        lines += [
+            "",
+            "The best of them and the recipe itself, each trained anew with seeds that the search"
+            " never used:",
+        ]
+    return "\n".join(lines)
 
 
 def variations_table(rows: Sequence[Row]) -> str:
@@ -122,8 +167,9 @@ def _summary(sweep: Sweep, rows: Sequence[Row]) -> str:
     early = sum(row["status"] == results.ENDED_EARLY for row in rows)
     seconds = sum(column(done, "train_seconds")) + sum(column(done, "evaluation_seconds"))
     kinds = sorted({str(row["processor"]) for row in done})
+    size = size_of(sweep)
     lines = [
-        f"{len(rows):,} of {len(sweep.trials) or len(rows):,} trials have ended: {passed:,} passed"
+        f"{len(rows):,} of {size:,} trials have ended: {passed:,} passed"
         f" their gate, {len(done) - passed:,} did not, {failed:,} failed"
         + (f", {early:,} were ended early by the search" if early else "")
         + f". Together they took {in_words(seconds)} of training and evaluation"

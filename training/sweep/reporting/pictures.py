@@ -10,8 +10,8 @@ import numpy as np
 
 from training.export.plots import BLUE, GREY, RED
 from training.sweep import results
+from training.sweep.plan import Sweep
 from training.sweep.results import Row
-from training.sweep.trials import Sweep
 from training.types import Float64Array
 
 if TYPE_CHECKING:
