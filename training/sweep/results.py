@@ -64,6 +64,7 @@ def row_of(sweep: Sweep, trial: Trial, run: Run, written: Bundle) -> Row:
         "mean_score": evaluation.mean,
         "worst_score": evaluation.minimum,
         "success_rate": evaluation.success_rate,
+        "mean_rate": sum(each.success_rate for each in scenarios) / len(scenarios),
         "least_ratio": least_ratio(scenarios),
         **{rate_column(each.name): each.success_rate for each in scenarios},
         **{lqr_column(each.name): each.lqr_success_rate for each in scenarios},

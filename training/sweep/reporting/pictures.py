@@ -37,23 +37,22 @@ def draw(sweep: Sweep, rows: Sequence[Row]) -> dict[str, bytes]:
 
 
 def success_by_seed(rows: Sequence[Row]) -> bytes:
-    """Return each trial's least success rate by the LQR's, a line of points a variation."""
+    """Return each trial's mean success rate over the scenarios, a line of points a variation."""
     names = list(dict.fromkeys(str(row["variation"]) for row in rows))[:SHOWN_VARIATIONS]
     figure = _figure(9, 2 + 0.35 * len(names))
     axes = figure.subplots()
     for position, name in enumerate(names):
         group = [row for row in rows if row["variation"] == name]
-        values = _numbers(group, "least_ratio")
+        values = _numbers(group, "mean_rate")
         spread = np.linspace(-0.25, 0.25, len(group)) if len(group) > 1 else np.zeros(1)
         passed = np.array([bool(row["passed"]) for row in group])
         for mask, colour in ((passed, BLUE), (~passed, RED)):
             axes.scatter(values[mask], position + spread[mask], s=14, color=colour, alpha=0.7)
-    axes.axvline(0.95, color=GREY, linewidth=1)
     axes.set_yticks(range(len(names)), [name or "recipe" for name in names])
     axes.invert_yaxis()
     axes.set(
         title="each trial, seed by seed from top to bottom (red: gate not passed)",
-        xlabel="least success rate, by the LQR's",
+        xlabel="success rate, mean over the scenarios",
     )
     axes.grid(alpha=0.25, axis="x")
     return _png(figure)
@@ -123,10 +122,13 @@ def scenario_against_scenario(rows: Sequence[Row]) -> bytes | None:
 
 def _differing(rows: Sequence[Row]) -> list[str]:
     """Return the hyperparameters, numbers, in which rows differ."""
-    columns = [
-        name for name in (rows[0] if rows else {}) if name.startswith(results.HYPERPARAMETER)
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [
+        name
+        for name in columns
+        if name.startswith(results.HYPERPARAMETER)
+        and len({value for row in rows if (value := results.number(row, name)) is not None}) > 1
     ]
-    return [name for name in columns if len(set(_numbers(rows, name).tolist())) > 1]
 
 
 def _numbers(rows: Sequence[Row], name: str) -> Float64Array:

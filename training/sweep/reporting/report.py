@@ -97,23 +97,32 @@ def variations_table(rows: Sequence[Row]) -> str:
     """Return the table of variations: what changes in a row, and what comes of it."""
     groups = by_variation(rows)
     first = next(iter(groups.values()))
-    lines = [
-        "| variation | trials | passed | least rate by the LQR's: mean [95 %] | interquartile mean"
-        " [95 %] | against the first row [95 %] | validation score | steps | seconds |",
-        "| --- " * 9 + "|",
-    ]
+    heads = (
+        "variation",
+        "trials",
+        "passed",
+        "mean rate",
+        "mean rate, interquartile",
+        "mean rate against the first row's",
+        "least rate by the LQR's",
+        "validation score",
+        "steps",
+        "seconds",
+    )
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for name, group in groups.items():
-        ratios, seconds = column(group, "least_ratio"), column(group, "train_seconds")
+        rates = column(group, "mean_rate")
         cells = [
             name or sweep_name(group),
             str(len(group)),
             f"{sum(bool(row['passed']) for row in group)} of {len(group)}",
-            _cell(mean, ratios),
-            _cell(interquartile_mean, ratios),
-            "" if group is first else _against(ratios, column(first, "least_ratio")),
+            _cell(mean, rates),
+            _cell(interquartile_mean, rates),
+            "" if group is first else _against(rates, column(first, "mean_rate")),
+            _cell(interquartile_mean, column(group, "least_ratio")),
             _cell(mean, column(group, "validation_score")),
             _cell(mean, column(group, "steps")),
-            _cell(mean, seconds),
+            _cell(mean, column(group, "train_seconds")),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -123,7 +132,7 @@ def scenarios_table(rows: Sequence[Row]) -> str:
     """Return the success rates by scenario: a column a variation."""
     groups = by_variation(rows)
     names = [name.removeprefix(results.RATE) for name in rate_columns(rows)]
-    heads = ["interquartile mean [95 %]", *(name or sweep_name(g) for name, g in groups.items())]
+    heads = ["scenario", *(name or sweep_name(g) for name, g in groups.items())]
     lines = [f"| {' | '.join([*heads, 'LQR'])} |", "| --- " * (len(heads) + 1) + "|"]
     for name in names:
         cells = [
@@ -184,9 +193,10 @@ def _summary(sweep: Sweep, rows: Sequence[Row]) -> str:
 
 def _explanation() -> str:
     return (
-        "The least rate is the policy's least success rate by the LQR's, over the scenarios that"
-        " the gate `robust` asks for. Intervals are percentile bootstraps over the trials; a"
-        " single trial has none. Success rates by scenario:"
+        "The mean rate is the mean of a policy's success rates in all scenarios; the least rate is"
+        " its least success rate by the LQR's, over those that the gate `robust` asks for. In"
+        " brackets: the 95 % interval, a percentile bootstrap over the trials; a single trial has"
+        " none. Success rates by scenario, interquartile means:"
     )
 
 
