@@ -86,8 +86,9 @@ def _speed(folder: Path, trials: int) -> None:
     same = sum(digest == expected[seed] for seed, digest in _digests(by_ray).items())
     print(
         f"{trials} trials one after the other {before + after:.1f} s ({before:.1f} s for"
-        f" the half before, {after:.1f} s for that after), by Ray {ray_seconds:.1f} s, start and report included:"
-        f" {ray_seconds / (before + after):.0%}; {same} of {trials} with the same policy.onnx"
+        f" the half before, {after:.1f} s for that after), by Ray {ray_seconds:.1f} s, start and"
+        f" report included: {ray_seconds / (before + after):.0%}; {same} of {trials} with the"
+        " same policy.onnx"
     )
 
 
