@@ -12,9 +12,9 @@ from training.sweep.reporting.report import PAGE, write_report
 from training.sweep.results import Row
 from training.sweep.search import BEST, RECIPE, SEARCHED
 from training.sweep.storage import Storage
-from training.sweep.trials import Trial, seed_trials
+from training.sweep.trials import Changes, Trial, seed_trials
 
-VARIATIONS = [("the whole recipe", {}), ("no mirror", {"mirror": False})]
+VARIATIONS: list[tuple[str, Changes]] = [("the whole recipe", {}), ("no mirror", {"mirror": False})]
 
 
 def sweep(**changes: object) -> Sweep:
