@@ -40,7 +40,7 @@ from training.sweep.trial import SWEEP, OnProgress, Work, run_trial
 from training.sweep.trials import Trial, seed_trials
 
 SHORT = next(name for name in ("quick", "default") if name in RECIPES)
-EPISODES = Evaluation(episodes=100, scenario_episodes=20)
+EPISODES = Evaluation(episodes=20, scenario_episodes=4)
 KILL_SECONDS = (2.0, 8.0)  # between two kills
 SCALE = (1_000, 2_500, 5_000, 10_000)
 LONGEST_SECONDS = 1_800.0  # of one sweep
