@@ -24,7 +24,7 @@ FUZZ_SEED := 1
 TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-sweep bench-cuda \
 	proto openapi pictures settings image
 
 help: ## list what can be made
@@ -65,6 +65,9 @@ bench: setup ## measure against peers, quickly
 bench-training: setup ## measure training against peers over many seeds (an hour)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
+
+bench-sweep: setup ## measure sweeps by Ray: speed, kills, two nodes, 10,000 trials (a quarter of an hour)
+	$(BIN)/python -m benchmarks.training.sweep
 
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
