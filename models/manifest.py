@@ -95,6 +95,18 @@ class Network(_Part):
     activation: Literal["relu"] = "relu"
 
 
+class Origin(_Part):
+    """The file of another program that a policy was imported from."""
+
+    file: Line = Field(description="its name")
+    size: int = Field(ge=0, description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    kind: Literal["onnx", "stable-baselines3", "state-dict"]
+    library: Line | None = Field(
+        description="the program that wrote it, with its version; none where the file tells none"
+    )
+
+
 class Provenance(_Part):
     """How the policy came to be."""
 
@@ -115,6 +127,12 @@ class Provenance(_Part):
     steps: int = Field(ge=0, description="environment steps, of all agents together")
     stopped: Line = Field(description="why training ended")
     seconds: float = Field(ge=0, description="wall time of training")
+    origin: Origin | None = Field(
+        None,
+        description="the file that the policy was imported from: the ranges of its state values are"
+        " then those of its evaluation, and nothing is known of its training; none where it was"
+        " trained here",
+    )
 
 
 class Evaluation(_Part):

@@ -34,6 +34,7 @@ RECIPE_SUMMARIES = {
 }
 
 Folder = Annotated[Path, arg(metavar="FOLDER")]
+File = Annotated[Path, arg(metavar="FILE")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
 Switch = FlagCreatePairsOff[bool]  # --json, but no --no-json
 JsonSwitch = Annotated[Switch, arg(name="json")]
@@ -136,7 +137,24 @@ class ExportCommand(_Options):
     bundle: OmitArgPrefixes[BundleOptions]
 
 
-Command = TrainCommand | EvaluateCommand | ExportCommand
+class ImportCommand(_Options):
+    """Import a policy that another program has trained, evaluate it, and write it as a bundle.
+
+    FILE is an ONNX file, what `DQN.save` of Stable-Baselines3 wrote, or a state dict of torch. Only
+    its weights are read; nothing in it is run or unpickled.
+    """
+
+    file: Positional[File] = Field(description="the policy: (n, 4) states to (n, 2) Q-values")
+    bundle: OmitArgPrefixes[BundleOptions]
+    gate: Literal["robust", "nominal"] = Field(
+        "robust",
+        description="what it must pass: in each scenario nearly the LQR's success rate, or the"
+        " plain plant alone",
+    )
+    json_output: JsonSwitch = Field(False, description="print JSON, an object a line, for programs")
+
+
+Command = TrainCommand | EvaluateCommand | ExportCommand | ImportCommand
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -153,6 +171,7 @@ def parse(arguments: Sequence[str]) -> Command:
             Annotated[TrainCommand, subcommand("train")],
             Annotated[EvaluateCommand, subcommand("evaluate")],
             Annotated[ExportCommand, subcommand("export")],
+            Annotated[ImportCommand, subcommand("import")],
         ]
         command = tyro.cli(
             commands,

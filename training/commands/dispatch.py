@@ -13,6 +13,7 @@ from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
     TrainCommand,
     UsageError,
     parse,
@@ -50,6 +51,8 @@ def dispatch(words: Sequence[str]) -> int:
                 return run.evaluate(command)
             case ExportCommand():
                 return run.export(command)
+            case ImportCommand():
+                return run.import_policy(command)
     except (run.CommandError, BundleError) as error:
         errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         return 1

@@ -19,15 +19,18 @@ from training.commands.command_line import (
     BundleOptions,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
     RunOptions,
     TrainCommand,
 )
 from training.commands.output import Output
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
+from training.export.candidates import Candidate, from_import, from_run
 from training.export.exporter import GateError
-from training.export.exporter import export as export_run
+from training.export.exporter import export as export_bundle
 from training.export.exporter import update as update_bundle
+from training.importing.policy_file import read_policy
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
 from training.recipes import title
@@ -62,7 +65,8 @@ def train(command: TrainCommand) -> int:
     if run.stopped == "interrupted":
         output.print_facts(to_go_on="give the same command again, with --resume")
         return INTERRUPTED
-    return _write_bundle(run, command.bundle, name, output, kept_in=folder if is_kept else None)
+    kept_in = folder if is_kept else None
+    return _write_bundle(from_run(run), command.bundle, name, output, kept_in=kept_in)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -114,7 +118,28 @@ def export(command: ExportCommand) -> int:
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
     output = Output(json_output=False)
-    return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
+    return _write_bundle(from_run(run), command.bundle, name, output, kept_in=command.run)
+
+
+def import_policy(command: ImportCommand) -> int:
+    """Import a policy of another program, and write the bundle. Returns the exit code."""
+    name = _check_bundle_options(command.bundle)
+    try:
+        policy = read_policy(command.file)
+    except PolicyFileError as error:
+        raise CommandError(str(error)) from error
+
+    output = Output(json_output=command.json_output)
+    network, origin = policy.network, policy.origin
+    output.print_facts(
+        imported=str(command.file),
+        kind=origin.kind,
+        library=origin.library or "unknown",
+        hidden=" ".join(map(str, network.hidden)) or "none",
+        sha256=origin.sha256,
+    )
+    candidate = from_import(policy, command.gate)
+    return _write_bundle(candidate, command.bundle, name, output, kept_in=None)
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
@@ -201,12 +226,17 @@ def _check_bundle_options(options: BundleOptions) -> str:
 
 
 def _write_bundle(
-    run: Run, options: BundleOptions, name: str, output: Output, *, kept_in: Path | None
+    candidate: Candidate,
+    options: BundleOptions,
+    name: str,
+    output: Output,
+    *,
+    kept_in: Path | None,
 ) -> int:
-    """Write a run's bundle, and print what it is worth. Returns the exit code."""
+    """Write a policy's bundle, and print what it is worth. Returns the exit code."""
     try:
-        written = export_run(
-            run,
+        written = export_bundle(
+            candidate,
             options.out,
             name=name,
             model_version=options.model_version,
