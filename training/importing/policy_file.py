@@ -14,12 +14,12 @@ from training.evaluation.runtimes import PolicyFileError
 from training.importing.layers import network_of
 from training.importing.onnx_graph import read_onnx
 from training.importing.sb3_archive import POLICY, read_sb3
-from training.importing.state_dict import SAVE_IT, read_state_dict
+from training.importing.state_dict import SAVE_IT, ZIP, read_state_dict
 from training.network import DQNetwork
 from training.types import QFunction
 
 FILE_LIMIT = 64 * 2**20  # bytes
-ZIP, PICKLE = b"PK\x03\x04", b"\x80"
+PICKLE = b"\x80"
 LFS = b"version https://git-lfs.github.com/spec/"
 HDF5, TEXT = b"\x89HDF", (b"{", b"<", b"#")
 

@@ -17,6 +17,7 @@ from training.evaluation.runtimes import PolicyFileError
 from training.importing.layers import DenseLayer, check_size
 from training.types import Float32Array
 
+ZIP = b"PK\x03\x04"
 ENTRIES_LIMIT = 1_000  # files in an archive
 SIZE_LIMIT = 64 * 2**20  # bytes of all files of an archive, unpacked
 SAVE_IT = "save the state dict alone: torch.save(network.state_dict(), FILE)"
@@ -56,6 +57,8 @@ def read_state_dict(content: bytes) -> list[DenseLayer]:
 
     Raises `PolicyFileError` where it holds anything but the tensors of a plain network.
     """
+    if not content.startswith(ZIP):
+        raise PolicyFileError(f"is a pickle, and is not unpickled; {SAVE_IT}")
     with open_archive(content) as archive:
         names = archive.namelist()
     if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
