@@ -21,7 +21,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from models.manifest import Name, Version
+from models.manifest import Name, Plant, Version
 from training.recipes import RECIPES, AnyRecipe, BaselineRecipe, PopulationRecipe
 from training.seeding import EVALUATION_SEEDS, TRAINING_SEEDS
 
@@ -151,6 +151,7 @@ class ImportCommand(_Options):
         description="what it must pass: in each scenario nearly the LQR's success rate, or the"
         " plain plant alone",
     )
+    plant: Plant = Field(Plant(), description="the cart-pole that it is evaluated on")
     json_output: JsonSwitch = Field(False, description="print JSON, an object a line, for programs")
 
 

@@ -2,6 +2,7 @@
 
 import shlex
 import signal
+import time
 import types
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models import bundle
 from models.bundle import BundleWriteError
-from models.manifest import Name
+from models.manifest import Name, Plant
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
@@ -24,6 +25,8 @@ from training.commands.command_line import (
     TrainCommand,
 )
 from training.commands.output import Output
+from training.envs.plant import STANDARD
+from training.evaluation import recovery
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
 from training.export.candidates import Candidate, from_import, from_run
@@ -33,7 +36,8 @@ from training.export.exporter import update as update_bundle
 from training.importing.policy_file import read_policy
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
-from training.recipes import title
+from training.recipes import BaselineRecipe, title
+from training.seeding import EVALUATION_SEEDS
 from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
@@ -54,6 +58,8 @@ def train(command: TrainCommand) -> int:
         raise CommandError(f"{folder}: is asked for both as --run and as --out; choose two folders")
 
     output = Output(json_output=options.json_output)
+    if not isinstance(recipe, BaselineRecipe):
+        _prepare(recipe.plant, output)
     run, is_kept = _train(command, folder, output)
     if not run.steps:
         raise CommandError("interrupted before anything was learned; nothing was kept")
@@ -75,6 +81,9 @@ def evaluate(command: EvaluateCommand) -> int:
     if "onnx" not in evaluated.artifacts:
         raise CommandError(f"{command.bundle}: has no ONNX file to evaluate")
 
+    output = Output(json_output=command.json_output)
+    plant = evaluated.manifest.environment.plant
+    _prepare(plant, output)
     try:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
@@ -83,11 +92,11 @@ def evaluate(command: EvaluateCommand) -> int:
         q_values,
         evaluated.manifest.gate.name,
         stopped=evaluated.manifest.provenance.stopped,
+        plant=plant,
         episodes=command.episodes,
         seed=command.seed,
     )
 
-    output = Output(json_output=command.json_output)
     if command.update:
         evaluated = update_bundle(evaluated, result)
     if command.json_output:
@@ -118,6 +127,8 @@ def export(command: ExportCommand) -> int:
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
     output = Output(json_output=False)
+    if not isinstance(identity.recipe, BaselineRecipe):
+        _prepare(identity.recipe.plant, output)
     return _write_bundle(from_run(run), command.bundle, name, output, kept_in=command.run)
 
 
@@ -138,8 +149,30 @@ def import_policy(command: ImportCommand) -> int:
         hidden=" ".join(map(str, network.hidden)) or "none",
         sha256=origin.sha256,
     )
-    candidate = from_import(policy, command.gate)
+    _prepare(command.plant, output)
+    candidate = from_import(policy, command.gate, command.plant)
     return _write_bundle(candidate, command.bundle, name, output, kept_in=None)
+
+
+def _prepare(plant: Plant, output: Output) -> None:
+    """Search for the starts that can be saved on a plant of the user's own, and say so."""
+    if plant == STANDARD:
+        return
+    if not output.json_output:
+        output.print_line("searching for the starts of this plant that can be saved …")
+    started = time.monotonic()
+    try:
+        recovery.prepare(plant)
+    except recovery.UncontrollableError as error:
+        raise CommandError(f"--plant: {error}") from error
+
+    starts = recovery.starts_for(EVALUATION_SEEDS.start, plant)
+    output.print_facts(
+        searched_starts=starts.drawn,
+        saved=starts.saved,
+        lost=starts.lost,
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:

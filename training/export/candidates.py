@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from models.manifest import Provenance
+from models.manifest import Plant, Provenance
+from training.envs.plant import STANDARD
 from training.envs.state_statistics import StateSummary
 from training.evaluation.gate import GateName
 from training.importing.policy_file import ImportedPolicy
 from training.network import DQNetwork
-from training.recipes import title
+from training.recipes import BaselineRecipe, title
 from training.trainer import History, Run
 from training.types import QFunction
 
@@ -27,6 +28,7 @@ class Candidate:
     """A policy that is exported if it passes its gate."""
 
     network: DQNetwork
+    plant: Plant
     gate: GateName
     provenance: Provenance
     state_summary: StateSummary | None  # none where only the states of its evaluation are known
@@ -40,6 +42,7 @@ def from_run(run: Run) -> Candidate:
     assert run.state_summary is not None, "a run without a step cannot be exported"
     return Candidate(
         network=run.network,
+        plant=STANDARD if isinstance(run.recipe, BaselineRecipe) else run.recipe.plant,
         gate=run.recipe.gate,
         provenance=Provenance(
             recipe=title(run.recipe),
@@ -59,10 +62,11 @@ def from_run(run: Run) -> Candidate:
     )
 
 
-def from_import(policy: ImportedPolicy, gate: GateName) -> Candidate:
+def from_import(policy: ImportedPolicy, gate: GateName, plant: Plant = STANDARD) -> Candidate:
     """Return a policy that another program has trained: what is unknown of that says so."""
     return Candidate(
         network=policy.network,
+        plant=plant,
         gate=gate,
         provenance=Provenance(
             recipe="import",

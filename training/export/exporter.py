@@ -22,6 +22,7 @@ from models.manifest import (
     Manifest,
     Network,
     Parity,
+    Plant,
     RobustnessEvaluation,
     StateValue,
 )
@@ -84,6 +85,7 @@ def export(
         files.onnx_policy,
         candidate.gate,
         stopped=candidate.provenance.stopped,
+        plant=candidate.plant,
         episodes=episodes,
         scenario_episodes=scenario_episodes,
     )
@@ -166,7 +168,7 @@ def _manifest(
     extra_files: tuple[str, ...],
 ) -> Manifest:
     network = files.network
-    states = _state_values(candidate.state_summary or _summary_of(result))
+    states = _state_values(candidate.state_summary or _summary_of(result, candidate.plant))
     agreement, golden_states = _check_parity(candidate, files, states, result.states)
     return Manifest(
         name=name,
@@ -174,7 +176,10 @@ def _manifest(
         created=created,
         provenance=candidate.provenance,
         environment=Environment(
-            id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=time_limit()
+            id=ENVIRONMENT,
+            step_seconds=candidate.plant.step_seconds,
+            max_episode_steps=time_limit(candidate.plant),
+            plant=candidate.plant,
         ),
         state=states,
         actions=ACTIONS,
@@ -225,7 +230,7 @@ def _extra_files(
     files = {
         **_pictures(name, robustness),
         "surface.png": plots.decision_surface(q_values, f"{name}: preferred action"),
-        "policy.gif": animation(q_values),
+        "policy.gif": animation(q_values, candidate.plant),
     }
     if candidate.provenance.origin is None:
         files["scores.csv"] = plots.scores_csv(candidate.history)
@@ -244,13 +249,13 @@ def _pictures(name: str, robustness: RobustnessEvaluation) -> dict[str, bytes]:
     return files
 
 
-def _summary_of(result: PolicyEvaluation) -> StateSummary:
+def _summary_of(result: PolicyEvaluation, plant: Plant) -> StateSummary:
     """Return range and quantiles of the states of an evaluation.
 
     The starts of the scenario `recovery` are among them: the policy was evaluated from these, too.
     """
     statistics = StateStatistics(np.random.default_rng(result.evaluation.seed))
-    starts = recovery.starts_for(result.evaluation.seed).starts
+    starts = recovery.starts_for(result.evaluation.seed, plant).starts
     statistics.update(np.concatenate([result.states, starts.astype(np.float32)]))
     summary = statistics.summary()
     assert summary is not None, "an evaluation has states"

@@ -2,10 +2,19 @@
 
 from collections.abc import Iterable
 
-from models.manifest import Manifest, Recovery, RobustnessEvaluation
+from models.manifest import Environment, Manifest, Plant, Recovery, RobustnessEvaluation
 from training.evaluation.intervals import with_interval
 
 OLDEST_ONNXRUNTIME = "1.15.0"  # `python -m benchmarks.training.oldest_onnxruntime` tries it
+UNITS = {  # of the plant's constants
+    "cart_mass": "kg",
+    "pole_mass": "kg",
+    "half_length": "m",
+    "force": "N",
+    "gravity": "m/s²",
+    "step_seconds": "s",
+    "friction": "N·s/m",
+}
 ORIGINS = {
     "onnx": "an ONNX file",
     "stable-baselines3": "an archive",
@@ -59,7 +68,29 @@ def _introduction(manifest: Manifest) -> str:
 {worth}A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network,
 {widths} with ReLU, that maps a state to one Q-value per action. The greedy action is the first with
 the highest Q-value. This page is generated from `manifest.json`.
-{_picture(manifest, "policy.gif")}"""
+{_plant(manifest.environment)}{_picture(manifest, "policy.gif")}"""
+
+
+def _plant(environment: Environment) -> str:
+    """Tell the plant, where it is not that of CartPole-v1."""
+    standard, plant = Plant(), environment.plant
+    if plant == standard:
+        return ""
+    rows = (
+        (
+            f"`{name}`",
+            UNITS[name],
+            f"{getattr(plant, name):g}",
+            f"{getattr(standard, name):g}",
+        )
+        for name in Plant.model_fields
+    )
+    return f"""
+**It is for another plant than `{environment.id}` has**: training, the LQR and all scenarios are of
+this one. Ask it for an action each {plant.step_seconds:g} s.
+
+{_table(("constant", "unit", "this plant", "`CartPole-v1`"), rows)}
+"""
 
 
 def _performance(manifest: Manifest) -> str:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
+from models.manifest import Plant
+from training.envs.plant import STANDARD
 from training.evaluation.lqr import lqr
 from training.evaluation.robustness import SCENARIOS, Scenario, success_rates
 from training.network import DQNetwork
@@ -51,9 +53,11 @@ class ModelSelection:
     with the highest score over the hard scenarios, at any check.
     """
 
-    def __init__(self, rule: SelectionRule, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, rule: SelectionRule, hidden: tuple[int, ...], plant: Plant = STANDARD
+    ) -> None:
         self.rule = rule
-        self._hidden = hidden
+        self._hidden, self._plant = hidden, plant
         self.best: BestAgent | None = None
 
     @property
@@ -112,10 +116,13 @@ class ModelSelection:
             NOMINAL,
             episodes=NOMINAL_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         ).mean(axis=1)
 
         for agent in np.flatnonzero(scores == 1).tolist():
-            score = float(success_rates(candidates.controller(agent), LONG_SEED, NOMINAL).min())
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, NOMINAL, plant=self._plant)
+            score = float(rates.min())
             if score == 1:
                 self.best = candidates.best_agent(agent, score)
                 break
@@ -128,13 +135,16 @@ class ModelSelection:
             HARD_SCENARIOS,
             episodes=HARD_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         )
-        scores = score_of(short_rates, _lqr_rates(SHORT_SEED, HARD_SHORT_EPISODES))
+        lqr_rates = _lqr_rates(SHORT_SEED, HARD_SHORT_EPISODES, self._plant)
+        scores = score_of(short_rates, lqr_rates)
         agent = int(scores.argmax())
 
         if self.best is None or scores[agent] >= self.best.score - SCORE_MARGIN:
-            rates = success_rates(candidates.controller(agent), LONG_SEED, HARD_SCENARIOS)
-            score = float(score_of(rates, _lqr_rates(LONG_SEED, None))[0])
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, HARD_SCENARIOS, plant=self._plant)
+            score = float(score_of(rates, _lqr_rates(LONG_SEED, None, self._plant))[0])
             if self.best is None or score > self.best.score:
                 self.best = candidates.best_agent(agent, score)
         return scores
@@ -163,9 +173,10 @@ class _Candidates:
 
 
 @functools.cache
-def _lqr_rates(seed: int, episodes: int | None) -> Float64Array:
+def _lqr_rates(seed: int, episodes: int | None, plant: Plant) -> Float64Array:
     """Return the LQR's success rates, (1, scenarios): the same at every check."""
-    return success_rates(lqr, seed, HARD_SCENARIOS, episodes=episodes)
+    controller = functools.partial(lqr, plant=plant)
+    return success_rates(controller, seed, HARD_SCENARIOS, episodes=episodes, plant=plant)
 
 
 def score_of(rates: Float64Array, lqr_rates: Float64Array) -> Float64Array:
