@@ -267,6 +267,8 @@ def _problem(detail: ErrorDetails) -> str:
     if not path:  # two hyperparameters do not fit together, and the message names them
         names = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
         return names.sub(lambda name: _flag(name[0]), message)
+    if isinstance(detail["input"], dict):  # several values do not fit, and the message names them
+        return f"{_flag('.'.join(path))}: {message}"
     return f"{_flag('.'.join(path))}: {message}, not {detail['input']!r}"
 
 
