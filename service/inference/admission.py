@@ -2,8 +2,8 @@
 
 Every hash and the manifest's schema are right; the policy reproduces the golden states on the
 chosen backend, answers sanely all over the range of its states, and was evaluated as well as is
-asked for; and its states, its actions and its step are those of the bundle that it is to replace. Starting,
-reloading and the shadow pass the same admission.
+asked for; and its states, its actions and its step are those of the bundle that it is to replace.
+Starting, reloading and the shadow pass the same admission.
 """
 
 from itertools import product

@@ -37,7 +37,6 @@ from training.importing.policy_file import read_policy
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
 from training.recipes import BaselineRecipe, title
-from training.seeding import EVALUATION_SEEDS
 from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
@@ -162,11 +161,10 @@ def _prepare(plant: Plant, output: Output) -> None:
         output.print_line("searching for the starts of this plant that can be saved …")
     started = time.monotonic()
     try:
-        recovery.prepare(plant)
+        starts = recovery.prepare(plant)
     except recovery.UncontrollableError as error:
         raise CommandError(f"--plant: {error}") from error
 
-    starts = recovery.starts_for(EVALUATION_SEEDS.start, plant)
     output.print_facts(
         searched_starts=starts.drawn,
         saved=starts.saved,

@@ -57,14 +57,13 @@ def starts_for(seed: int, plant: Plant = STANDARD) -> RecoveryStarts:
     return _read(purpose) if plant == STANDARD else _search(plant, purpose)
 
 
-def prepare(plant: Plant) -> None:
-    """Search for all that an evaluation and a training will ask for, where no file holds it.
+def prepare(plant: Plant) -> RecoveryStarts:
+    """Search for all that an evaluation will ask for, where no file holds it.
 
-    Raises `UncontrollableError`.
+    Returns the starts for evaluation. Raises `UncontrollableError`.
     """
-    for seed in SEEDS.values():
-        starts_for(seed, plant)
     _verdicts_of_map(plant)
+    return starts_for(SEEDS["evaluation"], plant)
 
 
 def draw_map(controller: Controller, plant: Plant = STANDARD) -> RecoveryMap:
