@@ -5,12 +5,14 @@ get many. The seeds are those of validation, so what is exported is evaluated on
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from pydantic import JsonValue
 
+from models.manifest import Plant
+from training.envs.plant import STANDARD, steps_of
 from training.evaluation.lqr import lqr
 from training.evaluation.robustness import SCENARIOS, Scenario, success_rates
 from training.network import DQNetwork
@@ -20,9 +22,9 @@ from training.seeding import VALIDATION_SEEDS
 from training.snapshot import Snapshot
 from training.types import Controller, Float64Array
 
-# The nominal plant with a margin: first states a fifth wider and episodes a fifth longer than those
-# that the exported policy will be evaluated in.
-NOMINAL = (Scenario("nominal", steps=600, episodes=2_000, start=0.06),)
+# The plant as it is, with a margin: first states a fifth wider and episodes a fifth longer than
+# those that the exported policy will be evaluated in.
+NOMINAL = Scenario("nominal", steps=600, episodes=2_000, start=0.06)
 NOMINAL_SHORT_EPISODES = 8
 
 HARD = ("moderate", "extreme", "noise 0.1", "delay 3", "start ±0.2", "push 0.5", "push 1")
@@ -51,9 +53,12 @@ class ModelSelection:
     with the highest score over the hard scenarios, at any check.
     """
 
-    def __init__(self, rule: SelectionRule, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, rule: SelectionRule, hidden: tuple[int, ...], plant: Plant = STANDARD
+    ) -> None:
         self.rule = rule
-        self._hidden = hidden
+        self._hidden, self._plant = hidden, plant
+        self._nominal = (replace(NOMINAL, steps=steps_of(plant, NOMINAL.steps_on(STANDARD))),)
         self.best: BestAgent | None = None
 
     @property
@@ -109,13 +114,16 @@ class ModelSelection:
         scores: Float64Array = success_rates(
             candidates.controller(),
             SHORT_SEED,
-            NOMINAL,
+            self._nominal,
             episodes=NOMINAL_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         ).mean(axis=1)
 
         for agent in np.flatnonzero(scores == 1).tolist():
-            score = float(success_rates(candidates.controller(agent), LONG_SEED, NOMINAL).min())
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, self._nominal, plant=self._plant)
+            score = float(rates.min())
             if score == 1:
                 self.best = candidates.best_agent(agent, score)
                 break
@@ -128,13 +136,16 @@ class ModelSelection:
             HARD_SCENARIOS,
             episodes=HARD_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         )
-        scores = score_of(short_rates, _lqr_rates(SHORT_SEED, HARD_SHORT_EPISODES))
+        lqr_rates = _lqr_rates(SHORT_SEED, HARD_SHORT_EPISODES, self._plant)
+        scores = score_of(short_rates, lqr_rates)
         agent = int(scores.argmax())
 
         if self.best is None or scores[agent] >= self.best.score - SCORE_MARGIN:
-            rates = success_rates(candidates.controller(agent), LONG_SEED, HARD_SCENARIOS)
-            score = float(score_of(rates, _lqr_rates(LONG_SEED, None))[0])
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, HARD_SCENARIOS, plant=self._plant)
+            score = float(score_of(rates, _lqr_rates(LONG_SEED, None, self._plant))[0])
             if self.best is None or score > self.best.score:
                 self.best = candidates.best_agent(agent, score)
         return scores
@@ -163,9 +174,10 @@ class _Candidates:
 
 
 @functools.cache
-def _lqr_rates(seed: int, episodes: int | None) -> Float64Array:
+def _lqr_rates(seed: int, episodes: int | None, plant: Plant) -> Float64Array:
     """Return the LQR's success rates, (1, scenarios): the same at every check."""
-    return success_rates(lqr, seed, HARD_SCENARIOS, episodes=episodes)
+    controller = functools.partial(lqr, plant=plant)
+    return success_rates(controller, seed, HARD_SCENARIOS, episodes=episodes, plant=plant)
 
 
 def score_of(rates: Float64Array, lqr_rates: Float64Array) -> Float64Array:
