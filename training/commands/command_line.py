@@ -239,8 +239,9 @@ def _unchecked_model(info: StructTypeInfo) -> StructConstructorSpec | None:
         if isinstance(info.default, model):
             default = getattr(info.default, name, default)
         hint: Any = hints[name]
-        if name == "recipe":  # of one recipe, not of any
-            hint = Annotated[type(default), arg(name="")]
+        if name == "recipe":  # of one recipe, not of any; `--help` of all commands asks for none
+            kind = type(default) if isinstance(default, BaseModel) else PopulationRecipe
+            hint = Annotated[kind, arg(name="")]
         elif issubclass(model, BaselineRecipe | PopulationRecipe) and name in ("name", "gate"):
             hint = Annotated[hint, Suppress]
         fields.append(
