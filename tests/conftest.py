@@ -25,9 +25,11 @@ from training.recipes import recipe
 from training.train import train
 from training.trainer import Run
 
-hypothesis.settings.register_profile(
-    "long", max_examples=10_000
-)  # pytest --hypothesis-profile long tests/test_lanes.py
+# No example has a deadline: how long one takes is a matter of the machine.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+# pytest --hypothesis-profile long tests/service/server/test_fast_path.py
+hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)
 
 
 @pytest.fixture(scope="session")

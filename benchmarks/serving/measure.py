@@ -243,7 +243,7 @@ def _first_answer(server: Server, peer: Peer, process: subprocess.Popen[bytes], 
             break
         try:
             server.answer(protocol, [[0.0, 0.0, 0.0, 0.0]])
-        except OSError as error:
+        except (OSError, grpc.RpcError) as error:
             problem = str(error)
             time.sleep(0.01)
             continue

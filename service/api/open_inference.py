@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from service.api.ranges import values_out_of_range
 from service.errors import ServiceError
 from service.inference.backends import STATE_SIZE, Float32Array
 from service.inference.errors import QValuesNotFiniteError
@@ -205,11 +206,12 @@ def _whole(values: np.ndarray[Any, np.dtype[Any]], count: int) -> Float32Array:
 
 
 def infer(
-    policy: Policy, states: Float32Array, output_names: Sequence[str]
+    policy: Policy, states: Float32Array, output_names: Sequence[str], *, strict: bool
 ) -> tuple[list[Tensor], Inference]:
     """Return the outputs of these names, all if none is named, for `states`, (n, 4).
 
-    The inference behind them comes with them. Raises `OpenInferenceError`.
+    The inference behind them comes with them. `strict` refuses states outside what training saw.
+    Raises `OpenInferenceError`.
     """
     _check_outputs(output_names)
     rows: Sequence[State] = states.tolist() if len(states) == 1 else Rows(states)
@@ -223,6 +225,8 @@ def infer(
     except QValuesNotFiniteError as error:
         raise _not_finite(error) from error
     seconds = perf_counter() - started
+    if strict and any(decisions.out_of_range):
+        raise _out_of_range(policy, rows, decisions.out_of_range)
 
     tensors = _tensors(decisions)
     inference = Inference(
@@ -283,6 +287,18 @@ def _tensors(decisions: Decisions) -> dict[str, Tensor]:
         "q_values": Tensor("q_values", "FP32", shape, [value for row in q_values for value in row]),
         "action": Tensor("action", "INT64", shape[:1], list(actions)),
     }
+
+
+def _out_of_range(
+    policy: Policy, states: Sequence[State], out_of_range: Sequence[list[str]]
+) -> OpenInferenceError:
+    first = next(values_out_of_range(policy, states, out_of_range))
+    count = sum(map(len, out_of_range))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return OpenInferenceError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"state {first.row}: {first.detail}{more}; no action was chosen",
+    )
 
 
 def _not_finite(error: QValuesNotFiniteError) -> OpenInferenceError:

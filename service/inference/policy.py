@@ -51,9 +51,8 @@ class Rows(Sequence[Row], Generic[Row]):
         return iter(self.array.tolist())
 
     def count(self, value: Any) -> int:
-        """Return how many rows equal `value`."""
-        equal = (self.array == value).reshape(len(self.array), -1)
-        return int(np.count_nonzero(equal.all(axis=1)))
+        """Return how many rows equal `value`, where a row is one number."""
+        return int(np.count_nonzero(self.array == value))
 
 
 class Inference(NamedTuple):
@@ -160,6 +159,11 @@ class Policy:
 
     def _run(self, states: Float32Array, block: Float32Array) -> Float32Array:
         """Return the Q-values of states, which the backend is given block by block."""
+        if len(states) <= len(block):
+            with self._block_lock:
+                block[: len(states)] = states
+                return self._backend.q_values(block)[: len(states)].copy()
+
         blocks = []
         with self._block_lock:
             for start in range(0, len(states), len(block)):

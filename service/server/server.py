@@ -141,7 +141,7 @@ class Server(uvicorn.Server):
         if counter % TICKS_BETWEEN_CHECKS == 0:
             now = perf_counter()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+                if isinstance(connection, (HttpProtocol, WebSocketProtocol)):
                     connection.check_timeouts(now, self._settings)
             self._memory.check(len(self.server_state.connections))
             systemd.notify(systemd.ALIVE)

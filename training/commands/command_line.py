@@ -22,6 +22,7 @@ from tyro.constructors import (
 )
 
 from models.manifest import Name, Version
+from training.commands.usage import UsageError, read_words
 from training.recipes import RECIPES, AnyRecipe, BaselineRecipe, PopulationRecipe
 from training.seeding import EVALUATION_SEEDS, TRAINING_SEEDS
 
@@ -39,10 +40,6 @@ Switch = FlagCreatePairsOff[bool]  # --json, but no --no-json
 JsonSwitch = Annotated[Switch, arg(name="json")]
 
 ONE_OF_BOTH = tyro.conf.create_mutex_group(required=False, title="start options")
-
-
-class UsageError(Exception):
-    """Raised when what was typed cannot be done; its text names the flags as they are typed."""
 
 
 class _Options(BaseModel):
@@ -142,25 +139,25 @@ Command = TrainCommand | EvaluateCommand | ExportCommand
 def parse(arguments: Sequence[str]) -> Command:
     """Return the command that was typed.
 
-    Raises `UsageError` for a value that is out of range. Exits by itself where help was asked for
-    (0) or the words are not those of a command (2).
+    Raises `UsageError` where the words are not those of a command, or a value is out of range.
+    Exits by itself where help was asked for.
     """
     arguments = list(arguments)
     if arguments[:1] == ["train"]:
         command = _parse_train(arguments[1:])
     else:
         commands: Any = Union[  # noqa: UP007 - tyro reads the annotations
-            Annotated[TrainCommand, subcommand("train")],
+            Annotated[TrainCommand, subcommand("train", default=_with(RECIPES[DEFAULT_RECIPE]))],
             Annotated[EvaluateCommand, subcommand("evaluate")],
             Annotated[ExportCommand, subcommand("export")],
         ]
-        command = tyro.cli(
+        command = read_words(
             commands,
+            arguments,
             prog=PROGRAM,
             description="Train a DQN to balance CartPole-v1, evaluate it, and export it as a bundle"
             " that `python -m service` serves.\n\n"
             f"A first run: {PROGRAM} train default --out my-policy",
-            args=arguments,
             registry=_registry,
         )
 
@@ -182,21 +179,26 @@ def _parse_train(arguments: list[str]) -> Command:
                 TrainCommand,
                 subcommand(
                     name,
-                    default=TrainCommand.model_construct(bundle=tyro.MISSING, recipe=recipe),
+                    default=_with(recipe),
                     description=RECIPE_SUMMARIES[name],
                 ),
             ]
             for name, recipe in RECIPES.items()
         )
     ]
-    command: Command = tyro.cli(
+    command: Command = read_words(
         recipes,
+        arguments,
         prog=f"{PROGRAM} train",
-        description=inspect.getdoc(TrainCommand),
-        args=arguments,
+        description=inspect.getdoc(TrainCommand) or "",
         registry=_registry,
     )
     return command
+
+
+def _with(recipe: AnyRecipe) -> TrainCommand:
+    """Return what `train` does by a recipe where no flag says otherwise."""
+    return TrainCommand.model_construct(bundle=tyro.MISSING, recipe=recipe)
 
 
 _registry = ConstructorRegistry()

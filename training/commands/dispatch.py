@@ -7,19 +7,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
-from models.programs import discard_output
+from models.programs import INTERRUPTED, discard_output, silent_interrupts
 from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
     TrainCommand,
-    UsageError,
     parse,
 )
 from training.commands.standard_output import LOST
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+from training.commands.usage import UsageError
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -40,12 +38,13 @@ def dispatch(words: Sequence[str]) -> int:
         sys.exit(LOST)
 
     # Importing the commands imports torch, which takes seconds.
-    from training.commands import run
+    with silent_interrupts():
+        from training.commands import run
 
     try:
         match command:
             case TrainCommand():
-                return run.train(command)
+                return run.train(command, words)
             case EvaluateCommand():
                 return run.evaluate(command)
             case ExportCommand():

@@ -1,9 +1,10 @@
 """What the commands of `python -m training` do."""
 
+import os
 import shlex
 import signal
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from models import bundle
 from models.bundle import BundleWriteError
 from models.manifest import Name
+from models.programs import INTERRUPTED
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
@@ -35,15 +37,16 @@ from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
 
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
-
 
 class CommandError(Exception):
     """Raised when a command cannot go on; its text is for the person who typed it."""
 
 
-def train(command: TrainCommand) -> int:
-    """Train by a recipe, and write the bundle. Returns the exit code."""
+def train(command: TrainCommand, words: Sequence[str]) -> int:
+    """Train by a recipe, and write the bundle. Returns the exit code.
+
+    `words` are those that were typed, of which the command that goes on is made.
+    """
     recipe, options = command.recipe, command.run
     name = _check_bundle_options(command.bundle)
     folder = options.run or Path("runs") / f"{recipe.name}-{options.seed}"
@@ -51,18 +54,24 @@ def train(command: TrainCommand) -> int:
         raise CommandError(f"{folder}: is asked for both as --run and as --out; choose two folders")
 
     output = Output(json_output=options.json_output)
-    run, is_kept = _train(command, folder, output)
+    try:
+        run, is_kept = _train(command, folder, output)
+    except KeyboardInterrupt:  # the second: what the last checkpoint holds is left
+        if checkpoint_files.numbered(folder):
+            output.print_facts(to_go_on=_resuming(words))
+        raise
     if not run.steps:
         raise CommandError("interrupted before anything was learned; nothing was kept")
 
-    seconds = round(run.seconds, 1)
-    output.print_facts(stopped=run.stopped, steps=run.steps, seconds=seconds, run=str(folder))
-    if run.stopped == "interrupted" and not is_kept:
-        raise CommandError(f"interrupted, and what was learned could not be kept in {folder}")
-    if run.stopped == "interrupted":
-        output.print_facts(to_go_on="give the same command again, with --resume")
-        return INTERRUPTED
-    return _write_bundle(run, command.bundle, name, output, kept_in=folder if is_kept else None)
+    kept_in = folder if is_kept else None
+    with _naming_what_finishes(command.bundle, kept_in, output):
+        output.print_run(run, folder)
+        if run.stopped == "interrupted" and not is_kept:
+            raise CommandError(f"interrupted, and what was learned could not be kept in {folder}")
+        if run.stopped == "interrupted":
+            output.print_facts(to_go_on=_resuming(words))
+            return INTERRUPTED
+        return _write_bundle(run, command.bundle, name, output, kept_in=kept_in)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -114,7 +123,8 @@ def export(command: ExportCommand) -> int:
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
     output = Output(json_output=False)
-    return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
+    with _naming_what_finishes(command.bundle, command.run, output):
+        return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
@@ -142,6 +152,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
                 loggers.append(stack.enter_context(board))
             if not options.json_output:
                 output.print_line(f"recipe {title(recipe)}, seed {options.seed}, on {device.type}")
+                output.print_legend(recipe)
 
             def log(progress: Progress) -> None:
                 for logger in loggers:
@@ -187,6 +198,7 @@ def _check_bundle_options(options: BundleOptions) -> str:
     Returns the model's name.
     """
     bundle.check_place(options.out)
+    _time_of_making()
     if options.name is not None:
         return options.name
 
@@ -210,11 +222,15 @@ def _write_bundle(
             options.out,
             name=name,
             model_version=options.model_version,
-            created=datetime.now(UTC).replace(microsecond=0),
+            created=_time_of_making(),
             force=options.force,
         )
-    except (PolicyFileError, GateError) as error:
+    except PolicyFileError as error:
         raise CommandError(f"nothing was written: {error}") from error
+    except GateError as error:
+        raise CommandError(
+            f"nothing was written: {error}. {_after_a_failed_gate(options, kept_in)}"
+        ) from error
     except BundleWriteError as error:
         if kept_in is None:
             raise
@@ -229,6 +245,64 @@ def _write_bundle(
         output.print_evaluation(manifest.evaluation, manifest.robustness, manifest.gate)
     output.print_facts(wrote=str(options.out), digest=written.digest)
     return output.exit_code()
+
+
+def _time_of_making() -> datetime:
+    """Return when a bundle is made: now, or what SOURCE_DATE_EPOCH says, in seconds since 1970.
+
+    See reproducible-builds.org: where it is set, the same run gives the same bundle, to the byte.
+    """
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    if not seconds:
+        return datetime.now(UTC).replace(microsecond=0)
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise CommandError(
+            f"SOURCE_DATE_EPOCH: must be whole seconds since 1970, not {seconds[:40]!r}"
+        ) from error
+
+
+@contextmanager
+def _naming_what_finishes(
+    options: BundleOptions, run: Path | None, output: Output
+) -> Iterator[None]:
+    """Name the command that writes the bundle of a run that is kept, if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run is not None:
+            output.warn(f"the run is kept in {run}: {_exporting(options, run)} finishes it")
+        raise
+
+
+def _resuming(words: Sequence[str]) -> str:
+    """Return the command that goes on with a training that these words began."""
+    kept = [word for word in words if word not in ("--restart", "--resume")]
+    return shlex.join(["python", "-m", "training", *kept, "--resume"])
+
+
+def _exporting(options: BundleOptions, run: Path, *, force: bool = False) -> str:
+    """Return the command that writes the bundle of a run that is kept."""
+    words = ["python", "-m", "training", "export", str(run), "--out", str(options.out)]
+    if options.name is not None:
+        words += ["--name", options.name]
+    if options.model_version != "1":
+        words += ["--model-version", options.model_version]
+    if force or options.force:
+        words.append("--force")
+    return shlex.join(words)
+
+
+def _after_a_failed_gate(options: BundleOptions, run: Path | None) -> str:
+    """Say what can be done with a policy that its gate refused."""
+    if run is None:
+        return "With --force it is written all the same"
+    evaluating = shlex.join(["python", "-m", "training", "evaluate", str(options.out)])
+    return (
+        f"Another --seed may pass; {_exporting(options, run, force=True)} writes this one all the"
+        f" same, and {evaluating} then shows all of its figures"
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ class ClosableConnection(HttpConnection):
     def _move_to_asgi_path(self) -> None:
         """Give a request of the fast path, as far as it has come, to the ASGI path."""
 
-    # The service stops
+    # The service stops, or the connection is old
 
     def close_after_next_answer(self) -> None:
         """Let the next answer be the last one of this connection."""
@@ -51,6 +51,8 @@ class ClosableConnection(HttpConnection):
             return
         if self.flow.write_paused:
             return
+        if self._age.exceeds(settings.max_connection_age, now):
+            self.drain()
 
         match expired:
             case Expired.KEEP_ALIVE:

@@ -54,17 +54,22 @@ requests = st.fixed_dictionaries(
         "state": states | anything,
         "states": st.lists(states, max_size=7) | anything,
         "seq": st.integers(0) | anything,
+        "strict": st.booleans() | anything,
         "stat": anything,
     },
 )
 bodies = (
     st.builds(
         lambda value: json.dumps(value).encode(),
-        st.fixed_dictionaries({"state": states}) | requests | anything,
+        st.fixed_dictionaries({"state": states}, optional={"strict": st.booleans()})
+        | requests
+        | anything,
     )
     | st.builds(
         lambda value: json.dumps(value).encode(),
-        st.fixed_dictionaries({"states": st.lists(states, max_size=7)}),
+        st.fixed_dictionaries(
+            {"states": st.lists(states, max_size=7)}, optional={"strict": st.booleans()}
+        ),
     )
     | st.binary(max_size=300)
 )
