@@ -36,7 +36,7 @@ extra_files = $(shell $(BIN)/python -c "import json, sys; \
 TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda chaos \
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-sweep bench-cuda chaos \
 	proto openapi pictures settings links docs-check sign image image-training image-proof locks sbom public release
 
 help: ## list what can be made
@@ -80,6 +80,9 @@ bench-training: setup ## measure training against peers over many seeds (an hour
 
 chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
 	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
+
+bench-sweep: setup ## measure sweeps by Ray: speed, kills, two nodes, 10,000 trials (a quarter of an hour)
+	$(BIN)/python -m benchmarks.training.sweep
 
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda

@@ -69,7 +69,10 @@ def train(
     if checkpoints is not None and trainer.steps:
         with _losing(on_lost_checkpoint):
             checkpoints.write(trainer, seconds)
-    return run_of(trainer, Identity.of(recipe, seed, device.type), seconds)
+    identity = (
+        Identity.of(recipe, seed, device.type) if checkpoints is None else checkpoints.identity
+    )
+    return run_of(trainer, identity, seconds)
 
 
 @contextmanager

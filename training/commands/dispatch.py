@@ -1,5 +1,6 @@
 """Finds out which command was typed, and runs it; every error becomes one clear line."""
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -7,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
-from models.programs import INTERRUPTED, discard_output, silent_interrupts
+from models.programs import INTERRUPTED, discard_output, explain_missing_library, silent_interrupts
 from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
+    SweepCommand,
     TrainCommand,
     parse,
 )
@@ -49,9 +51,26 @@ def dispatch(words: Sequence[str]) -> int:
                 return run.evaluate(command)
             case ExportCommand():
                 return run.export(command)
+            case SweepCommand():
+                return _sweep(command)
     except (run.CommandError, BundleError) as error:
         errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         return 1
     except KeyboardInterrupt:
         errors.print(f"{PROGRAM}: interrupted")
         return INTERRUPTED
+
+
+def _sweep(command: SweepCommand) -> int:
+    """Run a sweep, which alone needs Ray."""
+    from training.commands.run import CommandError
+
+    try:
+        if importlib.util.find_spec("ray") is None:
+            raise ModuleNotFoundError(name="ray")
+        with silent_interrupts():
+            from training.commands import sweep
+    except ModuleNotFoundError as error:
+        remedy = ".venv/bin/pip install --constraint constraints.txt '.[train,ray]'"
+        raise CommandError(f"sweep: {explain_missing_library(error, remedy)}") from error
+    return sweep.sweep(command)

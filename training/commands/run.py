@@ -2,9 +2,7 @@
 
 import os
 import shlex
-import signal
-import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +22,7 @@ from training.commands.command_line import (
     RunOptions,
     TrainCommand,
 )
+from training.commands.interruption import interruptible
 from training.commands.output import Output
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
@@ -142,7 +141,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
     try:
         with (
             Checkpoints(folder, identity, every=options.checkpoint_every) as checkpoints,
-            _interruptible() as interrupted,
+            interruptible() as interrupted,
             ExitStack() as stack,
         ):
             _choose_start(checkpoints, options, output)
@@ -303,28 +302,3 @@ def _after_a_failed_gate(options: BundleOptions, run: Path | None) -> str:
         f"Another --seed may pass; {_exporting(options, run, force=True)} writes this one all the"
         f" same, and {evaluating} then shows all of its figures"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request that training asks for.
-
-    The second ends the program at once. A stopped container or a closed terminal must not lose what
-    was learned either.
-    """
-    received: list[int] = []
-
-    def handle(number: int, _: types.FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    handlers = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)

@@ -73,12 +73,14 @@ def export(
     force: bool = False,
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
+    commit: str | None = None,
 ) -> Bundle:
     """Export a run as a bundle.
 
     The files are made, the ONNX file is evaluated, all runtimes are compared, and only then the
     bundle is put in its place. `force` exports a policy that fails its gate, with the failure in
-    the manifest. `scenario_episodes` replaces each scenario's own number of episodes.
+    the manifest. `scenario_episodes` replaces each scenario's own number of episodes. `commit` is
+    that of the project where the code lies outside of git.
 
     Raises `PolicyFileError` when a file does not agree with the network, `GateError` when the
     policy is not good enough, and `BundleError` when the place is taken. Nothing is written then.
@@ -104,6 +106,7 @@ def export(
         name=name,
         model_version=model_version,
         created=created,
+        commit=current_commit() or commit,
         extra_files=("README.md", *sorted(extra_files)),
     )
     contents = {
@@ -169,6 +172,7 @@ def _manifest(
     name: str,
     model_version: str,
     created: datetime,
+    commit: str | None,
     extra_files: tuple[str, ...],
 ) -> Manifest:
     network, states = files.network, _state_values(run)
@@ -177,7 +181,7 @@ def _manifest(
         name=name,
         version=model_version,
         created=created,
-        provenance=_provenance(run),
+        provenance=_provenance(run, commit),
         environment=Environment(
             id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=time_limit()
         ),
@@ -269,7 +273,7 @@ def _finite(bound: float) -> float | None:
     return bound if np.isfinite(bound) else None
 
 
-def _provenance(run: Run) -> Provenance:
+def _provenance(run: Run, commit: str | None) -> Provenance:
     return Provenance(
         recipe=title(run.recipe),
         hyperparameters=run.recipe.model_dump(mode="json"),
@@ -280,14 +284,14 @@ def _provenance(run: Run) -> Provenance:
             "python": platform.python_version(),
             **{library: version(library) for library in LIBRARIES},
         },
-        commit=_commit(),
+        commit=commit,
         steps=run.steps,
         stopped=run.stopped,
         seconds=run.seconds,
     )
 
 
-def _commit() -> str | None:
+def current_commit() -> str | None:
     """Return the commit of the checkout; none outside of git.
 
     It ends in +changes where the code that trains and exports differs from the commit.
