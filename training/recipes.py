@@ -20,6 +20,7 @@ SelectionRule = Literal["first", "best"]
 Count = Annotated[int, Field(gt=0)]
 BufferSize = Annotated[int, Field(gt=0, le=10_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Widths = tuple[Annotated[int, Field(gt=0, le=4096)], ...]
 
 
@@ -117,6 +118,11 @@ class PopulationRecipe(_Recipe):
     )
     scale: tuple[float, float, float, float] = Field(
         (1.0, 1.0, 0.1, 1.0), description="m, m/s, rad, rad/s that count as 1 in learning"
+    )
+    limits: tuple[Positive, Positive, Positive, Positive] | None = Field(
+        None,
+        description="m, m/s, rad, rad/s beyond which a state counts as if it lay there; none"
+        " limits nothing",
     )
     huber_delta: float = Field(
         1.0, gt=0, description="δ of the Huber loss: errors beyond it weigh linearly"

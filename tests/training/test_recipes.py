@@ -71,6 +71,7 @@ def test_unknown_names_are_refused() -> None:
         ("epsilon_end", 1.5),
         ("gamma", 1.0),
         ("tau", 0),
+        ("limits", (2.4, 9, 0, 9)),
         ("model_selection", "last"),
         ("domain_randomization.noise", -1),
         ("domain_randomization.delay", 5),

@@ -139,7 +139,10 @@ class PopulationLearner:
     def _compute_q_values(self) -> None:
         """Compute the Q-values of both states of each transition, by online and target weights."""
         networks = self.networks
-        torch.mul(self.minibatch.states, networks.inverse_scale, out=self._scaled_states)
+        states = self.minibatch.states
+        if networks.limits is not None:
+            states = torch.clamp(states, -networks.limits, networks.limits, out=self._scaled_states)
+        torch.mul(states, networks.inverse_scale, out=self._scaled_states)
         states = self._scaled_states.view(networks.agents, 2 * self._size, -1)
         forward(networks.online, states, self._hidden, self._q)
         forward(networks.target, states, self._target_hidden, self._target_q)

@@ -50,6 +50,7 @@ class PopulationTrainer:
             recipe.hidden,
             np.random.default_rng(weights),
             scale=recipe.scale,
+            limits=recipe.limits,
             device=device.type,
         )
         self._learner = PopulationLearner(self._networks, _update_settings(recipe))
@@ -72,7 +73,7 @@ class PopulationTrainer:
 
         self._exploration = np.random.default_rng(exploration)
         self._sampling = np.random.default_rng(sampling)
-        self._selection = ModelSelection(recipe.model_selection, recipe.hidden)
+        self._selection = ModelSelection(recipe.model_selection, self._networks.exported_hidden)
         self._returns = _EpisodeReturns(recipe.agents, recipe.num_envs)
         # A random stream of its own, so that the statistics do not change what is learned.
         self._statistics = StateStatistics(np.random.default_rng((seed, 1)))

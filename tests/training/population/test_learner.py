@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.inference.torchscript_code import checked_archive
+from training.evaluation.runtimes import from_onnx, from_torchscript
+from training.export.formats import to_onnx, to_torchscript
 from training.population.learner import PopulationLearner, UpdateSettings
 from training.population.q_networks import StackedQNetworks
 from training.population.replay_buffer import Minibatch
@@ -27,8 +30,11 @@ def learner(
     advantage: float = 0.0,
     huber_delta: float = 1.0,
     scale: tuple[float, ...] = (1, 1, 1, 1),
+    limits: tuple[float, ...] | None = None,
 ) -> PopulationLearner:
-    networks = StackedQNetworks(agents, (24, 24), np.random.default_rng(seed), scale=scale)
+    networks = StackedQNetworks(
+        agents, (24, 24), np.random.default_rng(seed), scale=scale, limits=limits
+    )
     settings = UpdateSettings(
         batch_size=batch_size,
         learning_rate=1e-2,
@@ -118,6 +124,33 @@ def test_scale_of_the_states_is_folded_into_the_exported_network() -> None:
     scaled.update()
     other.update()
     torch.testing.assert_close(scaled.networks.online.flat, other.networks.online.flat)
+
+
+def test_a_state_beyond_the_limits_counts_as_the_limit_in_learning_and_in_every_file() -> None:
+    limits = (2.4, 9.0, 0.2095, 9.0)
+    limited = learner(2, scale=(1, 1, 0.1, 2), limits=limits)
+    other = learner(2, scale=(1, 1, 0.1, 2))
+
+    far = np.random.default_rng(1).uniform(-3, 3, (2, 500, 4)) * limits
+    states = far.astype(np.float32)
+    ends = np.array(limits, np.float32)
+    expected = other.networks.q_values(np.clip(states, -ends, ends))
+    np.testing.assert_allclose(limited.networks.q_values(states), expected, rtol=1e-4, atol=1e-5)
+
+    network = limited.networks.agent(1)
+    assert network.hidden == limited.networks.exported_hidden == (8, 24, 24)
+    archive = checked_archive(to_torchscript(network))
+    for q_values in (from_onnx(to_onnx(network)), from_torchscript(archive)):
+        np.testing.assert_allclose(q_values(states[1]), expected[1], rtol=1e-4, atol=1e-5)
+
+    fill(limited.minibatch, np.random.default_rng(1))
+    limited.minibatch.states.mul_(torch.tensor(limits))
+    fill(other.minibatch, np.random.default_rng(1))
+    end = torch.tensor(limits)
+    other.minibatch.states.mul_(end).clamp_(-end, end)
+    limited.update()
+    other.update()
+    torch.testing.assert_close(limited.networks.online.flat, other.networks.online.flat)
 
 
 def test_metrics_are_those_of_the_last_update() -> None:
