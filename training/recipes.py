@@ -89,6 +89,11 @@ class PopulationRecipe(_Recipe):
     )
     agents: Count = Field(16, description="K, agents trained at once")
     num_envs: Count = Field(2, description="environments of each agent")
+    ensemble: bool = Field(
+        False,
+        description="all agents learn from one replay buffer, and each moves to the target of"
+        " their mean; else they learn side by side and know nothing of each other",
+    )
     hidden: Widths = Field((24, 24), min_length=1, description="units of each hidden layer")
     steps: Count = Field(60_000, description="environment steps of each agent, at most")
     max_episode_steps: Count = Field(
@@ -101,7 +106,7 @@ class PopulationRecipe(_Recipe):
     epsilon_steps: Count = Field(
         9_000, description="environment steps of each agent over which ε falls"
     )
-    buffer_size: BufferSize = Field(20_000, description="transitions in each agent's replay buffer")
+    buffer_size: BufferSize = Field(20_000, description="transitions in each replay buffer")
     learning_starts: Count = Field(
         500, description="transitions in the buffer before the first update"
     )

@@ -55,10 +55,11 @@ class PopulationTrainer:
         )
         self._learner = PopulationLearner(self._networks, _update_settings(recipe))
         self._update = self._learner.update if device.type == "cpu" else self._learner.captured()
+        buffers = 1 if recipe.ensemble else recipe.agents
         self._replay_buffer = ReplayBuffer(
-            recipe.agents,
+            buffers,
             recipe.buffer_size,
-            recipe.num_envs,
+            recipe.agents * recipe.num_envs // buffers,
             n_step=recipe.n_step,
             gamma=recipe.gamma,
             device=device.type,
@@ -264,4 +265,5 @@ def _update_settings(recipe: PopulationRecipe) -> UpdateSettings:
         weight_ema=recipe.weight_ema,
         huber_delta=recipe.huber_delta,
         advantage=recipe.advantage,
+        ensemble=recipe.ensemble,
     )
