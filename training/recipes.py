@@ -78,9 +78,9 @@ class BaselineRecipe(_Recipe):
 
 
 class PopulationRecipe(_Recipe):
-    """Train K agents side by side. The defaults are those of the recipe `default`."""
+    """Train K agents side by side. The defaults are those of the recipe `quick`."""
 
-    name: Literal["default", "robust"] = "default"
+    name: Literal["quick", "robust"] = "quick"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
     model_selection: SelectionRule = Field(
         "first",
@@ -175,40 +175,46 @@ AnyRecipe = Annotated[BaselineRecipe | PopulationRecipe, Discriminator("name")]
 
 RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
     "robust": PopulationRecipe(
-        # The nominal plant, but begun far from the middle and pushed; a quadratic cost like an
-        # LQR's; a fall costs more than any way back.
+        # The nominal plant, but begun anywhere in the box that `recovery` draws its starts from,
+        # and pushed. A fall costs more than any way back, and a quadratic cost like an LQR's
+        # decides between the ways back.
         name="robust",
         gate="robust",
         model_selection="best",
-        agents=8,
-        num_envs=8,
-        hidden=(64, 64),
-        steps=96_000,
+        agents=4,
+        num_envs=32,
+        ensemble=True,
+        hidden=(48, 48),
+        steps=192_000,
+        max_episode_steps=100,
+        epsilon_start=0.2,
         epsilon_end=0.1,
-        epsilon_steps=30_000,
-        buffer_size=100_000,
-        learning_starts=1_000,
+        epsilon_steps=100_000,
+        buffer_size=256_000,
+        learning_starts=5_000,
         mirror=True,
-        batch_size=64,
-        learning_rate=5e-4,
-        learning_rate_end=5e-5,
+        batch_size=256,
+        learning_rate=3e-3,
+        learning_rate_end=1e-5,
+        limits=(2.4, 9.0, 0.2095, 9.0),
         huber_delta=1_000,
-        advantage=0.5,
-        weight_ema=0.0005,
-        eval_frequency=500,
+        advantage=0.9,
+        tau=0.02,
+        weight_ema=0.002,
+        eval_frequency=750,
         domain_randomization=DomainRandomization(
-            start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0
+            start=(2.4, 3.0, 0.2095, 3.0), push=1.0, push_chance=0.02, nominal=0.0
         ),
         reward=Reward(
             alive=0.0,
-            fall=-20.0,
-            position=0.23,
-            velocity=0.36,
-            angle=0.02,
-            angular_velocity=0.36,
+            fall=-1.0,
+            position=0.0115,
+            velocity=0.018,
+            angle=0.001,
+            angular_velocity=0.018,
         ),
     ),
-    "default": PopulationRecipe(),
+    "quick": PopulationRecipe(),
     "baseline": BaselineRecipe(),
 }
 
