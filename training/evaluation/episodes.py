@@ -8,7 +8,7 @@ import numpy as np
 from models.manifest import Evaluation
 from training.envs.cartpole import ENVIRONMENT, time_limit
 from training.seeding import EVALUATION_SEEDS, check_seed
-from training.types import Float32Array, Int64Array, QFunction
+from training.types import Float32Array, Int64Array, OnStage, QFunction, no_stage
 
 EPISODES = 1_000  # 100 successes in 100 would only bound the failure rate at about 3 %
 SEED = EVALUATION_SEEDS.start
@@ -24,7 +24,11 @@ class EpisodeResults:
 
 
 def run_episodes(
-    q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED
+    q_values: QFunction,
+    *,
+    episodes: int = EPISODES,
+    seed: int = SEED,
+    on_stage: OnStage = no_stage,
 ) -> EpisodeResults:
     """Run greedy episodes in one vector environment, each from its start to its first end.
 
@@ -40,6 +44,7 @@ def run_episodes(
     visited = []
 
     while running.any():
+        on_stage(f"{episodes:,} greedy episodes", len(visited) / time_limit())
         visited.append(states[running])
         actions = q_values(states).argmax(axis=1)
         states, _, terminated, truncated, _ = environment.step(actions)

@@ -17,7 +17,16 @@ from training.evaluation import recovery
 from training.evaluation.lqr import lqr
 from training.evaluation.recoverable import HALF_WIDTHS
 from training.seeding import EVALUATION_SEEDS
-from training.types import BoolArray, Controller, Float32Array, Float64Array, Int64Array, QFunction
+from training.types import (
+    BoolArray,
+    Controller,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    OnStage,
+    QFunction,
+    no_stage,
+)
 
 PUSH_INTERVAL = 50  # steps
 
@@ -98,7 +107,11 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def evaluate_robustness(
-    q_values: QFunction, *, seed: int = EVALUATION_SEEDS.start, episodes: int | None = None
+    q_values: QFunction,
+    *,
+    seed: int = EVALUATION_SEEDS.start,
+    episodes: int | None = None,
+    on_stage: OnStage = no_stage,
 ) -> RobustnessEvaluation:
     """Run a policy and the LQR in the same episodes of every scenario.
 
@@ -109,7 +122,9 @@ def evaluate_robustness(
         middle = len(states) // 2
         return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
 
-    policy_rates, lqr_rates = success_rates(policy_and_lqr, seed, episodes=episodes, copies=2)
+    policy_rates, lqr_rates = success_rates(
+        policy_and_lqr, seed, episodes=episodes, copies=2, on_stage=on_stage
+    )
     results = (
         ScenarioResult(
             name=scenario.name,
@@ -121,6 +136,7 @@ def evaluate_robustness(
         )
         for scenario, policy_rate, lqr_rate in zip(SCENARIOS, policy_rates, lqr_rates, strict=True)
     )
+    on_stage("the map of what is saved", 0.0)
     return RobustnessEvaluation(
         seed=seed, scenarios=tuple(results), recovery=_recovery(q_values, seed)
     )
@@ -145,6 +161,7 @@ def success_rates(
     *,
     episodes: int | None = None,
     copies: int = 1,
+    on_stage: OnStage = no_stage,
 ) -> Float64Array:
     """Return the success rates, (copies, scenarios), of a controller.
 
@@ -158,7 +175,7 @@ def success_rates(
             for number, scenario in enumerate(scenarios)
             if scenario.steps == steps
         ]
-        successes = _run(controller, groups, steps, copies)
+        successes = _run(controller, groups, steps, copies, on_stage)
         for group, succeeded in zip(groups, successes, strict=True):
             rates[:, group.number] = succeeded.mean(axis=1)
     return rates
@@ -177,7 +194,11 @@ class _Group:
 
 
 def _run(
-    controller: Controller, groups: Sequence[_Group], steps: int, copies: int
+    controller: Controller,
+    groups: Sequence[_Group],
+    steps: int,
+    copies: int,
+    on_stage: OnStage,
 ) -> list[BoolArray]:
     """Return which episodes succeeded, (copies, episodes) for each group.
 
@@ -190,7 +211,9 @@ def _run(
     environment = _begin(groups, slices, steps, copies)
     disturbances = _Disturbances(groups, slices, environment.action_history[0])
     running = np.ones(copies * total, np.bool_)
+    names = groups[0].scenario.name if len(groups) == 1 else f"{len(groups)} scenarios"
     for step in range(steps):
+        on_stage(f"robustness: {names}, {steps:,} steps", step / steps)
         if step and step % PUSH_INTERVAL == 0:
             environment.push(np.tile(disturbances.pushes(), copies))
 
