@@ -55,16 +55,25 @@ class PopulationLearner:
         def rows(count: int) -> list[Tensor]:
             return [torch.zeros(agents, count, width, device=device) for width in networks.widths]
 
-        # State and bootstrap state of each transition are two rows of one batch.
+        # State and bootstrap state of each transition are two rows of one batch. In an ensemble the
+        # online networks are asked for the states alone: the target networks' mean chooses.
         self._scaled_states = torch.zeros_like(self.minibatch.states)
-        *self._hidden, self._q = rows(2 * self._size)[1:]
+        scaled_rows = self._scaled_states.view(self._targets, 2 * self._size, -1)
+        self._target_inputs = scaled_rows.expand(agents, -1, -1)
         *self._target_hidden, self._target_q = rows(2 * self._size)[1:]
+        *self._hidden, self._q = rows(self._size if settings.ensemble else 2 * self._size)[1:]
         *self._hidden_gradients, self._q_gradient = rows(self._size)[1:]
 
-        # Each agent's Q-values, or in an ensemble their mean over the agents.
-        self._mean_q, self._mean_target_q = self._q, self._target_q
+        # What of it the gradient needs, (K, batch, width): the rows of the states.
+        self._states = self._of_states(self._scaled_states).expand(agents, -1, -1)
+        self._inputs = self._target_inputs
+        self._hidden_of_states, self._q_of_states = self._hidden, self._q
         if settings.ensemble:
-            self._mean_q, self._mean_target_q = (torch.zeros_like(self._q[:1]) for _ in range(2))
+            self._inputs = self._states
+            self._mean_target_q = torch.zeros_like(self._target_q[:1])
+        else:
+            self._hidden_of_states = [self._of_states(hidden) for hidden in self._hidden]
+            self._q_of_states = self._of_states(self._q)
 
         # One number for each transition: (targets, batch, 1), and (K, batch, 1) below.
         self._best_actions = torch.zeros_like(self.minibatch.actions)
@@ -93,7 +102,7 @@ class PopulationLearner:
 
         Each is the mean over the agents.
         """
-        q_values = self._of_states(self._q)
+        q_values = self._q_of_states
         best = q_values.topk(2, dim=2).values
         squares = [tensor.square().sum(dim=1) for tensor in self.gradient.by_agent()]
         loss = torch.nn.functional.huber_loss(
@@ -150,13 +159,8 @@ class PopulationLearner:
             states = torch.clamp(states, -networks.limits, networks.limits, out=self._scaled_states)
         torch.mul(states, networks.inverse_scale, out=self._scaled_states)
 
-        rows = self._scaled_states.view(self._targets, 2 * self._size, -1)
-        rows = rows.expand(networks.agents, -1, -1)
-        forward(networks.online, rows, self._hidden, self._q)
-        forward(networks.target, rows, self._target_hidden, self._target_q)
-        if self.settings.ensemble:
-            torch.mean(self._q, 0, keepdim=True, out=self._mean_q)
-            torch.mean(self._target_q, 0, keepdim=True, out=self._mean_target_q)
+        forward(networks.online, self._inputs, self._hidden, self._q)
+        forward(networks.target, self._target_inputs, self._target_hidden, self._target_q)
 
     def _compute_goals(self) -> None:
         """Compute what each Q(s, a) is moved to.
@@ -164,26 +168,29 @@ class PopulationLearner:
         The Double DQN target r + γⁿ Q⁻(s′, argmax Q(s′)), van Hasselt et al. 2016, eq. 4; less
         α (max Q⁻(s) - Q⁻(s, a)), advantage learning, Bellemare et al. 2016, "Increasing the Action
         Gap", eq. 7: a step of 20 ms changes a value so little that without it the gap between two
-        actions is lost in the error of the network. In an ensemble Q and Q⁻ are means over the
-        agents, Anschel et al. 2017, "Averaged-DQN", algorithm 3: what one network errs by is no
+        actions is lost in the error of the network. In an ensemble both are the mean of the target
+        networks, Anschel et al. 2017, "Averaged-DQN", algorithm 3: what one network errs by is no
         other's target.
         """
-        batch, alpha = self.minibatch, self.settings.advantage
-        torch.argmax(
-            self._of_next_states(self._mean_q), dim=2, keepdim=True, out=self._best_actions
-        )
-        next_values = self._of_next_states(self._mean_target_q)
+        batch, alpha, target_q = self.minibatch, self.settings.advantage, self._target_q
+        chosen_by = self._q
+        if self.settings.ensemble:
+            target_q = torch.mean(target_q, 0, keepdim=True, out=self._mean_target_q)
+            chosen_by = target_q
+
+        next_values = self._of_next_states(target_q)
+        torch.argmax(self._of_next_states(chosen_by), dim=2, keepdim=True, out=self._best_actions)
         torch.gather(next_values, 2, self._best_actions, out=self._goals)
         torch.addcmul(batch.rewards, batch.discounts, self._goals, out=self._goals)
 
         if alpha:
-            values = self._of_states(self._mean_target_q)
+            values = self._of_states(target_q)
             torch.amax(values, 2, keepdim=True, out=self._target_q_best)
             torch.gather(values, 2, batch.actions, out=self._target_q_taken)
             self._goals.sub_(self._target_q_best.sub_(self._target_q_taken), alpha=alpha)
 
     def _compute_td_errors(self) -> None:
-        torch.gather(self._of_states(self._q), 2, self._actions, out=self._q_taken)
+        torch.gather(self._q_of_states, 2, self._actions, out=self._q_taken)
         torch.sub(self._q_taken, self._goals, out=self._td_errors)
 
     def _compute_gradient(self) -> None:
@@ -199,7 +206,7 @@ class PopulationLearner:
 
         online = self.networks.online
         for layer in reversed(range(len(online.weights))):
-            inputs = self._of_states(self._hidden[layer - 1]) if layer else self._scaled_inputs
+            inputs = self._hidden_of_states[layer - 1] if layer else self._states
             torch.bmm(inputs.transpose(1, 2), gradient, out=self.gradient.weights[layer])
             torch.sum(gradient, 1, keepdim=True, out=self.gradient.biases[layer])
             if layer:
@@ -233,11 +240,6 @@ class PopulationLearner:
     def _actions(self) -> Tensor:
         """The actions of each agent's transitions, (K, batch, 1)."""
         return self.minibatch.actions.expand(self.networks.agents, -1, -1)
-
-    @property
-    def _scaled_inputs(self) -> Tensor:
-        """The scaled states of each agent's transitions, (K, batch, 4)."""
-        return self._of_states(self._scaled_states).expand(self.networks.agents, -1, -1)
 
     def _of_states(self, rows: Tensor) -> Tensor:
         """Return the rows that belong to the states of the transitions, (…, batch, width)."""

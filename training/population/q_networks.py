@@ -90,7 +90,12 @@ class StackedQNetworks:
 
     def act(self, states: Float32Array, epsilon: float, rng: np.random.Generator) -> Int64Array:
         """Return ε-greedy actions, (K · n,), in states (K · n, 4), agent by agent."""
-        q_values = self.q_values(states.reshape(self.agents, -1, states.shape[1]))
+        states = states.reshape(self.agents, -1, states.shape[1])
+        if self.limits is not None:
+            # At each step a clip costs less than the layer that does it in an exported network.
+            ends = self.limits.numpy(force=True)
+            states = np.clip(states, -ends, ends)
+        q_values = q_values_of(self._unlimited(), states)
         greedy = q_values.argmax(axis=2).reshape(-1)
         explore, choice = rng.random((2, len(greedy)))
         random_actions = (choice * q_values.shape[2]).astype(np.int64)
@@ -99,11 +104,7 @@ class StackedQNetworks:
 
     def to_numpy(self, layers: StackedLayers | None = None) -> NumpyLayers:
         """Return weights and biases of networks that take states as they are."""
-        (first, biases), *others = [
-            (weights.numpy(force=True), biases.numpy(force=True))
-            for weights, biases in (layers or self.online).pairs()
-        ]
-        first = first * self.inverse_scale.numpy(force=True)[:, None]
+        (first, biases), *others = self._unlimited(layers)
         if self.limits is None:
             return [(first, biases), *others]
         return [*_limited(first, biases, self.limits.numpy(force=True)), *others]
@@ -123,6 +124,14 @@ class StackedQNetworks:
                 layer.weight.copy_(torch.from_numpy(weights[k].T))
                 layer.bias.copy_(torch.from_numpy(biases[k, 0]))
         return network
+
+    def _unlimited(self, layers: StackedLayers | None = None) -> NumpyLayers:
+        """Return weights and biases without the layer that limits the states."""
+        (first, biases), *others = [
+            (weights.numpy(force=True), biases.numpy(force=True))
+            for weights, biases in (layers or self.online).pairs()
+        ]
+        return [(first * self.inverse_scale.numpy(force=True)[:, None], biases), *others]
 
     def count_finite(self) -> int:
         """Return the number of agents whose weights are all finite."""

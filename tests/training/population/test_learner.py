@@ -97,7 +97,8 @@ def test_gradient_by_hand_equals_autograds(
     for k, network in enumerate(agents_alone):
         row = 0 if ensemble else k
         states, next_states = batch.states[row, :, 0], batch.states[row, :, 1]
-        best = mean(agents_alone, k, next_states).argmax(1, keepdim=True)
+        choosing = targets if ensemble else agents_alone
+        best = mean(choosing, k, next_states).argmax(1, keepdim=True)
         goal = batch.rewards[row] + batch.discounts[row] * mean(targets, k, next_states).gather(
             1, best
         )
