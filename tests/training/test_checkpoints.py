@@ -45,6 +45,19 @@ RECIPES = {
             "domain_randomization.force": (2.0, 20.0),
         },
     ),
+    # Stopped between two checks, too.
+    "robust": recipe(
+        "robust",
+        {
+            "agents": 2,
+            "num_envs": 4,
+            "hidden": (16, 16),
+            "steps": 2_000,
+            "eval_frequency": 300,
+            "buffer_size": 3_000,
+            "learning_starts": 200,
+        },
+    ),
 }
 
 Chosen = BaselineRecipe | PopulationRecipe
