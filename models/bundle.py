@@ -31,6 +31,7 @@ from models import files
 from models.manifest import MANIFEST, Artifact, Format, Manifest
 from models.text import printable
 
+SIGNATURE = "model.sig"  # beside the manifest, in a bundle that was signed
 MANIFEST_BYTES_MAX = 1 << 20
 READ_ATTEMPTS = 5  # a bundle may be replaced again and again while it is read
 READABLE_BY_ALL = 0o755  # another user serves a bundle, and nothing in it is secret
@@ -243,7 +244,7 @@ def _check_is_bundle(folder: Path, names: set[str]) -> None:
             " choose another place"
         ) from error
 
-    others = names - {MANIFEST, *manifest.files}
+    others = names - {MANIFEST, SIGNATURE, *manifest.files}
     if others:
         raise BundleWriteError(
             f"{folder}: holds files that are not the bundle's ({', '.join(sorted(others))});"

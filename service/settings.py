@@ -29,10 +29,11 @@ from pydantic_settings import (
 )
 
 ENVIRONMENT_PREFIX = "UPRIGHT_"
+KSERVE_NAME = "INFERENCE_SERVICE_NAME"  # the variable in which KServe says how callers name it
 
 LogFormat = Literal["people", "json"]
 
-# The first setting of each group; the help and docs/operations.md show the settings by these.
+# The first setting of each group; the help and docs/configuration.md show the settings by these.
 GROUP_STARTS = {
     "host": "Listening",
     "bundle": "Bundle",
@@ -154,15 +155,26 @@ class Settings(BaseSettings):
     backend: Literal["onnx", "torchscript"] = Field(
         "onnx", description="what runs the policy; torchscript needs torch"
     )
+    bundle_wait: FractionalSeconds = Field(
+        0,
+        ge=0,
+        description="seconds that a start waits, alive and not ready, for a bundle that has not"
+        " come; 0 to end at once",
+    )
     model_name: ModelNames = Field(
         [],
-        description="name of the model below /v2 and over gRPC, in place of the bundle's; may be"
-        " given more than once: the others are aliases",
+        description="name of the model below /v2 and over gRPC, in place of the bundle's, and of"
+        f" what KServe says in {KSERVE_NAME}; may be given more than once: the others are aliases",
     )
     min_score: Annotated[Number, Metavar("STEPS")] = Field(
         0,
         description="mean score, in steps, that the manifest's evaluation must reach for a bundle"
         " to be served",
+    )
+    verify_key: File | None = Field(
+        None,
+        description="public key in PEM by which a bundle must be signed to be served; needs the"
+        " extra signing",
     )
     watch: FractionalSeconds | None = Field(
         None,
@@ -189,6 +201,12 @@ class Settings(BaseSettings):
         gt=0,
         description="seconds that an idle connection stays open; longer than a load balancer's own",
     )
+    max_connection_age: Seconds = Field(
+        0,
+        ge=0,
+        description="seconds after which a connection is ended, give or take a tenth, once it owes"
+        " no answer, so that callers find new servers; 0 for never",
+    )
     header_timeout: Seconds = Field(
         10,
         gt=0,
@@ -203,7 +221,7 @@ class Settings(BaseSettings):
     max_concurrent_requests: Count = Field(
         512,
         gt=0,
-        description="requests under way at the same time; more get 503 and Retry-After, but for"
+        description="requests in flight at the same time; more get 503 and Retry-After, but for"
         " health and metrics",
     )
     stream_rate: Count = Field(
@@ -211,6 +229,12 @@ class Settings(BaseSettings):
         ge=0,
         description="messages that a stream may send in a second, more are refused; 0 for any"
         " number",
+    )
+
+    refuse_out_of_range: CliToggleFlag[bool] = Field(
+        False,
+        description="refuse states outside what training saw (422), in place of an action; a"
+        ' request can ask for it by "strict": true',
     )
 
     # Running
@@ -223,7 +247,7 @@ class Settings(BaseSettings):
     shutdown: Seconds = Field(
         10,
         ge=0,
-        description="seconds that requests under way get when the service is told to stop",
+        description="seconds that requests in flight get once a stop has drained the service",
     )
     workers: Annotated[int, Metavar("N")] = Field(
         1,
@@ -300,11 +324,15 @@ class Settings(BaseSettings):
         assert isinstance(env_settings, EnvSettingsSource)  # noqa: S101 - as BaseSettings makes it
         from_environment = env_settings.env_vars.get(variable("config").lower())
         path = init_settings().get("config") or from_environment
+        model_name = env_settings.env_vars.get(KSERVE_NAME.lower())
+        from_kserve = InitSettingsSource(
+            settings_cls, {"model_name": [model_name]} if model_name else {}
+        )
         if not path:
-            return init_settings, env_settings
+            return init_settings, env_settings, from_kserve
 
         config_file = InitSettingsSource(settings_cls, read_config_file(Path(path)))
-        return init_settings, env_settings, config_file
+        return init_settings, env_settings, config_file, from_kserve
 
     @model_validator(mode="after")
     def _check_listening(self) -> Self:

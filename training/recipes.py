@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.manifest import Plant
 from training.envs.conditions import DomainRandomization, Reward
 from training.evaluation.gate import GateName
 
@@ -33,7 +34,7 @@ class _Recipe(BaseModel):
 
 
 class BaselineRecipe(_Recipe):
-    """Train the tutorial's agent, fact by fact as docs/training.md lists them."""
+    """Train the tutorial's agent, fact by fact as docs/recipes.md lists them."""
 
     name: Literal["baseline"] = "baseline"
     gate: GateName = Field("tutorial", description="what a policy must pass to be exported")
@@ -116,7 +117,7 @@ class PopulationRecipe(_Recipe):
     )
     batch_size: Count = Field(32, description="transitions of each agent in an update")
     updates: Count = Field(2, description="updates after each step of the vector environment")
-    gamma: float = Field(0.99, gt=0, lt=1, description="γ, the weight of the next step's value")
+    gamma: float = Field(0.99, gt=0, lt=1, description="γ, the weight of what comes 20 ms later")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Adam's step size at the start")
     learning_rate_end: float = Field(
         2e-3, ge=0, le=0.1, description="Adam's step size at the end of the steps; linear between"
@@ -156,6 +157,7 @@ class PopulationRecipe(_Recipe):
         DomainRandomization(), description="what the plant of a training episode is drawn from"
     )
     reward: Reward = Field(Reward(), description="the reward of a step")
+    plant: Plant = Field(Plant(), description="the cart-pole that it is all about")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

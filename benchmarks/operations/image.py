@@ -1,9 +1,11 @@
 """The image run as an operator should run it, looked at from outside and from inside.
 
-Its root is read-only, it has no capabilities, and a numeric user of its own.
+Its root is read-only, it has no capabilities, and it runs as its own user or as any other. What it
+is asked to serve is its own bundle, a mounted one, one that comes late, and one that is not signed.
 
     make image
     python -m benchmarks.operations.image
+    make image-proof                       # builds it twice, and compares the two
 
 Needs root, and Debian's packages buildah and runc. Nothing of the container is reachable from
 outside: what is asked is asked within.
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,32 @@ BUILDAH, RUNC = (
     shutil.which(name) or sys.exit(f"{name} is needed: apt-get install {name}")
     for name in ("buildah", "runc")
 )
-NAME = f"upright-check-{os.getpid()}"
 GOLDEN = bundle.read(BUNDLE).manifest.golden_states[0]
+ACTION = GOLDEN.q_values.index(max(GOLDEN.q_values))
+DEPENDENCY_BYTES_MAX = 200_000_000
+MOUNT = "/mnt/models"  # where KServe has a bundle
+START_SECONDS = 60.0  # a loaded machine takes long
+
 ASK = """
-import sys, urllib.request
-with urllib.request.urlopen("http://127.0.0.1:8000/act", sys.argv[1].encode(), 5) as answer:
-    print(answer.read().decode())
+import sys, urllib.request, urllib.error
+body = sys.argv[2].encode() if len(sys.argv) > 2 else None
+try:
+    with urllib.request.urlopen("http://127.0.0.1:" + sys.argv[1], body, 10) as answer:
+        print(answer.status, answer.read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code, error.read().decode())
+"""
+ASK_BY_GRPC = """
+import sys, grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from service.grpc import inference_pb2, inference_pb2_grpc
+with grpc.insecure_channel("127.0.0.1:9000") as channel:
+    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+    request = inference_pb2.ModelInferRequest(model_name="cartpole-dqn")
+    state = request.inputs.add(name="state", datatype="FP32", shape=[1, 4])
+    state.contents.fp32_contents.extend(map(float, sys.argv[1:]))
+    answer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    print(health.status, len(answer.raw_output_contents) or len(answer.outputs))
 """
 WRITE = """
 import errno
@@ -45,14 +67,27 @@ for place in ("/", "/app", "/opt/venv", "/etc", "/var"):
     except OSError as error:
         print(errno.errorcode[error.errno])
 """
+STALE = """
+import importlib.util, pathlib
+print(sum(not pathlib.Path(importlib.util.cache_from_source(str(path))).exists()
+          for root in ("/app", "/opt/venv/lib") for path in pathlib.Path(root).rglob("*.py")))
+"""
 NO_CAPABILITIES: dict[str, list[str]] = {
     kind: [] for kind in ("bounding", "effective", "permitted", "inheritable", "ambient")
 }
 
+Rows = dict[str, tuple[object, object]]  # what was seen, and what it should be
+
 
 def output(*command: str) -> str:
     """Return what a command prints. Raises `CalledProcessError`."""
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def inspect(image: str) -> dict[str, Any]:
+    """Return what the builder knows of an image."""
+    known: dict[str, Any] = json.loads(output(BUILDAH, "inspect", "--type", "image", image))
+    return known
 
 
 @contextlib.contextmanager
@@ -65,61 +100,88 @@ def mounted(image: str) -> Iterator[Path]:
         output(BUILDAH, "rm", container)
 
 
-@contextlib.contextmanager
-def running(root: Path, image: dict[str, Any], folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run the image's own command as its own user; gives the runtime's process."""
-    output(RUNC, "spec", "--bundle", str(folder))
-    spec = json.loads((folder / "config.json").read_text())
-    user, group = (int(part) for part in image["User"].split(":"))  # fails if it is a name
-    spec["process"] |= {
-        "terminal": False,
-        "user": {"uid": user, "gid": group},
-        "args": image["Cmd"],
-        "cwd": image["WorkingDir"],
-        "env": image["Env"],
-        "capabilities": NO_CAPABILITIES,
-        "noNewPrivileges": True,
-    }
-    spec["root"] = {"path": str(root), "readonly": True}
-    spec["mounts"].append(
-        {
-            "destination": "/tmp",  # noqa: S108 - within the container
-            "type": "tmpfs",
-            "source": "tmpfs",
-            "options": ["nosuid", "nodev"],
+class Container:
+    """A container that runs the image's entry with arguments of its own."""
+
+    count = 0
+
+    def __init__(self, root: Path, config: dict[str, Any], folder: Path) -> None:
+        Container.count += 1
+        self.name = f"upright-check-{os.getpid()}-{Container.count}"
+        self.folder = folder
+        self._root = root
+        self._config = config
+        self.process: subprocess.Popen[bytes]
+
+    @contextlib.contextmanager
+    def running(
+        self, *arguments: str, user: str = "", mounts: dict[Path, str] | None = None
+    ) -> Iterator["Container"]:
+        """Run until the end of the block, as the image's own user or as `user`."""
+        self._write_spec(arguments, user or self._config["User"], mounts or {})
+        with (
+            (self.folder / "log").open("wb") as log,
+            subprocess.Popen(
+                (RUNC, "run", "--bundle", str(self.folder), self.name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            ) as self.process,
+        ):
+            try:
+                yield self
+            finally:
+                if self.process.poll() is None:
+                    output(RUNC, "kill", self.name, "KILL")
+
+    def _write_spec(self, arguments: tuple[str, ...], user: str, mounts: dict[Path, str]) -> None:
+        output(RUNC, "spec", "--bundle", str(self.folder))
+        spec = json.loads((self.folder / "config.json").read_text())
+        uid, gid = (int(part) for part in user.split(":"))  # fails if it is a name
+        spec["process"] |= {
+            "terminal": False,
+            "user": {"uid": uid, "gid": gid},
+            "args": [*self._config["Entrypoint"], *(self._config["Cmd"] or []), *arguments],
+            "cwd": self._config["WorkingDir"],
+            "env": self._config["Env"],
+            "capabilities": NO_CAPABILITIES,
+            "noNewPrivileges": True,
         }
-    )
-    (folder / "config.json").write_text(json.dumps(spec))
-    with (
-        (folder / "log").open("wb") as log,
-        subprocess.Popen(
-            (RUNC, "run", "--bundle", str(folder), NAME),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        ) as process,
-    ):
-        try:
-            until = time.monotonic() + 30
-            while "startup complete" not in (folder / "log").read_text():
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError((folder / "log").read_text())
-                time.sleep(0.05)
-            yield process
-        finally:
-            if process.poll() is None:
-                output(RUNC, "kill", NAME, "KILL")
+        spec["root"] = {"path": str(self._root), "readonly": True}
+        temporary = {"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}  # noqa: S108 - within the container
+        spec["mounts"].append(temporary | {"options": ["nosuid", "nodev"]})
+        for source, destination in mounts.items():
+            bind = {"destination": destination, "type": "bind", "source": str(source)}
+            spec["mounts"].append(bind | {"options": ["rbind", "ro"]})
+        (self.folder / "config.json").write_text(json.dumps(spec))
 
+    @property
+    def log(self) -> str:
+        """What the container has printed."""
+        return (self.folder / "log").read_text()
 
-def inside(*command: str) -> str:
-    """Return what a command prints in the container, as the service's user."""
-    return output(RUNC, "exec", NAME, *command)
+    def wait_for(self, text: str) -> None:
+        """Wait until the container prints a text. Raises `RuntimeError` if it does not."""
+        until = time.monotonic() + START_SECONDS
+        while text not in self.log:
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"no {text!r} in:\n{self.log}")
+            time.sleep(0.05)
 
+    def inside(self, *command: str) -> str:
+        """Return what a command prints in the container, as the service's user."""
+        return output(RUNC, "exec", self.name, *command).strip()
 
-def _values(fields: str, status: str) -> str:
-    """Return what the kernel says of a process in some fields, each value once."""
-    lines = re.findall(rf"^(?:{fields}):(.*)$", status, re.MULTILINE)
-    return " ".join(sorted({value for line in lines for value in line.split()}))
+    def ask(self, path: str, body: object = None) -> tuple[int, str]:
+        """Return the status and the body of an answer; `path` begins with the port."""
+        text = [] if body is None else [json.dumps(body)]
+        status, _, answer = self.inside("python", "-c", ASK, path, *text).partition(" ")
+        return int(status), answer
+
+    def stop(self, signal: str) -> int:
+        """Send a signal, and return the exit code."""
+        output(RUNC, "kill", self.name, signal)
+        return self.process.wait(30)
 
 
 def main() -> None:
@@ -128,33 +190,182 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", nargs="?", default="upright:latest")
-    name = parser.parse_args().image
-    image = json.loads(output(BUILDAH, "inspect", "--type", "image", name))["Docker"]["config"]
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mounted(name) as root,
-        running(root, image, Path(folder)) as process,
-    ):
-        pid = json.loads(output(RUNC, "state", NAME))["pid"]
-        status = Path(f"/proc/{pid}/status").read_text()
-        answer = json.loads(inside("python", "-c", ASK, json.dumps({"state": GOLDEN.state})))
-        rows: dict[str, tuple[object, object]] = {
-            "user and group": (_values("Uid|Gid", status), "10001"),
-            "capabilities": (_values("Cap(?:Inh|Prm|Eff|Bnd|Amb)", status), "0" * 16),
-            "no new privileges": (_values("NoNewPrivs", status), "1"),
-            "writing to /, /app, /opt/venv, /etc, /var": (
-                inside("python", "-c", WRITE).split(),
-                ["EROFS"] * 5,
-            ),
-            "action of POST /act": (answer["action"], GOLDEN.q_values.index(max(GOLDEN.q_values))),
-            "its health check": (inside(*image["Healthcheck"]["Test"][1:]), ""),
-        }
-        output(RUNC, "kill", NAME, "TERM")
-        rows["exit code after SIGTERM"] = (process.wait(30), 0)
+    parser.add_argument(
+        "--builds", nargs=2, metavar="IMAGE", help="two builds of it, as OCI images, to be compared"
+    )
+    options = parser.parse_args()
+
+    known = inspect(options.image)
+    config = known["Docker"]["config"]
+    rows: Rows = {}
+    with tempfile.TemporaryDirectory() as name, mounted(options.image) as root:
+        folder = Path(name)
+        folder.chmod(0o755)
+
+        def container() -> Container:
+            return Container(root, config, Path(tempfile.mkdtemp(dir=folder)))
+
+        rows |= contents(root, config)
+        rows |= as_it_is(container)
+        rows |= as_any_user_with_a_mounted_bundle(container, folder)
+        rows |= with_a_late_bundle(container, folder)
+        rows |= with_signatures(container, folder)
+    if options.builds:
+        rows |= builds(known, *map(inspect, options.builds))
     print("| what | seen | as it should be |\n| --- | --- | --- |")
     for what, (seen, right) in rows.items():
         print(f"| {what} | {seen!r} | {'yes' if seen == right else f'no: {right!r}'} |")
     sys.exit(int(any(seen != right for seen, right in rows.values())))
+
+
+def contents(root: Path, config: dict[str, Any]) -> Rows:
+    """Look at the files and the settings of the image."""
+    size = sum(path.lstat().st_size for path in (root / "opt/venv").rglob("*") if not path.is_dir())
+    print(f"the dependencies have {size / 1e6:.0f} MB", file=sys.stderr)
+    programs = [
+        str(path.relative_to(root))
+        for place in ("usr/bin", "usr/local/bin", "opt/venv/bin")
+        for pattern in ("pip*", "gcc*", "cc", "c++", "make", "uv")
+        for path in (root / place).glob(pattern)
+    ]
+    return {
+        "entry, command": (
+            (config["Entrypoint"], config["Cmd"] or []),
+            (["python", "-m", "service"], []),
+        ),
+        "user, stop signal": ((config["User"], config["StopSignal"]), ("10001:0", "SIGTERM")),
+        "dependencies under 200 MB": (size < DEPENDENCY_BYTES_MAX, True),
+        "pip, compilers": (programs, []),
+    }
+
+
+def builds(image: dict[str, Any], one: dict[str, Any], other: dict[str, Any]) -> Rows:
+    """Compare two builds, as OCI images, with each other and with what is run here.
+
+    An image in Docker's format holds the number of the container that it was made in, if buildah
+    made it, so its layers alone are compared.
+    """
+    return {
+        "two builds: their digest": (other["FromImageDigest"], one["FromImageDigest"]),
+        "their layers, and this image's": (
+            image["OCIv1"]["rootfs"]["diff_ids"] == one["OCIv1"]["rootfs"]["diff_ids"],
+            True,
+        ),
+    }
+
+
+def as_it_is(container: Callable[[], Container]) -> Rows:
+    """Run the image's own bundle as its own user, with a flag for gRPC."""
+    with container().running("--grpc-port=9000", "--drain=0") as service:
+        service.wait_for("startup complete")
+        pid = json.loads(output(RUNC, "state", service.name))["pid"]
+        status = Path(f"/proc/{pid}/status").read_text()
+        _, answer = service.ask("8000/act", {"state": GOLDEN.state})
+        state = map(str, GOLDEN.state)
+        rows: Rows = {
+            "user": (_values("Uid", status), "10001"),
+            "group": (_values("Gid", status), "0"),
+            "capabilities": (_values("Cap(?:Inh|Prm|Eff|Bnd|Amb)", status), "0" * 16),
+            "no new privileges": (_values("NoNewPrivs", status), "1"),
+            "writing to /, /app, /opt/venv, /etc, /var": (
+                service.inside("python", "-c", WRITE).split(),
+                ["EROFS"] * 5,
+            ),
+            "sources without bytecode": (service.inside("python", "-c", STALE), "0"),
+            "action of POST /act": (json.loads(answer)["action"], ACTION),
+            "gRPC: health, outputs": (service.inside("python", "-c", ASK_BY_GRPC, *state), "1 2"),
+            "its health check": (
+                service.inside("python", "-m", "service", "health"),
+                "ready: http://0.0.0.0:8000",
+            ),
+        }
+        output(RUNC, "kill", service.name, "HUP")  # a reload, which finds the same bundle
+        time.sleep(0.5)
+        rows["exit code after SIGTERM"] = (service.stop("TERM"), 0)
+    with container().running("--tracing", "--port=8123") as service:
+        service.wait_for("startup complete")
+        rows["flags: the port; tracing is inside"] = (service.ask("8123/health/ready")[0], 200)
+        rows["exit code after SIGINT"] = (service.stop("INT"), 0)
+    with container().running("--prot=1") as service:
+        code = service.process.wait(60)
+        rows["a flag that is none"] = ((code, "--prot" in service.log), (2, True))
+    return rows
+
+
+def as_any_user_with_a_mounted_bundle(container: Callable[[], Container], folder: Path) -> Rows:
+    """Run another bundle as a user that the image does not know."""
+    source = folder / "other"
+    shutil.copytree(BUNDLE, source)
+    with container().running(
+        f"--bundle={MOUNT}", "--drain=0", user="1234567:0", mounts={source: MOUNT}
+    ) as service:
+        service.wait_for("startup complete")
+        pid = json.loads(output(RUNC, "state", service.name))["pid"]
+        status = Path(f"/proc/{pid}/status").read_text()
+        return {
+            "another user": (_values("Uid|Gid", status), "0 1234567"),
+            "its mounted bundle": (f"from {MOUNT}" in service.log, True),
+            "its action": (
+                json.loads(service.ask("8000/act", {"state": GOLDEN.state})[1])["action"],
+                ACTION,
+            ),
+            "its exit code after SIGTERM": (service.stop("TERM"), 0),
+        }
+
+
+def with_a_late_bundle(container: Callable[[], Container], folder: Path) -> Rows:
+    """Let the bundle come when the service is up."""
+    source = folder / "late"
+    source.mkdir()
+    with container().running(
+        f"--bundle={MOUNT}", "--bundle-wait=120", "--drain=0", mounts={source: MOUNT}
+    ) as service:
+        service.wait_for("not ready")
+        before = [service.ask(f"8000/health/{what}")[0] for what in ("live", "ready")]
+        shutil.copytree(BUNDLE, source, dirs_exist_ok=True)
+        service.wait_for("startup complete")
+        return {
+            "a late bundle: live, ready before": (before, [200, 503]),
+            "ready after": (service.ask("8000/health/ready")[0], 200),
+        }
+
+
+def with_signatures(container: Callable[[], Container], folder: Path) -> Rows:
+    """Ask for a signature where there is none, where there is one, and where it is another's."""
+    keys = folder / "keys"
+    keys.mkdir()
+    for name in ("ours", "foreign"):
+        private = ("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout")
+        output(*private, "-out", str(keys / f"{name}.pem"))
+        public = ("openssl", "ec", "-in", str(keys / f"{name}.pem"), "-pubout")
+        output(*public, "-out", str(keys / f"{name}.pub"))
+    signed = folder / "signed"
+    shutil.copytree(BUNDLE, signed)
+    output("make", "sign", "--old-file=setup", f"KEY={keys / 'ours.pem'}", f"BUNDLE={signed}")
+
+    rows: Rows = {}
+    for what, source, name in (
+        ("an unsigned bundle", BUNDLE, "ours"),
+        ("a bundle of a foreign key", signed, "foreign"),
+    ):
+        mounts = {source.resolve(): MOUNT, keys: "/mnt/keys"}
+        flags = f"--bundle={MOUNT}", f"--verify-key=/mnt/keys/{name}.pub"
+        with container().running(*flags, mounts=mounts) as service:
+            code = service.process.wait(60)
+            rows[what] = ((code, "is not signed" in service.log), (1, True))
+    mounts = {signed: MOUNT, keys: "/mnt/keys"}
+    with container().running(
+        f"--bundle={MOUNT}", "--verify-key=/mnt/keys/ours.pub", mounts=mounts
+    ) as service:
+        service.wait_for("startup complete")
+        rows["a signed bundle"] = (service.ask("8000/health/ready")[0], 200)
+    return rows
+
+
+def _values(fields: str, status: str) -> str:
+    """Return what the kernel says of a process in some fields, each value once."""
+    lines = re.findall(rf"^(?:{fields}):(.*)$", status, re.MULTILINE)
+    return " ".join(sorted({value for line in lines for value in line.split()}))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def _problem(process: RunningProcess, timeout: float) -> str | None:
     if process.is_stuck:
         return f"{label}: has not moved for {process.seconds_since_touch:.0f} s"
     if not process.is_ready:
-        return f"{label}: is ending"
+        return f"{label}: waits for its bundle, or is ending"
     try:
         status = _ask(process.address, timeout)
     except (OSError, http.client.HTTPException) as error:

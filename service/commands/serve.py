@@ -11,12 +11,14 @@ from pathlib import Path
 from service.auth import key_file, keys, tls
 from service.auth.keys import KeysError
 from service.auth.tls import TlsError
-from service.inference import admission
+from service.inference import admission, signature
 from service.inference.policy import Policy
+from service.inference.signature import VerifyKeyError
 from service.observability.logging import configuration, print_error
 from service.server import server, sockets, supervisor
 from service.server.sockets import SocketError
 from service.server.supervisor import SupervisorError
+from service.server.waiting import BundleDidNotComeError, wait_for_bundle
 from service.settings import Settings
 from service.state import ServiceState
 
@@ -38,40 +40,56 @@ def run(settings: Settings) -> int:
     """Serve until told to stop. Returns 1 when the service cannot start, 2 for a wrong setting."""
     try:
         _check_extras(settings)
-        policy, shadow = admission.at_start(settings)
-        service_state = ServiceState(
-            policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings)
-        )
-        return _listen(settings, service_state, shadow)
+        with ExitStack() as stack:
+            return _serve(settings, stack)
     except StartError as error:
         print_error(str(error), settings.log_format)
         return error.code
-    except (*admission.REFUSALS, KeysError, TlsError, SocketError, SupervisorError) as error:
+    except (
+        *admission.REFUSALS,
+        KeysError,
+        TlsError,
+        SocketError,
+        SupervisorError,
+        BundleDidNotComeError,
+        VerifyKeyError,
+    ) as error:
         print_error(str(error), settings.log_format)
         return CANNOT_START
 
 
-def _listen(settings: Settings, service_state: ServiceState, shadow: Policy | None) -> int:
-    bundle = service_state.policy.bundle
-    with ExitStack() as stack:
+def _serve(settings: Settings, stack: ExitStack) -> int:
+    """Serve; what was opened for it is closed with `stack`. Returns the exit code."""
+    listeners = None
+    if settings.bundle_wait:
+        # Open from now on: callers that come while the bundle is examined wait for their answer.
         listeners = stack.enter_context(sockets.listening(settings))
-        if settings.grpc_port is not None:
-            sockets.check_free(settings.host, settings.grpc_port)
-        if settings.record is not None:
-            _check_record(settings.record, service_state.policy)
-        processes = None
-        if settings.workers > 1:
-            processes = stack.enter_context(supervisor.prepared(settings, bundle, listeners))
+        if not wait_for_bundle(settings, listeners):
+            return 0  # it was told to stop
 
-        logging.config.dictConfig(configuration(settings.log_format))
-        sockets.announce(listeners, tls=service_state.tls is not None)
-        keys.announce(settings)
-        log.info(_description(settings, service_state.policy))
-        if processes is not None:
-            gc.enable()  # `service.__main__` disables it; a process that serves enables it later
-            return processes.run()
-        has_started = server.serve(settings, service_state, listeners, shadow=shadow)
-        return 0 if has_started else CANNOT_START  # the log says why
+    policy, shadow = admission.at_start(settings)
+    service_state = ServiceState(
+        policy, keys=key_file.keys_from_settings(settings), tls=tls.tls_from_settings(settings)
+    )
+    if listeners is None:
+        listeners = stack.enter_context(sockets.listening(settings))
+    if settings.grpc_port is not None:
+        sockets.check_free(settings.host, settings.grpc_port)
+    if settings.record is not None:
+        _check_record(settings.record, policy)
+    processes = None
+    if settings.workers > 1:
+        processes = stack.enter_context(supervisor.prepared(settings, policy.bundle, listeners))
+
+    logging.config.dictConfig(configuration(settings.log_format))
+    sockets.announce(listeners, tls=service_state.tls is not None)
+    keys.announce(settings)
+    log.info(_description(settings, policy))
+    if processes is not None:
+        gc.enable()  # `service.__main__` disables it; a process that serves enables it later
+        return processes.run()
+    has_started = server.serve(settings, service_state, listeners, shadow=shadow)
+    return 0 if has_started else CANNOT_START  # the log says why
 
 
 def _description(settings: Settings, policy: Policy) -> str:
@@ -79,7 +97,8 @@ def _description(settings: Settings, policy: Policy) -> str:
     bundle = policy.bundle
     parts = [
         f"Serving {bundle.manifest.name}, version {bundle.manifest.version}, from {bundle.folder}:"
-        f" {bundle.digest}, by {policy.backend_name}"
+        f" {bundle.digest}, by {policy.backend_name},"
+        f" for steps of {bundle.manifest.environment.step_seconds:g} s"
     ]
     if settings.shadow is not None:
         parts.append(f"shadow {settings.shadow}")
@@ -99,6 +118,8 @@ def _check_extras(settings: Settings) -> None:
         )
     if settings.tracing:
         _check_tracing(settings)
+    if settings.verify_key is not None:
+        signature.check_key(settings.verify_key)
 
 
 def _check_tracing(settings: Settings) -> None:

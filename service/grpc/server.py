@@ -22,6 +22,8 @@ from service.state import ServiceState
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SHORTEST_PING_INTERVAL_MS = 500  # that a client may choose
+AGE_GRACE_MS = 10_000  # for the calls in flight on a connection that has become old
+LARGEST_OPTION = 2**31 - 1  # gRPC takes it for: without end
 STOP_SECONDS = 0.5  # for calls in flight when the service ends; the longest takes milliseconds
 
 log = logging.getLogger("uvicorn.error")
@@ -43,7 +45,7 @@ async def grpc_server(
         interceptors.insert(0, AuthInterceptor(service_state.keys, service_state.metrics))
     server = grpc.aio.server(
         interceptors=interceptors,
-        options=_options(size_limit),
+        options=_options(size_limit, settings.max_connection_age),
     )
     inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(  # type: ignore[no-untyped-call] # made by `make proto`
         InferenceServicer(settings, service_state, reloader), server
@@ -72,9 +74,18 @@ async def grpc_server(
         await server.stop(STOP_SECONDS)
 
 
-def _options(size_limit: int) -> list[tuple[str, int]]:
-    """Return the server's options; a message has at most `size_limit` bytes."""
+def _options(size_limit: int, age: int) -> list[tuple[str, int]]:
+    """Return the server's options.
+
+    A message has at most `size_limit` bytes. A connection that is `age` seconds old, give or take a
+    tenth, takes no further calls; 0: it never ages.
+    """
+    ageing = [
+        ("grpc.max_connection_age_ms", min(age * 1_000, LARGEST_OPTION)),
+        ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
+    ]
     return [
+        *(ageing if age else []),
         ("grpc.max_receive_message_length", size_limit),
         # Compressed messages are inflated by the service, which bounds what they become.
         ("grpc.per_message_decompression", 0),

@@ -2,8 +2,8 @@
 
 Every hash and the manifest's schema are right; the policy reproduces the golden states on the
 chosen backend, answers sanely all over the range of its states, and was evaluated as well as is
-asked for; and its states and actions are those of the bundle that it is to replace. Starting,
-reloading and the shadow pass the same admission.
+asked for; its states, its actions and its step are those of the bundle that it is to replace; and
+it is signed, where a key is set. Starting, reloading and the shadow pass the same admission.
 """
 
 from itertools import product
@@ -14,6 +14,7 @@ import numpy as np
 from models import bundle
 from models.bundle import Bundle, BundleError
 from models.manifest import FLOAT32_MAX, Manifest
+from service.inference import signature
 from service.inference.backends import BackendName, Float32Array
 from service.inference.errors import NotAdmittedError, PolicyError, QValuesNotFiniteError
 from service.inference.loading import load
@@ -26,26 +27,35 @@ REFUSALS = (BundleError, PolicyError)
 
 
 def admit(
-    folder: Path, backend: BackendName, min_score: float, like: Manifest | None = None
+    folder: Path,
+    backend: BackendName,
+    min_score: float,
+    like: Manifest | None = None,
+    verify_key: Path | None = None,
 ) -> Policy:
     """Read and examine a bundle that is to be served in place of the one whose manifest is `like`.
 
-    Raises one of `REFUSALS`.
+    With `verify_key` it must be signed by this key. Raises one of `REFUSALS`.
     """
-    return examine(bundle.read(folder), backend, min_score, like)
+    candidate = bundle.read(folder)
+    signature.check(candidate, verify_key)
+    return examine(candidate, backend, min_score, like)
 
 
 def at_start(settings: Settings, folder: Path | None = None) -> tuple[Policy, Policy | None]:
     """Return the policy to serve and its shadow, if there is to be one.
 
-    The bundle is read from `folder`, or from the settings' own. Raises one of `REFUSALS`.
+    The bundle is read from the settings' folder, or from `folder`, where the service itself has put
+    a bundle that it had verified. Raises one of `REFUSALS`.
     """
-    policy = admit(folder or settings.bundle, settings.backend, settings.min_score)
+    backend, min_score, key = settings.backend, settings.min_score, settings.verify_key
+    if folder is None:
+        policy = admit(settings.bundle, backend, min_score, verify_key=key)
+    else:
+        policy = admit(folder, backend, min_score)
     if settings.shadow is None:
         return policy, None
-    return policy, admit(
-        settings.shadow, settings.backend, settings.min_score, policy.bundle.manifest
-    )
+    return policy, admit(settings.shadow, backend, min_score, policy.bundle.manifest, key)
 
 
 def examine(
@@ -61,6 +71,7 @@ def examine(
             [value.name for value in like.state],
         )
         _check_words(candidate.folder, "actions", manifest.actions, like.actions)
+        _check_step(candidate.folder, manifest, like)
     if manifest.evaluation.mean < min_score:
         raise NotAdmittedError(
             f"{candidate.folder}: the mean score in its evaluation is"
@@ -82,6 +93,16 @@ def _check_words(
         raise NotAdmittedError(
             f"{folder}: its {what}: {', '.join(found)}; those of the bundle served:"
             f" {', '.join(expected)}; others need a new start"
+        )
+
+
+def _check_step(folder: Path, manifest: Manifest, like: Manifest) -> None:
+    """Refuse another step: the control loops that ask keep the one that they were written for."""
+    step, expected = manifest.environment.step_seconds, like.environment.step_seconds
+    if step != expected:
+        raise NotAdmittedError(
+            f"{folder}: is for steps of {step:g} s, and the bundle served for steps of"
+            f" {expected:g} s; another needs a new start"
         )
 
 

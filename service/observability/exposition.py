@@ -3,10 +3,11 @@
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from service.endpoints import LABELS, OTHER_LABEL
-from service.observability.metric_layout import EVENTS, Layout
+from service.observability.metric_layout import EVENTS, GAUGES, Layout
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -23,7 +24,7 @@ def exposition(
 ) -> bytes:
     """Return the sum of the processes' rows as text.
 
-    `bundle` holds the labels that describe the bundle served.
+    `bundle` holds the labels that describe the bundle served; it is empty while there is none.
     """
     # Imported by the first scrape: it takes 50 ms, for which no start needs to wait.
     from prometheus_client import CollectorRegistry, generate_latest
@@ -31,13 +32,16 @@ def exposition(
 
     total = [sum(slots) for slots in zip(*rows, strict=True)]
     started = min(row[layout.started] for row in rows if row[layout.started])
+    pids = [int(row[layout.pid]) for row in rows if row[layout.pid]]
 
     class Counts(Collector):
         def collect(self) -> Iterator["Metric"]:
             yield from _requests(layout, total)
             yield from _decisions(layout, total)
             yield from _process(bundle, ready, started)
+            yield from _resources(pids)
             yield from _events(layout, total)
+            yield from _gauges(layout, total)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(Counts())
@@ -99,10 +103,13 @@ def _decisions(layout: Layout, total: Sequence[float]) -> Iterator["Metric"]:
 def _process(bundle: Mapping[str, str], ready: bool, started: float) -> Iterator["Metric"]:
     from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
-    yield InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(bundle))
+    if bundle:
+        yield InfoMetricFamily("upright_bundle", "the bundle that is served", value=dict(bundle))
     yield InfoMetricFamily("upright_build", "the service and what it runs on", value=_build())
     yield GaugeMetricFamily(
-        "upright_ready", "1: takes requests; 0: was told to stop, and drains", value=ready
+        "upright_ready",
+        "1: takes requests; 0: waits for its bundle, or was told to stop, and drains",
+        value=ready,
     )
     # The usual name for it, which dashboards know. Of several processes the oldest counts.
     yield GaugeMetricFamily(
@@ -110,6 +117,36 @@ def _process(bundle: Mapping[str, str], ready: bool, started: float) -> Iterator
         "when the service began to count, in seconds since 1970",
         value=started,
     )
+
+
+def _resources(pids: Sequence[int]) -> Iterator["Metric"]:
+    """Give the CPU time, memory and open files of the processes, summed, by their usual names.
+
+    A process that has ended takes its CPU time with it: to Prometheus the counter begins anew.
+    """
+    from prometheus_client.process_collector import ProcessCollector
+
+    families: dict[str, Metric] = {}
+    for pid in pids:
+        for family in ProcessCollector(pid=partial(int, pid), registry=None).collect():
+            if family.name == "process_start_time_seconds":
+                continue  # told above, by a clock that follows the system's
+            known = families.setdefault(family.name, family)
+            if known is not family:
+                sample = known.samples[0]
+                value = sample.value + family.samples[0].value
+                known.samples[0] = sample._replace(value=value)
+    yield from families.values()
+
+
+def _gauges(layout: Layout, total: Sequence[float]) -> Iterator["Metric"]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    for name, gauge in GAUGES.items():
+        family = GaugeMetricFamily(name, gauge.meaning, labels=(gauge.label,))
+        for value in gauge.values:
+            family.add_metric((value,), total[layout.gauges[name, value]])
+        yield family
 
 
 def _events(layout: Layout, total: Sequence[float]) -> Iterator["Metric"]:

@@ -74,6 +74,28 @@ EVENTS = {
 }
 
 
+class Gauge(NamedTuple):
+    """A number of things that there are now: it has one label, whose values are known."""
+
+    meaning: str
+    label: str
+    values: tuple[str, ...]
+
+
+GAUGES = {
+    "upright_in_flight": Gauge(
+        "requests that have begun to come and are not answered, but for health and metrics",
+        "kind",
+        ("http", "grpc"),
+    ),
+    "upright_connections": Gauge(
+        "open connections: of HTTP, streams of /act/stream, and streams of calls over gRPC",
+        "kind",
+        ("http", "stream", "grpc_stream"),
+    ),
+}
+
+
 class Histogram:
     """The slots of a histogram: a count for each bucket, one for what is above them, the sum."""
 
@@ -111,6 +133,10 @@ class Layout:
         self.events = {
             (name, value): self._add() for name, event in EVENTS.items() for value in event.values
         }
+        self.gauges = {
+            (name, value): self._add() for name, gauge in GAUGES.items() for value in gauge.values
+        }
+        self.pid = self._add()
         self.started = self._add()  # when the process began, in seconds since 1970
         self.started_uptime = self._add()  # the same, in seconds since the machine began
         self.last_inference = self._add()  # when the last one ended, in seconds since 1970

@@ -50,6 +50,9 @@ class Metrics:
         width = self._layout.width
         self._slots = memoryview(self._map).cast("d")
         self._row = self._slots[row * width : (row + 1) * width]
+        for slot in self._layout.gauges.values():  # of a process that this one replaces
+            self._row[slot] = 0
+        self._row[self._layout.pid] = os.getpid()
         self._row[self._layout.started] = time.time()
         self._row[self._layout.started_uptime] = _uptime()
 
@@ -113,12 +116,16 @@ class Metrics:
                 row[self._first_action + action] += actions.count(action)
 
         slots = self._out_of_range
-        for name in chain.from_iterable(out_of_range):
+        for name in chain.from_iterable(filter(None, out_of_range)):
             row[slots.get(name, slots[OTHER_LABEL])] += 1
 
     def inc(self, event: str, value: str, times: float = 1) -> None:
         """Count one of `EVENTS` under one of its label's values."""
         self._row[self._layout.events[event, value]] += times
+
+    def add(self, gauge: str, value: str, change: int) -> None:
+        """Change one of `GAUGES` under one of its label's values."""
+        self._row[self._layout.gauges[gauge, value]] += change
 
     def count(self, event: str, value: str) -> float:
         """Return how often one of `EVENTS` happened, in all processes."""
@@ -159,7 +166,7 @@ class Metrics:
     def exposition(self, bundle: Mapping[str, str], *, ready: bool = True) -> bytes:
         """Return the sum over all processes as Prometheus text.
 
-        `bundle` holds the labels that describe the bundle served.
+        `bundle` holds the labels that describe the bundle served; it is empty while there is none.
         """
         self._follow_clock()
         slots, width = self._slots.tolist(), self._layout.width

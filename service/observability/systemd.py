@@ -12,6 +12,7 @@ from time import CLOCK_MONOTONIC, clock_gettime_ns
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
+STILL_STARTING = "EXTEND_TIMEOUT_USEC=10000000"  # a start takes as long as it says so
 
 
 def notify(*assignments: str) -> None:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from models import bundle
 from models.bundle import Bundle
-from service.inference import admission
+from service.inference import admission, signature
 from service.inference.errors import NotAdmittedError
 from service.inference.policy import Policy
 from service.rollout.bundle_store import BundleStore, RolloutState
@@ -166,6 +166,7 @@ class Reloader:
                     f"{candidate.folder}: the bundle is named {candidate.manifest.name!r},"
                     f" not {name!r}"
                 )
+            signature.check(candidate, self._settings.verify_key)
             return self._examine(candidate)
 
         return self._replace("loaded", admit)

@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth.browsers import AllowedHosts
 from service.inference.policy import Policy
+from service.observability.metrics import Metrics
 from service.observability.request_ids import RequestIds
 from service.rest.app import create_app
 from service.rest.middleware.requests import ConcurrencyLimiter, RequestMiddleware
@@ -33,6 +34,7 @@ class Application:
     write_batcher: WriteBatcher
     read_scheduler: ReadScheduler
     reloader: Reloader
+    metrics: Metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request on the ASGI path."""
@@ -51,7 +53,7 @@ def create_application(
     reloader = Reloader(settings, service_state, shadow, bundle_store)
     stream = Stream(settings, service_state, ids)
     allowed_hosts = AllowedHosts(settings)
-    limiter = ConcurrencyLimiter(settings.max_concurrent_requests)
+    limiter = ConcurrencyLimiter(settings.max_concurrent_requests, service_state.metrics)
     app = create_app(
         settings,
         service_state,
@@ -69,4 +71,5 @@ def create_application(
         write_batcher=WriteBatcher(),
         reloader=reloader,
         read_scheduler=ReadScheduler(),
+        metrics=service_state.metrics,
     )

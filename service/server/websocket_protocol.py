@@ -21,9 +21,12 @@ from service.observability.logging import STREAMS_LOGGER
 from service.rest.stream import PATH, Channel
 from service.server import sockets
 from service.server.application import Application
+from service.server.http.timeouts import ConnectionAge
 from service.server.read_scheduler import ReadBuffer
+from service.settings import Settings
 from service.types import OnWritten
 
+GOING_AWAY = 1001  # close code (RFC 6455, section 7.4.1)
 UNREAD_ANSWERS_SECONDS = 5.0  # in which a client must take some of the answers that wait for it
 log = logging.getLogger(STREAMS_LOGGER)
 
@@ -52,6 +55,14 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._unread = ReadBuffer(application.read_scheduler, self.loop)
         self._channel: Channel | None = None
         self._write_timeout: asyncio.TimerHandle | None = None
+        self._metrics = application.metrics
+        self._age = ConnectionAge()
+        self._is_old = False  # the next answer is the last one
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        super().connection_made(transport)
+        self._metrics.add("upright_connections", "stream", 1)
 
     # Reading
 
@@ -89,6 +100,8 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         super().data_received(data)
         if not self.handshake_initiated and self.conn.handshake_exc is not None:
             self._refuse_handshake()
+        if self._is_old:
+            self._close_old()
 
     def _refuse_handshake(self) -> None:
         """End a handshake that cannot be read. The library may have written why."""
@@ -98,6 +111,32 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             answer = self.conn.reject(HTTPStatus.BAD_REQUEST, text).serialize()
         self.transport.write(answer)
         self.transport.close()
+
+    # Age
+
+    def check_timeouts(self, now: float, settings: Settings) -> None:
+        """End a stream that is old: with its next answer, or if none was due since the last check.
+
+        A client that is told together with an answer has until its next message to come back.
+        """
+        if self._age.exceeds(settings.max_connection_age, now):
+            if self._is_old:
+                self._close_old()
+            self._is_old = True
+
+    def _close_old(self) -> None:
+        """Begin to close, unless something that came is not answered yet, or it closes anyway."""
+        is_answered = not (self.read_paused or self.frames or self.conn.reader.buffer)
+        if not self.handshake_complete or self.close_sent or not is_answered:
+            return
+        if self._unread or self.transport.is_closing():
+            return
+        self._write_batcher.flush()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": GOING_AWAY})
+        self.conn.send_close(GOING_AWAY)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
 
     # ASGI
 
@@ -189,6 +228,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         """Drop what was not read."""
         self._cancel_write_timeout()
         self._unread.clear()
+        self._metrics.add("upright_connections", "stream", -1)
         super().connection_lost(exc)
 
     def _cancel_write_timeout(self) -> None:

@@ -81,3 +81,17 @@ def test_a_name_that_no_path_could_hold_is_refused(name: str, tmp_path: Path) ->
     assert code == 2
     assert "--model-name" in complaint
     assert complaint.strip().isprintable()
+
+
+def test_kserves_name_is_the_models_where_no_other_is_set(start: Start) -> None:
+    kserve = {"INFERENCE_SERVICE_NAME": "cartpole"}
+    with start(environment=kserve) as address:
+        assert httpx2.get(f"{address}/v2/models/cartpole/ready").status_code == 200
+        assert httpx2.get(f"{address}/v2/models/cartpole-dqn/ready").status_code == 404
+    for flags, variables in (
+        (["--model-name", "other"], kserve),
+        ([], {**kserve, "UPRIGHT_MODEL_NAME": "other"}),
+    ):
+        with start(*flags, environment=variables) as address:
+            assert httpx2.get(f"{address}/v2/models/other/ready").status_code == 200
+            assert httpx2.get(f"{address}/v2/models/cartpole/ready").status_code == 404

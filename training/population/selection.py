@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from pydantic import JsonValue
 
+from models.manifest import Plant
+from training.envs.plant import STANDARD, steps_of
 from training.evaluation.lqr import lqr
 from training.evaluation.robustness import SCENARIOS, Scenario, success_rates
 from training.network import DQNetwork
@@ -20,9 +22,9 @@ from training.seeding import VALIDATION_SEEDS
 from training.snapshot import Snapshot
 from training.types import Controller, Float64Array
 
-# The nominal plant with a margin: first states a fifth wider and episodes a fifth longer than those
-# that the exported policy will be evaluated in.
-NOMINAL = (Scenario("nominal", steps=600, episodes=2_000, start=0.06),)
+# The plant as it is, with a margin: first states a fifth wider and episodes a fifth longer than
+# those that the exported policy will be evaluated in.
+NOMINAL = Scenario("nominal", steps=600, episodes=2_000, start=0.06)
 NOMINAL_SHORT_EPISODES = 8
 
 HARD = (
@@ -70,9 +72,12 @@ class ModelSelection:
     with the highest score over the hard scenarios, at any check near the end.
     """
 
-    def __init__(self, rule: SelectionRule, hidden: tuple[int, ...]) -> None:
+    def __init__(
+        self, rule: SelectionRule, hidden: tuple[int, ...], plant: Plant = STANDARD
+    ) -> None:
         self.rule = rule
-        self._hidden = hidden
+        self._hidden, self._plant = hidden, plant
+        self._nominal = (replace(NOMINAL, steps=steps_of(plant, NOMINAL.steps_on(STANDARD))),)
         self.best: BestAgent | None = None
 
     @property
@@ -134,13 +139,16 @@ class ModelSelection:
         scores: Float64Array = success_rates(
             candidates.controller(),
             SHORT_SEED,
-            NOMINAL,
+            self._nominal,
             episodes=NOMINAL_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         ).mean(axis=1)
 
         for agent in np.flatnonzero(scores == 1).tolist():
-            score = float(success_rates(candidates.controller(agent), LONG_SEED, NOMINAL).min())
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, self._nominal, plant=self._plant)
+            score = float(rates.min())
             if score == 1:
                 self.best = candidates.best_agent(agent, score)
                 break
@@ -153,14 +161,17 @@ class ModelSelection:
             HARD_SCENARIOS,
             episodes=HARD_SHORT_EPISODES,
             copies=candidates.count,
+            plant=self._plant,
         )
-        scores = score_of(short_rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES))
+        scores = score_of(short_rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES, self._plant))
         if progress < LONG_FROM:
             return scores
 
+        goals = _goals(LONG_SEED, None, self._plant)
         for agent in np.flatnonzero(scores >= scores.max() - SCORE_MARGIN).tolist():
-            rates = success_rates(candidates.controller(agent), LONG_SEED, HARD_LONG)
-            score = float(score_of(rates, _goals(LONG_SEED, None))[0])
+            controller = candidates.controller(agent)
+            rates = success_rates(controller, LONG_SEED, HARD_LONG, plant=self._plant)
+            score = float(score_of(rates, goals)[0])
             if self.best is None or score > self.best.score:
                 self.best = candidates.best_agent(agent, score)
         return scores
@@ -189,13 +200,14 @@ class _Candidates:
 
 
 @functools.cache
-def _goals(seed: int, episodes: int | None) -> Float64Array:
+def _goals(seed: int, episodes: int | None, plant: Plant) -> Float64Array:
     """Return the success rates to reach, (1, scenarios): the LQR's, the same at every check.
 
     Of the starts that can be saved all are to be.
     """
     scenarios = HARD_LONG if episodes is None else HARD_SCENARIOS
-    goals = success_rates(lqr, seed, scenarios, episodes=episodes)
+    controller = functools.partial(lqr, plant=plant)
+    goals = success_rates(controller, seed, scenarios, episodes=episodes, plant=plant)
     goals[:, [scenario.recoverable for scenario in scenarios]] = 1.0
     return goals
 

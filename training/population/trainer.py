@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from training.envs.cartpole import RandomizedCartPole
+from training.envs.plant import time_ratio
 from training.envs.state_statistics import StateStatistics, StateSummary
 from training.network import DQNetwork
 from training.population.learner import PopulationLearner, UpdateSettings
@@ -63,7 +64,7 @@ class PopulationTrainer:
             recipe.buffer_size,
             recipe.agents * recipe.num_envs // buffers,
             n_step=recipe.n_step,
-            gamma=recipe.gamma,
+            gamma=recipe.gamma ** time_ratio(recipe.plant),
             device=device.type,
         )
         self._environment = RandomizedCartPole(
@@ -71,12 +72,15 @@ class PopulationTrainer:
             recipe.domain_randomization,
             recipe.reward,
             recipe.max_episode_steps,
+            recipe.plant,
         )
         self._environment.reset(seed=int(environment.generate_state(1)[0]))
 
         self._exploration = np.random.default_rng(exploration)
         self._sampling = np.random.default_rng(sampling)
-        self._selection = ModelSelection(recipe.model_selection, self._networks.exported_hidden)
+        self._selection = ModelSelection(
+            recipe.model_selection, self._networks.exported_hidden, recipe.plant
+        )
         self._returns = _EpisodeReturns(recipe.agents, recipe.num_envs)
         # A random stream of its own, so that the statistics do not change what is learned.
         self._statistics = StateStatistics(np.random.default_rng((seed, 1)))

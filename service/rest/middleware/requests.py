@@ -9,6 +9,7 @@ from service.api import problems
 from service.api.problems import ProblemError
 from service.endpoints import Endpoint, endpoint_of
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
+from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
 from service.observability.request_ids import RequestIds
 from service.rest.responses import OUTCOME, Outcome, error_response
@@ -18,8 +19,9 @@ from service.state import ServiceState
 class ConcurrencyLimiter:
     """Counts the requests whose headers have come and whose answer has not gone, up to a limit."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, metrics: Metrics) -> None:
         self._limit = limit
+        self._metrics = metrics
         self._count = 0
 
     def try_acquire(self) -> bool:
@@ -27,11 +29,13 @@ class ConcurrencyLimiter:
         if self._count >= self._limit:
             return False
         self._count += 1
+        self._metrics.add("upright_in_flight", "http", 1)
         return True
 
     def release(self) -> None:
         """Count one less."""
         self._count -= 1
+        self._metrics.add("upright_in_flight", "http", -1)
 
 
 class _Exchange:

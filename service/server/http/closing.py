@@ -23,10 +23,10 @@ class ClosableConnection(HttpConnection):
     def _move_to_asgi_path(self) -> None:
         """Give a request of the fast path, as far as it has come, to the ASGI path."""
 
-    # The service stops
+    # The service stops, or the connection is old
 
-    def drain(self) -> None:
-        """Answer the next request with the last answer of this connection."""
+    def close_after_next_answer(self) -> None:
+        """Let the next answer be the last one of this connection."""
         self._closes_after_response = True
         if self._fast_request.endpoint is not None:
             self._move_to_asgi_path()  # which knows how to close
@@ -51,6 +51,8 @@ class ClosableConnection(HttpConnection):
             return
         if self.flow.write_paused:
             return
+        if self._age.exceeds(settings.max_connection_age, now):
+            self.drain()
 
         match expired:
             case Expired.KEEP_ALIVE:

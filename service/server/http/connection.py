@@ -19,7 +19,7 @@ from service.server.application import Application
 from service.server.http.reading import IgnoringParser, ReadFlow
 from service.server.http.request import FastRequest, Phase, RequestSize
 from service.server.http.responses import DefaultHeaders
-from service.server.http.timeouts import Timeouts
+from service.server.http.timeouts import ConnectionAge, Timeouts
 from service.server.read_scheduler import READ_SLICE, ReadBuffer
 from service.types import OnWritten
 
@@ -46,11 +46,13 @@ class HttpConnection(HttpToolsProtocol):
         self._read_scheduler = application.read_scheduler
         self._default_headers = DefaultHeaders(server_state)
         self._allowed_hosts = application.allowed_hosts
+        self._metrics = application.metrics
 
         # The connection
         self._phase = Phase.IDLE
         self._phase_since = perf_counter()
         self._timeouts = Timeouts()
+        self._age = ConnectionAge()
         self._unread = ReadBuffer(application.read_scheduler, self.loop)
         self._closes_after_response = False  # the service stops, or a request was refused
         self._deferred_problem: ProblemError | None = (
@@ -74,6 +76,7 @@ class HttpConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # connections are streams
         """Begin."""
         super().connection_made(transport)
+        self._metrics.add("upright_connections", "http", 1)
         transport.set_write_buffer_limits(UNSENT_BYTES_LIMIT)
         self.flow = ReadFlow(transport, self._may_resume_reading)
 
@@ -155,6 +158,7 @@ class HttpConnection(HttpToolsProtocol):
             self._running.disconnected = True
             self._running.message_event.set()
         self.pipeline.clear()
+        self._metrics.add("upright_connections", "http", -1)
         super().connection_lost(exc)
         self._release_references()
 

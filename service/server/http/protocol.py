@@ -257,6 +257,7 @@ class HttpProtocol(ClosableConnection):
             return
         self._write_batcher.flush()
         self.handle_websocket_upgrade()
+        self._metrics.add("upright_connections", "http", -1)
         rest += self._unread.take_all()
         self.flow.resume_reading()
         self._release_references()

@@ -1,10 +1,13 @@
 """Which of its time-outs a connection has passed."""
 
+import random
 from enum import Enum, auto
+from time import perf_counter
 
 from service.server.http.request import Phase
 from service.settings import Settings
 
+AGE_SPREAD = 0.1  # of the age: connections that were made together do not end together
 LINGER_SECONDS = 2.0  # in which a client can read why its connection ends, before it is closed
 
 
@@ -15,6 +18,18 @@ class Expired(Enum):
     KEEP_ALIVE = auto()
     INCOMPLETE_REQUEST = auto()
     LINGER = auto()
+
+
+class ConnectionAge:
+    """How old a connection is."""
+
+    def __init__(self) -> None:
+        self._began = perf_counter()
+        self._factor = random.uniform(1 - AGE_SPREAD, 1 + AGE_SPREAD)  # noqa: S311 - no secret depends on it
+
+    def exceeds(self, limit: float, now: float) -> bool:
+        """Return whether the connection is older than `limit` seconds, more or less; 0: never."""
+        return limit > 0 and now - self._began > limit * self._factor
 
 
 class Timeouts:

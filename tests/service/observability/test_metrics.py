@@ -1,6 +1,8 @@
 """What is counted, and that processes count together."""
 
+import os
 import platform
+import socket
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -11,20 +13,22 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
+from websockets.sync.client import connect
 
 from models.bundle import Bundle
 from service.endpoints import endpoint_of
 from service.inference.loading import load
-from service.observability.exposition import EXPOSITION_TYPE
-from service.observability.metric_layout import INFERENCE_BOUNDS, REQUEST_BOUNDS
+from service.observability.exposition import EXPOSITION_TYPE, exposition
+from service.observability.metric_layout import INFERENCE_BOUNDS, REQUEST_BOUNDS, Layout
 from service.observability.metrics import Metrics
 from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.metrics import ask_by_grpc, samples
-from tests.support.service import Start, free_port, settings
+from tests.support.service import Start, free_port, settings, wait_for
 
 STATE = [0.0, 0.0, 0.05, 0.0]
 BEGUN = time.time()
+IN_FLIGHT = "upright_in_flight", ("http",)
 
 
 def test_requests_inferences_and_actions_are_counted(client: TestClient) -> None:
@@ -204,3 +208,42 @@ def test_a_scrape_of_any_process_is_the_sum_of_all_and_a_new_one_takes_over_the_
         assert (
             samples(metrics.exposition({}).decode())["upright_requests_total", ("/act", "200")] == 2
         )
+
+
+def test_what_is_open_and_under_way_is_told(start: Start) -> None:
+    port = free_port()
+
+    def told(client: httpx2.Client) -> tuple[float, ...]:
+        values = samples(client.get("/metrics").text)
+        kinds = ("http", "stream")
+        return *(values["upright_connections", (kind,)] for kind in kinds), values[IN_FLIGHT]
+
+    with start("--grpc-port", str(port)) as address, httpx2.Client(base_url=address) as client:
+        assert told(client) == (1, 0, 0)
+        host, http_port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(http_port))) as half_a_request:
+            half_a_request.sendall(
+                b"POST /act HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+            )
+            wait_for(lambda: told(client) == (2, 0, 1), 5)
+        wait_for(lambda: told(client) == (1, 0, 0), 5)
+        with connect(f"{address.replace('http', 'ws')}/act/stream"):
+            assert told(client) == (1, 1, 0)
+        wait_for(lambda: told(client) == (1, 0, 0), 5)
+
+
+def test_the_resources_of_all_processes_are_added_up() -> None:
+    layout = Layout(["left", "right"], ["x"])
+    row = [0.0] * layout.width
+    row[layout.started], row[layout.pid] = 1.0, os.getpid()
+    ended = [*row]
+    ended[layout.pid] = 2**22 + 1  # no process can have this number
+
+    def told(*rows: list[float]) -> dict[tuple[str, tuple[str, ...]], float]:
+        return samples(exposition(layout, rows, {}, ready=True).decode())
+
+    one, both = told(row), told(row, row, ended)
+    for name in ("process_resident_memory_bytes", "process_max_fds"):
+        assert 1.8 < both[name, ()] / one[name, ()] < 2.2
+    assert both["process_cpu_seconds_total", ()] > one["process_cpu_seconds_total", ()] > 0
+    assert "process_open_fds" in {name for name, _ in one}

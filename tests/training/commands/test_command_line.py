@@ -97,11 +97,16 @@ def test_a_policy_that_fails_its_gate_is_not_exported_unless_forced(
         == 1
     )
     assert not out.exists()
+    text = told(capsys)
     assert (
         "does not pass the gate tutorial: training did not stop by the tutorial's rule, but: limit"
-        in capsys.readouterr().err
+        in text
     )
-    assert main(["export", str(run), "--out", str(out), "--force"]) == 0
+    # What is said to do next does what it says.
+    next_steps = re.search(r"Another --seed may pass; python -m training (export .* --force)", text)
+    assert next_steps is not None
+    assert f"python -m training evaluate {out}" in text
+    assert main(shlex.split(next_steps[1])) == 0
     manifest = bundle.read(out).manifest
     assert manifest.provenance.stopped == "limit"
     assert not manifest.gate.passed
@@ -381,7 +386,9 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     assert code == 130
     assert "Traceback" not in rest
     assert "stopped interrupted" in rest
-    assert "--resume" in rest
+    resumed = re.search(r"to_go_on python -m (.*)", rest)
+    assert resumed is not None
+    assert shlex.split(resumed[1]) == [*command[2:], "--resume"]
     assert main(["export", str(run), "--out", str(tmp_path / "b"), "--force"]) == 0
     assert bundle.read(tmp_path / "b").manifest.provenance.stopped == "interrupted"
 

@@ -1,43 +1,95 @@
-"""What the commands print of an evaluation fits a terminal, and says what it means."""
+"""What is printed of an evaluation says what the gate judged, and what it did not ask for."""
 
 import pytest
 
-from models.manifest import Evaluation, Gate, RobustnessEvaluation, ScenarioResult
+from models.bundle import Bundle
+from models.manifest import Gate, RobustnessEvaluation
 from training.commands.output import Output
-from training.evaluation.robustness import SCENARIOS
+from training.recipes import RECIPES
 
 
-def evaluation_of(rates: dict[str, float]) -> RobustnessEvaluation:
-    """Return success rates as given, and .4321 of all others as of the LQR everywhere."""
-    scenarios = tuple(
-        ScenarioResult(
-            name=scenario.name,
-            steps=scenario.steps,
-            episodes=scenario.episodes,
-            success_rate=rates.get(scenario.name, 0.4321),
-            lqr_success_rate=0.4321,
-            is_required=scenario.is_required,
-        )
-        for scenario in SCENARIOS
-    )
-    return RobustnessEvaluation(seed=2**31 + 2**30, scenarios=scenarios, recovery=None)
-
-
-def test_each_scenario_is_a_line_of_eighty_columns_and_the_comparison_is_put_into_words(
+def printed(
+    bundle: Bundle,
+    robustness: RobustnessEvaluation,
+    gate: Gate,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    Output(json_output=False).print_evaluation(
-        Evaluation(seed=2**31 + 2**30, episodes=1_000, mean=500, minimum=500, success_rate=1),
-        evaluation_of({"recovery": 0.9876, "push 2": 0.1, "delay 4": 0.45}),
-        Gate(name="nominal", passed=True, failures=()),
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    monkeypatch.setenv("COLUMNS", "80")
+    Output(json_output=False).print_evaluation(bundle.manifest.evaluation, robustness, gate)
+    return capsys.readouterr().out
+
+
+def with_rates(bundle: Bundle, **rates: float) -> RobustnessEvaluation:
+    """Return the bundle's evaluation with other success rates, by names with _ for a space."""
+    by_name = {name.replace("_", " "): rate for name, rate in rates.items()}
+    robustness = bundle.manifest.robustness
+    scenarios = tuple(
+        each.model_copy(update={"success_rate": by_name.get(each.name, each.success_rate)})
+        for each in robustness.scenarios
     )
-    lines = capsys.readouterr().out.splitlines()
-    for scenario in SCENARIOS:
-        (line,) = [line for line in lines if line.startswith(f"{scenario.name} ") and "[" in line]
-        assert line.count("[") == 2
-        assert len(line) <= 80
+    return robustness.model_copy(update={"scenarios": scenarios})
+
+
+def row(text: str, scenario: str) -> str:
+    return next(line for line in text.splitlines() if line.strip().startswith(scenario))
+
+
+def test_each_row_that_the_gate_judges_shows_what_it_asks_for(
+    committed: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = printed(
+        committed,
+        with_rates(committed, delay_2=0.5),
+        Gate(name="robust", passed=False, failures=("scenario delay 2",)),
+        capsys,
+        monkeypatch,
+    )
+    assert row(text, "delay 1").rstrip().endswith("≥ 0.950")
+    assert row(text, "delay 2").rstrip().endswith("< 0.950")
+    assert row(text, "40 % dropped").rstrip().endswith("]")  # no gate asks for it
+    assert "by the rate in its last column" in " ".join(text.split())
+    assert len([line for line in text.splitlines() if line.startswith(" ")]) == (
+        len(committed.manifest.robustness.scenarios) + 4  # no row takes two lines
+    )
+
+
+def test_a_policy_that_survives_nothing_of_a_delay_says_so_before_it_has_passed(
+    committed: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = printed(
+        committed,
+        with_rates(committed, delay_2=0.0, delay_3=0.0025),
+        Gate(name="nominal", passed=True, failures=()),
+        capsys,
+        monkeypatch,
+    )
+    judged, lost, result = text.splitlines()[-3:]
+    assert judged == "The gate nominal judges by the greedy episodes above the table alone."
+    assert lost.startswith("The policy is lost in nearly every episode of: delay 2; delay 3.")
+    assert lost.endswith("The gate nominal does not ask for them.")
+    assert result == "gate nominal: passed"
+    assert row(text, "delay 2").rstrip().endswith("]")
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_the_lines_of_training_have_a_legend(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json_output=False).print_legend(RECIPES[name])
+    assert "ε: share of random actions" in capsys.readouterr().out
+
+
+def test_what_is_better_and_worse_than_the_lqr_is_said_by_intervals(
+    committed: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {
+        scenario.name: scenario.lqr_success_rate
+        for scenario in committed.manifest.robustness.scenarios
+    }
+    robustness = with_rates(committed, **{**rates, "recovery": 0.9, "push_1": 0.5})
+    gate = Gate(name="nominal", passed=True, failures=())
+    lines = printed(committed, robustness, gate, capsys, monkeypatch).splitlines()
     assert "better than the LQR: recovery" in lines
-    assert "worse than the LQR: push 2" in lines
+    assert "worse than the LQR: push 1" in lines
 
 
 def test_elsewhere_than_in_a_terminal_each_stage_is_told_once_as_it_begins(
