@@ -1,7 +1,7 @@
 """Trains for three plants of a user's own; each policy must pass the gate of its recipe.
 
     python -m benchmarks.training.plants                    by the recipe robust
-    python -m benchmarks.training.plants --recipe default   by the quick one
+    python -m benchmarks.training.plants --recipe quick     by the quick one
 
 The seconds are those of the whole command: the search for the starts that can be saved, training,
 export and evaluation. Exits with 1 where a policy does not pass.

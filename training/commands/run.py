@@ -94,14 +94,17 @@ def evaluate(command: EvaluateCommand) -> int:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
-    result = evaluate_policy(
-        q_values,
-        evaluated.manifest.gate.name,
-        stopped=evaluated.manifest.provenance.stopped,
-        plant=plant,
-        episodes=command.episodes,
-        seed=command.seed,
-    )
+    output = Output(json_output=command.json_output)
+    with output.stages() as on_stage:
+        result = evaluate_policy(
+            q_values,
+            evaluated.manifest.gate.name,
+            stopped=evaluated.manifest.provenance.stopped,
+            plant=plant,
+            episodes=command.episodes,
+            seed=command.seed,
+            on_stage=on_stage,
+        )
 
     if command.update:
         evaluated = update_bundle(evaluated, result)
@@ -276,14 +279,16 @@ def _write_bundle(
 ) -> int:
     """Write a policy's bundle, and print what it is worth. Returns the exit code."""
     try:
-        written = export_bundle(
-            candidate,
-            options.out,
-            name=name,
-            model_version=options.model_version,
-            created=_time_of_making(),
-            force=options.force,
-        )
+        with output.stages() as on_stage:
+            written = export_bundle(
+                candidate,
+                options.out,
+                name=name,
+                model_version=options.model_version,
+                created=_time_of_making(),
+                force=options.force,
+                on_stage=on_stage,
+            )
     except PolicyFileError as error:
         raise CommandError(f"nothing was written: {error}") from error
     except GateError as error:

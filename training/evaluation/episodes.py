@@ -8,7 +8,7 @@ from models.manifest import Evaluation, Plant
 from training.envs.cartpole import VectorCartPole, time_limit
 from training.envs.plant import STANDARD
 from training.seeding import EVALUATION_SEEDS, check_seed
-from training.types import Float32Array, Int64Array, QFunction
+from training.types import Float32Array, Int64Array, OnStage, QFunction, no_stage
 
 EPISODES = 1_000  # 100 successes in 100 would only bound the failure rate at about 3 %
 SEED = EVALUATION_SEEDS.start
@@ -28,6 +28,7 @@ def run_episodes(
     *,
     episodes: int = EPISODES,
     seed: int = SEED,
+    on_stage: OnStage = no_stage,
     plant: Plant = STANDARD,
 ) -> EpisodeResults:
     """Run greedy episodes in one vector environment, each from its start to its first end.
@@ -40,8 +41,10 @@ def run_episodes(
     steps = np.zeros(episodes, np.int64)
     running = np.ones(episodes, np.bool_)
     visited = []
+    limit = time_limit(plant)
 
     while running.any():
+        on_stage(f"{episodes:,} greedy episodes", len(visited) / limit)
         states = environment.state.T.astype(np.float32)
         visited.append(states[running])
         terminated, truncated = environment.advance(q_values(states).argmax(axis=1))
@@ -50,7 +53,7 @@ def run_episodes(
         # A fallen pole stays fallen; its numbers must not overflow.
         environment.state[:, ~running] = 0.0
 
-    return EpisodeResults(steps, np.concatenate(visited), time_limit(plant))
+    return EpisodeResults(steps, np.concatenate(visited), limit)
 
 
 def summarize(results: EpisodeResults, seed: int = SEED) -> Evaluation:

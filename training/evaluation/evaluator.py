@@ -7,7 +7,7 @@ from training.envs.plant import STANDARD
 from training.evaluation.episodes import EPISODES, SEED, run_episodes, summarize
 from training.evaluation.gate import GateName, check_gate
 from training.evaluation.robustness import evaluate_robustness
-from training.types import Float32Array, QFunction
+from training.types import Float32Array, OnStage, QFunction, no_stage
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ def evaluate_policy(
     seed: int = SEED,
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
+    on_stage: OnStage = no_stage,
 ) -> PolicyEvaluation:
     """Evaluate a policy on its plant; its training `stopped` for some reason.
 
@@ -36,9 +37,11 @@ def evaluate_policy(
 
     Raises `ValueError` for a seed that training may use, or select an agent by.
     """
-    results = run_episodes(q_values, episodes=episodes, seed=seed, plant=plant)
+    results = run_episodes(q_values, episodes=episodes, seed=seed, on_stage=on_stage, plant=plant)
     evaluation = summarize(results, seed)
-    robustness = evaluate_robustness(q_values, seed=seed, episodes=scenario_episodes, plant=plant)
+    robustness = evaluate_robustness(
+        q_values, seed=seed, episodes=scenario_episodes, on_stage=on_stage, plant=plant
+    )
     return PolicyEvaluation(
         evaluation,
         robustness,

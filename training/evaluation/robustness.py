@@ -18,7 +18,16 @@ from training.evaluation import recovery
 from training.evaluation.lqr import lqr
 from training.evaluation.recoverable import HALF_WIDTHS
 from training.seeding import EVALUATION_SEEDS
-from training.types import BoolArray, Controller, Float32Array, Float64Array, Int64Array, QFunction
+from training.types import (
+    BoolArray,
+    Controller,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    OnStage,
+    QFunction,
+    no_stage,
+)
 
 # Steps of the standard plant; as long for another one.
 EPISODE_STEPS = 500
@@ -117,6 +126,7 @@ def evaluate_robustness(
     *,
     seed: int = EVALUATION_SEEDS.start,
     episodes: int | None = None,
+    on_stage: OnStage = no_stage,
     plant: Plant = STANDARD,
 ) -> RobustnessEvaluation:
     """Run a policy and the LQR in the same episodes of every scenario.
@@ -131,7 +141,7 @@ def evaluate_robustness(
         )
 
     policy_rates, lqr_rates = success_rates(
-        policy_and_lqr, seed, episodes=episodes, copies=2, plant=plant
+        policy_and_lqr, seed, episodes=episodes, copies=2, on_stage=on_stage, plant=plant
     )
     results = (
         ScenarioResult(
@@ -144,6 +154,7 @@ def evaluate_robustness(
         )
         for scenario, policy_rate, lqr_rate in zip(SCENARIOS, policy_rates, lqr_rates, strict=True)
     )
+    on_stage("the map of what is saved", 0.0)
     return RobustnessEvaluation(
         seed=seed, scenarios=tuple(results), recovery=_recovery(q_values, seed, plant)
     )
@@ -180,6 +191,7 @@ def success_rates(
     *,
     episodes: int | None = None,
     copies: int = 1,
+    on_stage: OnStage = no_stage,
     plant: Plant = STANDARD,
 ) -> Float64Array:
     """Return the success rates, (copies, scenarios), of a controller.
@@ -194,7 +206,7 @@ def success_rates(
             for number, scenario in enumerate(scenarios)
             if scenario.steps_on(plant) == steps
         ]
-        successes = _run(controller, groups, steps, copies, plant)
+        successes = _run(controller, groups, steps, copies, on_stage, plant)
         for group, succeeded in zip(groups, successes, strict=True):
             rates[:, group.number] = succeeded.mean(axis=1)
     return rates
@@ -209,7 +221,12 @@ class _Group:
 
 
 def _run(
-    controller: Controller, groups: Sequence[_Group], steps: int, copies: int, plant: Plant
+    controller: Controller,
+    groups: Sequence[_Group],
+    steps: int,
+    copies: int,
+    on_stage: OnStage,
+    plant: Plant,
 ) -> list[BoolArray]:
     """Return which episodes succeeded, (copies, episodes) for each group.
 
@@ -222,8 +239,10 @@ def _run(
     environment = _begin(groups, slices, steps, copies, plant)
     disturbances = _Disturbances(groups, slices, environment.action_history[0])
     running = np.ones(copies * total, np.bool_)
+    names = groups[0].scenario.name if len(groups) == 1 else f"{len(groups)} scenarios"
     push_interval = steps_of(plant, PUSH_INTERVAL)
     for step in range(steps):
+        on_stage(f"robustness: {names}, {steps:,} steps", step / steps)
         if step and step % push_interval == 0:
             environment.push(np.tile(disturbances.pushes(), copies))
 

@@ -38,7 +38,7 @@ from training.export.candidates import Candidate
 from training.export.model_card import model_card
 from training.export.reference import layers_of
 from training.network import DQNetwork
-from training.types import Float32Array, QFunction
+from training.types import Float32Array, OnStage, QFunction, no_stage
 
 ACTIONS = ("left", "right")
 STATE = (
@@ -68,17 +68,20 @@ def export(
     force: bool = False,
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
+    on_stage: OnStage = no_stage,
 ) -> Bundle:
     """Export a policy as a bundle.
 
     The files are made, the ONNX file is evaluated, all runtimes are compared, and only then the
     bundle is put in its place. `force` exports a policy that fails its gate, with the failure in
-    the manifest. `scenario_episodes` replaces each scenario's own number of episodes.
+    the manifest. `scenario_episodes` replaces each scenario's own number of episodes. `on_stage` is
+    told what is being done.
 
     Raises `PolicyFileError` when a file does not agree with the network, `GateError` when the
     policy is not good enough, and `BundleError` when the place is taken. Nothing is written then.
     """
     bundle.check_place(folder)
+    on_stage("the policy's files", 0.0)
     files = _make_files(candidate.network)
 
     result = evaluate_policy(
@@ -88,11 +91,14 @@ def export(
         plant=candidate.plant,
         episodes=episodes,
         scenario_episodes=scenario_episodes,
+        on_stage=on_stage,
     )
     if not result.gate.passed and not force:
         raise GateError(result.gate)
 
+    on_stage("pictures", 0.0)
     extra_files = _extra_files(candidate, name, files.onnx_policy, result.robustness)
+    on_stage("comparison of the runtimes", 0.0)
     manifest = _manifest(
         candidate,
         files,

@@ -450,7 +450,7 @@ def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize(("name", "agents"), [("robust", "8"), ("default", "16")])
+@pytest.mark.parametrize(("name", "agents"), [("robust", "4"), ("quick", "16")])
 def test_each_recipe_has_a_help_with_its_own_defaults(
     name: str, agents: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
