@@ -69,7 +69,7 @@ def test_a_dry_run_prints_trials_time_and_cost_and_makes_nothing(
     words = ["--recipe", "quick", "--seeds", "3,5", "--cpus", "2", "--price", "100", "--dry-run"]
     assert main(["sweep", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["trial 0: default, seed 3", "trial 1: default, seed 5"]
+    assert lines[:2] == ["trial 0: quick, seed 3", "trial 1: quick, seed 5"]
     assert lines[2].startswith("2 trials of at most ")
     assert "2 at a time" in lines[2]
     assert "CPU hours, cost " in lines[2]
