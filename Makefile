@@ -65,6 +65,8 @@ bench: setup ## measure against peers, quickly
 bench-training: setup ## measure training against peers over many seeds (an hour)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
+	$(BIN)/python -m benchmarks.training.plants
+	$(BIN)/python -m benchmarks.training.imports
 
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
