@@ -77,6 +77,8 @@ bench: setup ## measure against peers, quickly
 bench-training: setup ## measure training against peers over many seeds (an hour)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
+	$(BIN)/python -m benchmarks.training.plants
+	$(BIN)/python -m benchmarks.training.imports
 
 chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
 	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
