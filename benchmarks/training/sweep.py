@@ -41,7 +41,7 @@ from training.sweep.trials import Trial, seed_trials
 
 SHORT = next(name for name in ("quick", "default") if name in RECIPES)
 EPISODES = Evaluation(episodes=20, scenario_episodes=4)
-KILL_SECONDS = (2.0, 8.0)  # between two kills
+KILLS = (0.3, 1.5)  # trials' lengths between two kills
 SCALE = (1_000, 2_500, 5_000, 10_000)
 LONGEST_SECONDS = 1_800.0  # of one sweep
 
@@ -142,12 +142,13 @@ def _kill(folder: Path, trials: int) -> None:
     """Kill processes of trials at random moments, and the driver once; then compare."""
     moments = random.Random(0)  # noqa: S311 - moments, not secrets
     swept = folder / "killed"
+    expected, length = _expected(folder, trials)
     driver = _start(_command(swept, trials))
     kills, drivers = 0, 0
     deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:
         try:
-            driver.wait(moments.uniform(*KILL_SECONDS))
+            driver.wait(length * moments.uniform(*KILLS))
             if driver.returncode == 0:
                 break
         except subprocess.TimeoutExpired:
@@ -163,7 +164,6 @@ def _kill(folder: Path, trials: int) -> None:
             kills += 1
     driver.kill()
 
-    expected = _expected(folder, trials)
     found = _digests(swept)
     same = sum(digest == expected[seed] for seed, digest in found.items())
     rows_read = parquet.read_table(swept / results.TABLE).to_pylist()
@@ -175,12 +175,19 @@ def _kill(folder: Path, trials: int) -> None:
     )
 
 
-def _expected(folder: Path, trials: int) -> dict[int, str]:
-    """Return the digests of undisturbed trainings, by seed."""
-    if not (folder / "before" / results.TABLE).exists():
-        _one_after_the_other(folder / "before", range(trials))
-        return _digests(folder / "before")
-    return _digests(folder / "before") | _digests(folder / "after")
+def _expected(folder: Path, trials: int) -> tuple[dict[int, str], float]:
+    """Return the digests of undisturbed trainings by seed, and a trial's length in seconds."""
+    places = [folder / "before", folder / "after"]
+    if not (places[0] / results.TABLE).exists():
+        _one_after_the_other(places[0], range(trials))
+    tables = [
+        parquet.read_table(place / results.TABLE).to_pylist()
+        for place in places
+        if (place / results.TABLE).exists()
+    ]
+    rows = [row for table in tables for row in table]
+    lengths = [row["train_seconds"] + row["evaluation_seconds"] for row in rows]
+    return {row["seed"]: row["onnx_sha256"] for row in rows}, sum(lengths) / len(lengths)
 
 
 def _start(command: list[str]) -> "subprocess.Popen[bytes]":
@@ -241,7 +248,7 @@ def _nodes(folder: Path, trials: int) -> None:
     lost = sum("it goes on, attempt" in line for line in text.splitlines())
     rows = parquet.read_table(swept / results.TABLE).to_pylist()
     done = sum(row["status"] == results.DONE for row in rows)
-    expected = _expected(folder, trials)
+    expected, _ = _expected(folder, trials)
     same = sum(digest == expected[seed] for seed, digest in _digests(swept).items())
     print(
         f"two nodes of one CPU, one of them killed after {trials // 4} trials: {done} of {trials}"

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,9 @@ from training.sweep.plan import ROOT
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials send are some kilobytes
+CONNECT_SECONDS = 5.0
 QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_USAGE_STATS_ENABLED": "0",  # no reports over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of a setting that is to come
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -60,13 +63,11 @@ def _own_ray(cpus: int | None, folder: Path) -> Iterator[None]:
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    yield from _until_shutdown()
 
 
 def _cluster(address: str) -> Iterator[None]:
+    _check_listener(address)
     import ray
 
     # Each machine gets these packages as they are here, whatever its image holds.
@@ -81,8 +82,19 @@ def _cluster(address: str) -> Iterator[None]:
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"--address: {address}: {_first_line(error)}") from error
+    yield from _until_shutdown()
+
+
+def _until_shutdown() -> Iterator[None]:
+    import ray
+
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray was lost ({_first_line(error)}); what has ended is kept, and the same command"
+            " goes on with --resume"
+        ) from error
     finally:
         ray.shutdown()
 
@@ -113,6 +125,18 @@ def check_room(cpus: float, gpus: float) -> None:
         f"--cpus-per-trial {cpus:g} --gpus-per-trial {gpus:g}: no machine has so much at once;"
         f" the most are {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
     )
+
+
+def _check_listener(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would try it for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, which Ray knows more of
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClusterError(f"--address: {address}: nobody answers there ({reason})") from error
 
 
 @contextmanager
