@@ -14,8 +14,9 @@ from training.sweep.plan import ROOT
 LOCAL = "local"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials send are some kilobytes
 CONNECT_SECONDS = 5.0
-QUIET = {
+SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "error",
+    "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy
     "RAY_USAGE_STATS_ENABLED": "0",  # no reports over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of a setting that is to come
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -37,7 +38,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[None]:
     nobody else knows: whoever may call Ray may run any code. A cluster gets the code of this
     checkout. Raises `ClusterError`.
     """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     if address == LOCAL:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -61,7 +62,7 @@ def _own_ray(cpus: int | None, folder: Path) -> Iterator[None]:
             _node_ip_address="127.0.0.1",
             _temp_dir=str(folder),
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises just that where a start takes too long
         raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
     yield from _until_shutdown()
 
@@ -72,7 +73,7 @@ def _cluster(address: str) -> Iterator[None]:
 
     # Each machine gets these packages as they are here, whatever its image holds.
     packages = [str(ROOT / name) for name in ("training", "models")]
-    variables = {name: value for name, value in QUIET.items() if name.startswith("RAY_")}
+    variables = {name: value for name, value in SETTINGS.items() if name.startswith("RAY_")}
     try:
         ray.init(
             address=address,
