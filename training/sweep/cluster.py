@@ -14,9 +14,9 @@ from training.sweep.plan import ROOT
 LOCAL = "local"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials send are some kilobytes
 CONNECT_SECONDS = 5.0
+STARTS = 3  # of a Ray of our own, on a machine that may be busy
 SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "error",
-    "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy
     "RAY_USAGE_STATS_ENABLED": "0",  # no reports over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of a setting that is to come
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -51,19 +51,23 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[None]:
 def _own_ray(cpus: int | None, folder: Path) -> Iterator[None]:
     import ray  # only now: it reads the environment when it is imported
 
-    try:
-        ray.init(
-            address=LOCAL,
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
-    except Exception as error:  # Ray raises just that where a start takes too long
-        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=LOCAL,
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            break
+        except Exception as error:  # Ray raises just that where a start takes more than 30 s
+            ray.shutdown()
+            if not left:
+                raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
     yield from _until_shutdown()
 
 
