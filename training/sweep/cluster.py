@@ -17,6 +17,9 @@ CONNECT_SECONDS = 5.0
 STARTS = 3  # of a Ray of our own, on a machine that may be busy
 SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "error",
+    # Milliseconds: on a busy machine its processes take longer than Ray would wait.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
     "RAY_USAGE_STATS_ENABLED": "0",  # no reports over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of a setting that is to come
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
