@@ -151,6 +151,7 @@ def _kill(folder: Path, trials: int) -> None:
             driver.wait(length * moments.uniform(*KILLS))
             if driver.returncode == 0:
                 break
+            driver = _start(_command(swept, trials, "--resume"))  # Ray itself was lost
         except subprocess.TimeoutExpired:
             pass
         rows = len(list((swept / "rows").glob("*"))) if (swept / "rows").exists() else 0
