@@ -77,7 +77,7 @@ def _sweep(command: SweepCommand, output: Output) -> int:
             checkpoint_every=command.checkpoint_every,
             any_processor=command.any_processor,
         )
-        rows = [row for row in results.read_rows(storage) if row["status"] != results.FAILED]
+        rows = session.kept(storage)
         if session.has_work(storage, begun):
             _print_duration(begun, rows, command, resources, output)
         is_complete = _run(command, work, begun, resources, output)
@@ -133,7 +133,7 @@ def _run(
         output.logger() as logger,
     ):
         check_room(resources.cpus, resources.gpus)
-        display = Display(logger, len(results.read_rows(storage)), session.size_of(begun))
+        display = Display(logger, len(session.kept(storage)), session.size_of(begun))
         if begun.search is not None:
             run_search(
                 work,
