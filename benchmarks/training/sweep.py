@@ -59,6 +59,7 @@ def main() -> None:
     }
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--folder", type=Path, help="keep what is made here, and use what is there")
     options = parser.parse_args()
     print(
         f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
@@ -66,7 +67,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.only:
-            parts[name](Path(temporary), options.trials)
+            parts[name](options.folder or Path(temporary), options.trials)
 
 
 # One after the other, and by Ray
@@ -143,7 +144,7 @@ def _kill(folder: Path, trials: int) -> None:
     moments = random.Random(0)  # noqa: S311 - moments, not secrets
     swept = folder / "killed"
     expected, length = _expected(folder, trials)
-    driver = _start(_command(swept, trials))
+    driver = _start(_command(swept, trials, "--resume"))
     kills, drivers = 0, 0
     deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:
@@ -231,7 +232,7 @@ def _nodes(folder: Path, trials: int) -> None:
     try:
         driver_environment = {**environment, "PYTHONPATH": str(ROOT)}
         driver = subprocess.Popen(
-            _command(swept, trials, "--address", f"127.0.0.1:{port}"),
+            _command(swept, trials, "--resume", "--address", f"127.0.0.1:{port}"),
             cwd=ROOT,
             env=driver_environment,
             stdout=subprocess.PIPE,
