@@ -4,13 +4,14 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c '$(IS_NEW_ENOUGH)' 2>/dev/null && command -v $$name && break; done)
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEPLOY_TOOLS := $(BIN)/python -m tests.support.deploy_tools # helm, kubectl and what they need
 IMAGE ?= upright:latest
 TRAINING_IMAGE ?= upright-training:latest
 SOURCE ?= unknown
 # Docker's format has the health check; an OCI image has not, and is equal to the digest.
 FORMAT ?= docker
 BUILD_FLAGS ?=
-CODE := models training service client examples tests benchmarks
+CODE := models training service client examples deploy tests benchmarks
 
 # `make serve PORT=8123`, `make train SEED=1`: what is set is passed on.
 # Only what stands on the command line: a HOST in the environment is somebody else's.
@@ -23,6 +24,7 @@ OUT := my-policy
 BODIES := 1000000
 CONNECTIONS := 20000
 FUZZ_SEED := 1
+ROUNDS := 4
 SIGNED = $(if $(BUNDLE),$(BUNDLE),models/cartpole-dqn)
 # What is for people is not signed, so that a bundle can be served without it, as from a ConfigMap.
 extra_files = $(shell $(BIN)/python -c "import json, sys; \
@@ -34,8 +36,8 @@ extra_files = $(shell $(BIN)/python -c "import json, sys; \
 TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda \
-	proto openapi pictures settings sign image image-training image-proof locks sbom public release
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-sweep bench-cuda chaos \
+	proto openapi pictures settings links docs-check sign image image-training image-proof locks sbom public release
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -76,6 +78,12 @@ bench-training: setup ## measure training against peers over many seeds (an hour
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
 
+chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
+	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
+
+bench-sweep: setup ## measure sweeps by Ray: speed, kills, two nodes, 10,000 trials (a quarter of an hour)
+	$(BIN)/python -m benchmarks.training.sweep
+
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
 
@@ -87,6 +95,16 @@ openapi: setup ## write docs/openapi.json from the application
 
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
+
+settings: setup ## write the settings into docs/configuration.md and into the chart's schema
+	$(BIN)/python -m tests.support.settings_page
+	$(BIN)/python -m tests.support.chart_schema
+
+links: setup ## link each word of the glossary where a page first uses it
+	$(BIN)/python -m tests.support.links
+
+docs-check: setup ## run every command of the pages, each page in a copy of the checkout
+	$(BIN)/python -m tests.page_commands
 
 public: setup ## write the names that others build on into docs/public.json
 	$(BIN)/python -m tests.support.public
@@ -100,9 +118,6 @@ sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key
 	@test -n "$(KEY)" || { echo "KEY names the private key: make sign KEY=key.pem" >&2; exit 2; }
 	$(BIN)/model_signing sign key "$(SIGNED)" --private_key "$(KEY)" \
 		--signature "$(SIGNED)/model.sig" $(call extra_files,$(SIGNED))
-
-settings: setup ## write the tables of settings in docs/operations.md
-	$(BIN)/python -m tests.support.settings_page
 
 # Two builds of one commit are equal: every file in them has the time of the commit.
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
@@ -149,9 +164,11 @@ endef
 	$(INSTALL) .
 	touch $@
 
-.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml
+.venv/.contributor: pyproject.toml constraints.txt client/pyproject.toml \
+		tests/deploy/requirements.txt tests/deploy/package.json
 	$(environment)
 	$(INSTALL) '.[train,dev]' --editable ./client
+	$(DEPLOY_TOOLS)
 	touch .venv/.service $@
 
 .venv/.release: .venv/.contributor

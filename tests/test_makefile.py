@@ -15,8 +15,9 @@ MAKE = shutil.which("make") or "make"
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A folder with what `make setup` looks at."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "client/pyproject.toml"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+    files = ("Makefile", "pyproject.toml", "constraints.txt", "client/pyproject.toml")
+    for name in (*files, "tests/deploy/requirements.txt", "tests/deploy/package.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
@@ -52,7 +53,9 @@ def test_an_older_python_is_named_as_what_is_wrong(checkout: Path) -> None:
 
 def test_an_environment_of_an_older_python_is_made_anew(checkout: Path) -> None:
     script(checkout / ".venv" / "bin" / "python", "exit 1")
-    made = make(checkout, "setup", f"PYTHON={sys.executable}", "INSTALL=true #")
+    made = make(
+        checkout, "setup", f"PYTHON={sys.executable}", "INSTALL=true #", "DEPLOY_TOOLS=true"
+    )
     assert made.returncode == 0, made.stderr
     version = subprocess.run(
         [checkout / ".venv" / "bin" / "python", "-c", "import sys; print(sys.version_info[:2])"],

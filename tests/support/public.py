@@ -85,7 +85,7 @@ def _client() -> dict[str, str]:
 
 
 def _signature(value: object) -> str:
-    if inspect.isfunction(value) or inspect.isclass(value):
+    if inspect.isclass(value) or inspect.isroutine(value):
         return ", ".join(inspect.signature(value).parameters)
     return repr(value)
 

@@ -1,0 +1,1 @@
+"""What callers of three service processes behind nginx see while things go wrong."""
