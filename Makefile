@@ -8,6 +8,8 @@ DEPLOY_TOOLS := $(BIN)/python -m tests.support.deploy_tools # helm, kubectl and 
 IMAGE ?= upright:latest
 TRAINING_IMAGE ?= upright-training:latest
 SOURCE ?= unknown
+# Docker's format has the health check; an OCI image has not, and is equal to the digest.
+FORMAT ?= docker
 BUILD_FLAGS ?=
 CODE := models training service client examples deploy tests benchmarks
 
@@ -35,7 +37,7 @@ TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda chaos \
-	proto openapi pictures settings sign image image-training image-proof locks sbom
+	proto openapi pictures settings sign image image-training image-proof locks sbom public release
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -91,6 +93,14 @@ openapi: setup ## write docs/openapi.json from the application
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
 
+public: setup ## write the names that others build on into docs/public.json
+	$(BIN)/python -m tests.support.public
+
+release: .venv/.release ## check, build and sign a release into dist/ (VERSION, SOURCE, KEY)
+	@test -n "$(VERSION)" || { echo "make release VERSION=0.1.0 names the version" >&2; exit 2; }
+	$(BIN)/python -m tests.support.release "$(VERSION)" --source "$(SOURCE)" \
+		$(if $(KEY),--key "$(KEY)") $(if $(BUILD_FLAGS),--build-flags="$(BUILD_FLAGS)")
+
 sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key admits it
 	@test -n "$(KEY)" || { echo "KEY names the private key: make sign KEY=key.pem" >&2; exit 2; }
 	$(BIN)/model_signing sign key "$(SIGNED)" --private_key "$(KEY)" \
@@ -102,12 +112,13 @@ settings: setup ## write the settings into docs/operations.md and into the chart
 
 # Two builds of one commit are equal: every file in them has the time of the commit.
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+REVISION = $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 VERSION_HERE = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 LABELS = --build-arg VERSION=$(VERSION_HERE) --build-arg SOURCE="$(SOURCE)" \
-	--build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+	--build-arg REVISION=$(REVISION)
 HAS_DOCKER = $(shell docker info >/dev/null 2>&1 && echo yes)
 BUILD = $(if $(HAS_DOCKER),SOURCE_DATE_EPOCH=$(EPOCH) docker build,\
-	buildah build --format docker --layers --timestamp $(EPOCH)) $(LABELS) $(BUILD_FLAGS)
+	buildah build --format $(FORMAT) --layers --timestamp $(EPOCH)) $(LABELS) $(BUILD_FLAGS)
 
 image: ## build the service's container image with docker or buildah (IMAGE, SOURCE, BUILD_FLAGS)
 	$(BUILD) --tag $(IMAGE) .
@@ -115,10 +126,12 @@ image: ## build the service's container image with docker or buildah (IMAGE, SOU
 image-training: ## build the image that trains, with CUDA where there are wheels for it
 	$(BUILD) --target training --tag $(TRAINING_IMAGE) .
 
-image-proof: setup ## build the image twice from nothing, compare, run it in every way (root, runc)
-	$(BUILD) --no-cache --tag $(IMAGE)-first .
-	$(BUILD) --no-cache --tag $(IMAGE) .
-	$(BIN)/python -m benchmarks.operations.image $(IMAGE) --equal $(IMAGE)-first
+AGAIN = $(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION) BUILD_FLAGS="$(BUILD_FLAGS) --no-cache"
+image-proof: setup ## build the image three times, compare, and run it in every way (root, runc)
+	$(AGAIN) FORMAT=oci IMAGE=$(IMAGE)-one
+	$(AGAIN) FORMAT=oci IMAGE=$(IMAGE)-two
+	$(AGAIN) IMAGE=$(IMAGE)
+	$(BIN)/python -m benchmarks.operations.image $(IMAGE) --builds $(IMAGE)-one $(IMAGE)-two
 
 locks: .venv/.release ## write the locks of the images from constraints.txt
 	deploy/image/lock $(BIN)/uv

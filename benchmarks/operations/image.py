@@ -190,7 +190,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("image", nargs="?", default="upright:latest")
-    parser.add_argument("--equal", metavar="IMAGE", help="another build, which must be the same")
+    parser.add_argument(
+        "--builds", nargs=2, metavar="IMAGE", help="two builds of it, as OCI images, to be compared"
+    )
     options = parser.parse_args()
 
     known = inspect(options.image)
@@ -208,9 +210,8 @@ def main() -> None:
         rows |= as_any_user_with_a_mounted_bundle(container, folder)
         rows |= with_a_late_bundle(container, folder)
         rows |= with_signatures(container, folder)
-    if options.equal:
-        digests = known["FromImageDigest"], inspect(options.equal)["FromImageDigest"]
-        rows["two builds"] = digests
+    if options.builds:
+        rows |= builds(known, *map(inspect, options.builds))
     print("| what | seen | as it should be |\n| --- | --- | --- |")
     for what, (seen, right) in rows.items():
         print(f"| {what} | {seen!r} | {'yes' if seen == right else f'no: {right!r}'} |")
@@ -235,6 +236,21 @@ def contents(root: Path, config: dict[str, Any]) -> Rows:
         "user, stop signal": ((config["User"], config["StopSignal"]), ("10001:0", "SIGTERM")),
         "dependencies under 200 MB": (size < DEPENDENCY_BYTES_MAX, True),
         "pip, compilers": (programs, []),
+    }
+
+
+def builds(image: dict[str, Any], one: dict[str, Any], other: dict[str, Any]) -> Rows:
+    """Compare two builds, as OCI images, with each other and with what is run here.
+
+    An image in Docker's format holds the number of the container that it was made in, if buildah
+    made it, so its layers alone are compared.
+    """
+    return {
+        "two builds: their digest": (other["FromImageDigest"], one["FromImageDigest"]),
+        "their layers, and this image's": (
+            image["OCIv1"]["rootfs"]["diff_ids"] == one["OCIv1"]["rootfs"]["diff_ids"],
+            True,
+        ),
     }
 
 

@@ -38,7 +38,7 @@ def check_key(key: Path) -> None:
         ) from error
 
     try:
-        Config().use_elliptic_key_verifier(public_key=key)
+        Config().use_elliptic_key_verifier(public_key=key)  # type: ignore[no-untyped-call] # it has no annotations
     except Exception as error:  # the libraries below have several for a key that is none
         raise VerifyKeyError(
             f"--verify-key {key}: is no public key in PEM of an elliptic curve"
@@ -69,7 +69,7 @@ def check(bundle: Bundle, key: Path | None) -> None:
         copy = Path(name)
         try:
             _copy(bundle, copy)
-            verifier = Config().use_elliptic_key_verifier(public_key=key)
+            verifier = Config().use_elliptic_key_verifier(public_key=key)  # type: ignore[no-untyped-call] # as above
             verifier.verify(copy, copy / SIGNATURE)
         except Exception as error:  # whatever it is: what is not verified is not admitted
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -82,8 +82,8 @@ def _copy(bundle: Bundle, folder: Path) -> None:
     """Write a bundle's bytes as they were read, its signature, and the extra files."""
     manifest = bundle.manifest
     (folder / MANIFEST).write_bytes(bundle.manifest_bytes)
-    for name, content in bundle.artifacts.items():
-        (folder / manifest.artifacts[name].file).write_bytes(content)
+    for kind, content in bundle.artifacts.items():
+        (folder / manifest.artifacts[kind].file).write_bytes(content)
     for name in manifest.extra_files:
         path = bundle.folder / name
         if path.is_file():  # a signature need not vouch for it

@@ -66,8 +66,8 @@ def test_a_late_bundle_is_served_where_the_service_was_alive_and_not_ready(
 
         # Copied file by file, as a slow volume shows it: the manifest comes first.
         folder.mkdir()
-        for path in sorted(committed.folder.iterdir()):
-            shutil.copy(path, folder)
+        for file in sorted(committed.folder.iterdir()):
+            shutil.copy(file, folder)
             time.sleep(0.1)
 
         with httpx2.Client(base_url=address) as client:
