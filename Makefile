@@ -36,8 +36,8 @@ extra_files = $(shell $(BIN)/python -c "import json, sys; \
 TESTS = $(BIN)/pytest -n 2 -m "not browser" && $(BIN)/pytest -m browser
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test fuzz train check format bench bench-training bench-cuda chaos \
-	proto openapi pictures settings sign image image-training image-proof locks sbom public release
+.PHONY: help setup serve test fuzz train check format bench bench-training bench-sweep bench-cuda chaos \
+	proto openapi pictures settings links docs-check sign image image-training image-proof locks sbom public release
 
 help: ## list what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 24
@@ -81,6 +81,9 @@ bench-training: setup ## measure training against peers over many seeds (an hour
 chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
 	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
 
+bench-sweep: setup ## measure sweeps by Ray: speed, kills, two nodes, 10,000 trials (a quarter of an hour)
+	$(BIN)/python -m benchmarks.training.sweep
+
 bench-cuda: setup ## measure the population on a GPU
 	$(BIN)/python -m benchmarks.training.cuda
 
@@ -92,6 +95,16 @@ openapi: setup ## write docs/openapi.json from the application
 
 pictures: setup ## make the README's animations of the page (needs chromium)
 	$(BIN)/python -m tests.support.pictures
+
+settings: setup ## write the settings into docs/configuration.md and into the chart's schema
+	$(BIN)/python -m tests.support.settings_page
+	$(BIN)/python -m tests.support.chart_schema
+
+links: setup ## link each word of the glossary where a page first uses it
+	$(BIN)/python -m tests.support.links
+
+docs-check: setup ## run every command of the pages, each page in a copy of the checkout
+	$(BIN)/python -m tests.page_commands
 
 public: setup ## write the names that others build on into docs/public.json
 	$(BIN)/python -m tests.support.public
@@ -105,10 +118,6 @@ sign: setup ## sign a bundle by a private key in PEM (KEY, BUNDLE); --verify-key
 	@test -n "$(KEY)" || { echo "KEY names the private key: make sign KEY=key.pem" >&2; exit 2; }
 	$(BIN)/model_signing sign key "$(SIGNED)" --private_key "$(KEY)" \
 		--signature "$(SIGNED)/model.sig" $(call extra_files,$(SIGNED))
-
-settings: setup ## write the settings into docs/operations.md and into the chart's schema
-	$(BIN)/python -m tests.support.settings_page
-	$(BIN)/python -m tests.support.chart_schema
 
 # Two builds of one commit are equal: every file in them has the time of the commit.
 EPOCH = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)

@@ -5,6 +5,10 @@
 // Answers come in the order of the messages, and each names the seq that it answers: an answer that
 // is no longer awaited is dropped.
 
+if (globalThis.WebSocket === undefined) {
+  console.error(`stream.mjs needs Node 22 or newer, for its WebSocket; this is ${process.version}`);
+  process.exit(1);
+}
 const address = globalThis.process?.argv[2] ?? "http://127.0.0.1:8000";
 const stream = new WebSocket(`${address.replace(/^http/, "ws")}/act/stream`);
 const awaited = new Map();

@@ -33,7 +33,7 @@ KSERVE_NAME = "INFERENCE_SERVICE_NAME"  # the variable in which KServe says how 
 
 LogFormat = Literal["people", "json"]
 
-# The first setting of each group; the help and docs/operations.md show the settings by these.
+# The first setting of each group; the help and docs/configuration.md show the settings by these.
 GROUP_STARTS = {
     "host": "Listening",
     "bundle": "Bundle",
@@ -221,7 +221,7 @@ class Settings(BaseSettings):
     max_concurrent_requests: Count = Field(
         512,
         gt=0,
-        description="requests under way at the same time; more get 503 and Retry-After, but for"
+        description="requests in flight at the same time; more get 503 and Retry-After, but for"
         " health and metrics",
     )
     stream_rate: Count = Field(
@@ -229,6 +229,12 @@ class Settings(BaseSettings):
         ge=0,
         description="messages that a stream may send in a second, more are refused; 0 for any"
         " number",
+    )
+
+    refuse_out_of_range: CliToggleFlag[bool] = Field(
+        False,
+        description="refuse states outside what training saw (422), in place of an action; a"
+        ' request can ask for it by "strict": true',
     )
 
     # Running
@@ -241,7 +247,7 @@ class Settings(BaseSettings):
     shutdown: Seconds = Field(
         10,
         ge=0,
-        description="seconds that requests under way get when the service is told to stop",
+        description="seconds that requests in flight get once a stop has drained the service",
     )
     workers: Annotated[int, Metavar("N")] = Field(
         1,

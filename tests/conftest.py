@@ -20,14 +20,17 @@ from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
+from training.export.candidates import from_run
 from training.export.exporter import export
 from training.recipes import recipe
 from training.train import train
 from training.trainer import Run
 
-hypothesis.settings.register_profile(
-    "long", max_examples=10_000
-)  # pytest --hypothesis-profile long tests/test_lanes.py
+# No example has a deadline: how long one takes is a matter of the machine.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+# pytest --hypothesis-profile long tests/service/server/test_fast_path.py
+hypothesis.settings.register_profile("long", deadline=None, max_examples=10_000)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +49,7 @@ def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """The bundle of the short run. Read only: tests that change files take a copy."""
     folder = tmp_path_factory.mktemp("exported") / "short"
     return export(
-        short_run,
+        from_run(short_run),
         folder,
         name="short",
         model_version="1",

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service.observability.test_metrics import STATE
 from tests.support.metrics import ask_by_grpc
+from tests.support.pages import anchors
 from tests.support.project import ROOT
 from tests.support.service import Start, free_port
 
@@ -70,6 +71,21 @@ def test_each_alert_is_tested_both_ways_and_described() -> None:
         assert f"alertname: {alert}}}" in tests, f"{alert} is nowhere quiet"
         assert f"alertname: {alert}\n        exp_alerts:" in tests, f"{alert} fires nowhere"
         assert f"`{alert}`" in (ROOT / "deploy" / "README.md").read_text()
+
+
+def test_each_alert_leads_to_its_runbook() -> None:
+    for name in ("alerts.yml", "alerts_test.yml"):
+        text = (PROMETHEUS / name).read_text()
+        alerts = set(re.findall(r"- alert: (\w+)", (PROMETHEUS / "alerts.yml").read_text()))
+        runbooks = re.findall(r"runbook_url: (\S+)", text)
+        assert sorted(set(runbooks)) == sorted(
+            f"docs/observe.md#{alert.lower()}" for alert in alerts
+        )
+        assert set(runbooks) == {
+            f"docs/observe.md#{anchor}"
+            for anchor in anchors(ROOT / "docs" / "observe.md")
+            if anchor.startswith("upright")
+        }
 
 
 def test_prometheus_can_read_every_query_of_the_dashboard(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from models.programs import allow_any_terminal, explain_missing_library, silent_interrupts
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 130 interrupted.
@@ -10,13 +12,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     It is 3 where all was done but standard output took no text. Exits by itself with 2 where what
     was typed is no command.
     """
+    allow_any_terminal()
     try:
-        from training.commands.dispatch import dispatch
+        with silent_interrupts():
+            from training.commands.dispatch import dispatch
 
         return dispatch(sys.argv[1:] if arguments is None else arguments)
     except ModuleNotFoundError as error:  # as where the service alone is installed
-        from models.programs import explain_missing_library
-
         remedy = "make setup, then .venv/bin/python -m training"
         sys.stderr.write(f"python -m training: {explain_missing_library(error, remedy)}\n")
         return 1

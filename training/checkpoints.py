@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, Self
 
+import torch
 from pydantic import BaseModel, ConfigDict, JsonValue
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -45,7 +46,7 @@ class Identity(BaseModel):
     recipe: AnyRecipe
     seed: int
     device: str
-    processor: str  # its model: vector instructions differ, and with them the last bits
+    processor: str  # vector instructions differ, and with them the last bits
     versions: dict[str, str]
 
     @classmethod
@@ -61,13 +62,25 @@ class Identity(BaseModel):
 
 
 def processor() -> str:
-    """Return the model of this machine's processor; its architecture where no model is told."""
+    """Return the model of this machine's processor and the instruction set that torch uses.
+
+    As in `AMD EPYC (family 26, model 2, AVX512)`: clouds give many models one name. It is the
+    architecture's name where the system tells no model.
+    """
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    facts: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+
+    model = facts.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{name.removeprefix('cpu ')} {facts[name]}"
+        for name in ("cpu family", "model")
+        if name in facts
+    ]
+    return f"{model} ({', '.join([*numbers, torch.backends.cpu.get_cpu_capability()])})"
 
 
 class State(BaseModel):
@@ -92,10 +105,19 @@ class Checkpoints:
         *,
         every: float = 30.0,
         keep: int = 3,
+        any_processor: bool = False,
+        on_written: Callable[[Path], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Keep the checkpoints of a run in `folder`, the last `keep` of them.
+
+        With `any_processor` the run may go on from a checkpoint of another kind of processor, and
+        both stand in its identity then. `on_written` gets the folder of each new checkpoint.
+        """
         self.folder = folder
-        self._identity = identity
+        self.identity = identity
+        self._any_processor = any_processor
+        self._on_written = on_written
         self._every = every
         self._keep = keep
         self._clock = clock
@@ -134,13 +156,25 @@ class Checkpoints:
             return None
 
         state, snapshot = read(self.folder)
+        if self._any_processor:
+            state = self._join_processors(state)
         for name in Identity.model_fields:
-            stored, expected = getattr(state.identity, name), getattr(self._identity, name)
+            stored, expected = getattr(state.identity, name), getattr(self.identity, name)
             if stored != expected:
                 raise CheckpointError(
                     f"{self.folder}: is of another run: {_difference(name, stored, expected)}"
                 )
         return snapshot, state.seconds
+
+    def _join_processors(self, state: State) -> State:
+        """Let both identities name the processors of before and now, in their order."""
+        before, now = state.identity.processor, self.identity.processor
+        both = (
+            before if before == now or before.endswith(f", then {now}") else f"{before}, then {now}"
+        )
+        self.identity = self.identity.model_copy(update={"processor": both})
+        identity = state.identity.model_copy(update={"processor": both})
+        return state.model_copy(update={"identity": identity})
 
     def write_if_due(self, trainer: Trainer, seconds: float) -> None:
         """Write a checkpoint if the last one is old enough. Raises `CheckpointError`."""
@@ -155,7 +189,7 @@ class Checkpoints:
         snapshot = trainer.snapshot().flatten()
         arrays = save({name: array.copy(order="C") for name, array in snapshot.arrays.items()})
         state = State(
-            identity=self._identity,
+            identity=self.identity,
             seconds=seconds,
             values=snapshot.values,
             arrays_sha256=hashlib.sha256(arrays).hexdigest(),
@@ -164,7 +198,7 @@ class Checkpoints:
         self._due = self._clock() + self._every
         self.holds_last = False
         try:
-            self._write(arrays, state.model_dump_json().encode())
+            written = self._write(arrays, state.model_dump_json().encode())
         except OSError as error:
             self._remove_partial()
             existing = numbered(self.folder)
@@ -177,8 +211,9 @@ class Checkpoints:
                 f"{self.folder}: a checkpoint cannot be written ({error.strerror}); {kept}"
             ) from error
         self.holds_last = True
+        self._on_written(written)
 
-    def _write(self, arrays: bytes, state: bytes) -> None:
+    def _write(self, arrays: bytes, state: bytes) -> Path:
         self._remove_partial()
         temp_folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self.folder))
         write_durably(temp_folder / ARRAYS, arrays)
@@ -187,11 +222,13 @@ class Checkpoints:
 
         existing = numbered(self.folder)
         number = int(existing[-1].name.removeprefix(PREFIX)) + 1 if existing else 1
-        temp_folder.rename(self.folder / f"{PREFIX}{number:06d}")
+        written = self.folder / f"{PREFIX}{number:06d}"
+        temp_folder.rename(written)
         sync(self.folder)
 
         for old in numbered(self.folder)[: -self._keep]:
             shutil.rmtree(old)
+        return written
 
     def _remove_partial(self) -> None:
         """Remove what a write that failed, or a program that was killed, has left."""

@@ -65,10 +65,14 @@ def train(
             with _losing(on_lost_checkpoint):
                 checkpoints.write_if_due(trainer, elapsed())
 
+    seconds = elapsed()  # one number for the run and its checkpoint: a later export is the same
     if checkpoints is not None and trainer.steps:
         with _losing(on_lost_checkpoint):
-            checkpoints.write(trainer, elapsed())
-    return run_of(trainer, Identity.of(recipe, seed, device.type), elapsed())
+            checkpoints.write(trainer, seconds)
+    identity = (
+        Identity.of(recipe, seed, device.type) if checkpoints is None else checkpoints.identity
+    )
+    return run_of(trainer, identity, seconds)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,11 +21,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
-from pathlib import Path
 
 from benchmarks.calling.served import ROOT, free_port, ready
 from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Load, Server
-from benchmarks.serving.peers import Peer
+from benchmarks.serving.protocols import Request
 from models import bundle
 
 ROUNDS = 9
@@ -86,26 +84,21 @@ def main() -> None:
         flush=True,
     )
     seen = {}
-    with tempfile.TemporaryDirectory(prefix="upright-cost-") as folder, collector() as address:
-        body = Path(folder) / "body.json"
-        body.write_text(json.dumps({"state": state}))
+    with collector() as address:
+        act = Request("/act", json.dumps({"state": state}).encode())
         for name in arguments.pairs:
             pair = PAIRS[name]
             with ExitStack() as stack:
-                without = stack.enter_context(running(pair.without, {}, body))
+                without = stack.enter_context(running(pair.without, {}))
                 with_it = stack.enter_context(
-                    running(
-                        pair.with_it,
-                        pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address},
-                        body,
-                    )
+                    running(pair.with_it, pair.variables | {"OTEL_EXPORTER_OTLP_ENDPOINT": address})
                 )
                 for server in (without, with_it):
-                    server.load(CONNECTIONS, 1)
+                    server.load(act, CONNECTIONS, 1)
                 rounds = [
                     (
-                        without.load(CONNECTIONS, arguments.seconds),
-                        with_it.load(CONNECTIONS, arguments.seconds),
+                        without.load(act, CONNECTIONS, arguments.seconds),
+                        with_it.load(act, CONNECTIONS, arguments.seconds),
                     )
                     for _ in range(ROUNDS)
                 ]
@@ -133,7 +126,7 @@ def _row(name: str, rounds: list[tuple[Load, Load]]) -> str:
 
 
 @contextmanager
-def running(command: tuple[str, ...], variables: dict[str, str], body: Path) -> Iterator[Server]:
+def running(command: tuple[str, ...], variables: dict[str, str]) -> Iterator[Server]:
     """Serve the committed bundle on the servers' core until the end of the block."""
     port = free_port()
     environment = {
@@ -157,7 +150,7 @@ def running(command: tuple[str, ...], variables: dict[str, str], body: Path) -> 
                         f"{' '.join(command)} did not start: exit code {process.returncode}"
                     )
                 time.sleep(0.02)
-            yield Server(Peer("upright", "upright", lambda *_: ([], {})), process, port, 0.0, body)
+            yield Server("Upright", process, port)
         finally:
             process.terminate()
             process.wait()

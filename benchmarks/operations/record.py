@@ -39,11 +39,12 @@ import uvloop
 from benchmarks.calling.served import free_port, ready, write
 from benchmarks.environments import ROOT
 from benchmarks.serving.measure import LOAD_CORE, SERVER_CORE, Load, Server
-from benchmarks.serving.peers import UPRIGHT
+from benchmarks.serving.protocols import Request
 from service.records.schema import INSERT_STATEMENTS
 from service.records.writer import Limits, Writer
 
 STATE = [0.01, -0.02, 0.05, 0.3]
+ACT = Request("/act", json.dumps({"state": STATE}).encode())
 CONNECTIONS, LOADS = 16, 3
 RATE, CLIENTS = (
     5_000,
@@ -89,10 +90,9 @@ def main() -> None:
 
 
 @contextmanager
-def running(scratch: Path, *arguments: str) -> Iterator[Server]:
+def running(*arguments: str) -> Iterator[Server]:
     """Serve the committed bundle on the servers' core until the end of the block."""
-    port, body = free_port(), scratch / "body.json"
-    body.write_text(json.dumps({"state": STATE}))
+    port = free_port()
     command = [
         "taskset",
         "-c",
@@ -122,7 +122,7 @@ def running(scratch: Path, *arguments: str) -> Iterator[Server]:
                 if process.poll() is not None:
                     raise RuntimeError(f"the service did not start: exit code {process.returncode}")
                 time.sleep(0.02)
-            yield Server(UPRIGHT, process, port, 0.0, body)
+            yield Server("Upright", process, port)
         finally:
             process.terminate()
             process.wait()
@@ -133,11 +133,12 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
     pairs: list[tuple[Load, Load]] = []
     for number in range(rounds):
         file = scratch / f"cost-{number}.sqlite"
-        with running(scratch) as without, running(scratch, "--record", str(file)) as recording:
+        with running() as without, running("--record", str(file)) as recording:
             for server in (without, recording):
-                server.load(CONNECTIONS, 1)
+                server.load(ACT, CONNECTIONS, 1)
             pairs += [
-                (without.load(CONNECTIONS, 1), recording.load(CONNECTIONS, 1)) for _ in range(LOADS)
+                (without.load(ACT, CONNECTIONS, 1), recording.load(ACT, CONNECTIONS, 1))
+                for _ in range(LOADS)
             ]
         with closing(sqlite3.connect(file)) as connection:
             ((written,),) = connection.execute("SELECT count(*) FROM decisions").fetchall()
@@ -183,9 +184,8 @@ def cost(scratch: Path, rounds: int) -> dict[str, float]:
 def kill(file: Path, seconds: int) -> dict[str, object]:
     """Kill a service that records under load, and look at what it left."""
     answered: dict[int, float] = {}  # when, by seq
-    with running(file.parent, "--record", str(file)) as server:
-        port = int(server.url.split(":")[2].split("/")[0])
-        killed_at = uvloop.run(_load_and_kill(port, server.pid, seconds, answered))
+    with running("--record", str(file)) as server:
+        killed_at = uvloop.run(_load_and_kill(server.port, server.pid, seconds, answered))
     with closing(sqlite3.connect(file)) as connection:
         integrity = [row[0] for row in connection.execute("PRAGMA integrity_check")]
         kept = {seq for (seq,) in connection.execute("SELECT seq FROM decisions")}

@@ -165,7 +165,9 @@ def _prepare(scratch: Path) -> tuple[dict[str, str], Path]:
     values = committed.manifest.state
     low, high = [value.training_min for value in values], [value.training_max for value in values]
     states = np.random.default_rng(0).uniform(low, high, (STATES, len(values))).astype(np.float32)
-    answers = {each.digest: load(each, "onnx").decide(states).q_values for each in good.values()}
+    answers = {
+        each.digest: list(load(each, "onnx").decide(states).q_values) for each in good.values()
+    }
     expectations = scratch / "expected.json"
     expectations.write_text(json.dumps({"states": states.tolist(), "answers": answers}))
     return {kind: each.digest for kind, each in good.items()}, expectations

@@ -1,6 +1,10 @@
--- Posts the file BODY again and again; at the end prints one line of JSON.
+-- Posts the file BODY again and again, as JSON unless HEADERS, a line each, says otherwise; at the
+-- end prints one line of JSON.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
+for name, value in (os.getenv("HEADERS") or ""):gmatch("([^:\n]+): ([^\n]+)") do
+  wrk.headers[name] = value
+end
 local file = assert(io.open(os.getenv("BODY"), "rb"))
 wrk.body = file:read("*a")
 file:close()

@@ -1,38 +1,63 @@
-"""Peers: how each server is installed, started and asked. Knows nothing of how it is measured."""
+"""Peers: how each server is installed and started, and by which protocols it is asked."""
 
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.environments import ROOT, environment
+from benchmarks.serving.protocols import (
+    Protocol,
+    inference_binary,
+    inference_grpc,
+    inference_json,
+    plain_json,
+)
 
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 MODEL = ROOT / "models" / "cartpole-dqn" / "policy.onnx"
+
+GRPC_OFFSET = 2  # of the port of gRPC from that of HTTP
+# As long as the service's.
+CONSTANT_ANSWER = json.dumps(
+    {
+        "action": 1,
+        "action_name": "right",
+        "q_values": [12.345678901234567, 12.345678901234567],
+        "out_of_range": [],
+        "model": "cartpole-dqn",
+        "digest": "sha256:" + "0" * 64,
+    },
+    separators=(",", ":"),
+)
 
 Command = tuple[list[str], dict[str, str]]  # what is run, and what is added to its environment
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server: its name, environment, command (from a port and a folder), and how it is asked."""
+    """A server: its name, its environment, its command and its protocols.
+
+    A program of the system has no environment. The command is made from the environment's folder, a
+    port and a folder for what it writes. gRPC is at the port `GRPC_OFFSET` above. Protocols have
+    the same name in every peer.
+    """
 
     name: str
-    environment: str
+    environment: str | None
     command: Callable[[Path, int, Path], Command]
-    path: str = "/act"
-    body: Callable[[list[float]], Any] = field(default=lambda state: {"state": state})
-    q_values: Callable[[Any], list[float]] = field(default=lambda answer: list(answer["q_values"]))
-    checked: bool = True  # the limit answers no question
+    protocols: Mapping[str, Protocol]
+    is_checked: bool = True  # what gives a constant answer answers no question
 
 
-def environment_of(name: str) -> Path:
+def environment_of(name: str | None) -> Path:
     """Return the folder of a peer's environment; Upright's stands on the project's files, too."""
+    if name is None:
+        return Path("/usr")
     own = (ROOT / "constraints.txt", ROOT / "pyproject.toml") if name == "upright" else ()
     return environment(name, HERE / "requirements" / f"{name}.txt", *own)
 
@@ -41,7 +66,7 @@ def _uvicorn(app: str) -> Callable[[Path, int, Path], Command]:
     flags = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--no-server-header"]
     return lambda folder, port, _: (
         [str(folder / "bin" / "uvicorn"), *flags, "--app-dir", str(APPS), "--port", str(port), app],
-        {},
+        {"ANSWER": CONSTANT_ANSWER},  # of the limit
     )
 
 
@@ -53,15 +78,24 @@ def _script(name: str) -> Callable[[Path, int, Path], Command]:
 
 
 def _upright(folder: Path, port: int, _: Path) -> Command:
-    return [
-        str(folder / "bin" / "python"),
-        "-m",
-        "service",
-        "--drain",
-        "0",
-        "--port",
-        str(port),
-    ], {}
+    python = str(folder / "bin" / "python")
+    ports = ["--port", str(port), "--grpc-port", str(port + GRPC_OFFSET)]
+    return [python, "-m", "service", "--drain", "0", *ports], {}
+
+
+def _nginx(_: Path, port: int, scratch: Path) -> Command:
+    """Return what starts nginx with a constant answer, as long as that of `POST /act`."""
+    configuration = scratch / "nginx.conf"
+    configuration.write_text(
+        f"daemon off; worker_processes 1; pid {scratch}/pid; error_log stderr;"
+        " events { worker_connections 1024; }"
+        f" http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {scratch};"
+        f" proxy_temp_path {scratch}; fastcgi_temp_path {scratch}; uwsgi_temp_path {scratch};"
+        f" scgi_temp_path {scratch}; default_type application/json;"
+        f" server {{ listen 127.0.0.1:{port};"
+        f" location / {{ return 200 '{CONSTANT_ANSWER}'; }} }} }}"
+    )
+    return [shutil.which("nginx") or "nginx", "-c", str(configuration)], {}
 
 
 def _bentoml(folder: Path, port: int, scratch: Path) -> Command:
@@ -87,8 +121,8 @@ def _mlserver(folder: Path, port: int, scratch: Path) -> Command:
     settings = {
         "host": "127.0.0.1",
         "http_port": port,
-        "grpc_port": port + 1,
-        "metrics_port": port + 2,
+        "grpc_port": port + GRPC_OFFSET,
+        "metrics_port": port + 1,
         "parallel_workers": 0,
         "debug": False,
     }
@@ -162,7 +196,7 @@ def _triton(folder: Path, port: int, scratch: Path) -> Command:
         f"--http-port={port}",
         "--http-address=127.0.0.1",
     ]
-    flags += [f"--grpc-port={port + 2}", "--grpc-address=127.0.0.1"]
+    flags += [f"--grpc-port={port + GRPC_OFFSET}", "--grpc-address=127.0.0.1"]
     flags += [f"--metrics-port={port + 1}", "--metrics-address=127.0.0.1"]
     variables = {
         "LD_LIBRARY_PATH": ":".join(libraries),
@@ -213,55 +247,64 @@ def _torchserve(folder: Path, port: int, scratch: Path) -> Command:
     }
 
 
-def _inference_request(state: list[float]) -> dict[str, Any]:
-    return {"inputs": [{"name": "state", "shape": [1, 4], "datatype": "FP32", "data": state}]}
-
-
-def _inference_answer(answer: Any) -> list[float]:
-    return list(answer["outputs"][0]["data"])
-
+_PLAIN = plain_json("/act", "/act/batch")
+_INFERENCE = {
+    "v2-json": inference_json("act"),
+    "v2-binary": inference_binary("act"),
+    "v2-grpc": inference_grpc("act"),
+}
 
 LIMIT = Peer(
-    "bare ASGI app under uvicorn (the limit)", "upright", _uvicorn("limit:app"), checked=False
+    "bare ASGI app under uvicorn (the limit)",
+    "upright",
+    _uvicorn("limit:app"),
+    {"plain": _PLAIN},
+    is_checked=False,
 )
-UPRIGHT = Peer("Upright", "upright", _upright)
-UPRIGHT_INFERENCE = Peer(
-    "Upright, Open Inference Protocol",
+NGINX = Peer("nginx, a constant answer", None, _nginx, {"plain": _PLAIN}, is_checked=False)
+UPRIGHT = Peer(
+    "Upright",
     "upright",
     _upright,
-    "/v2/models/cartpole-dqn/infer",
-    _inference_request,
-    _inference_answer,
+    {
+        "plain": _PLAIN,
+        "v2-json": inference_json("cartpole-dqn"),
+        "v2-binary": inference_binary("cartpole-dqn"),
+        "v2-grpc": inference_grpc("cartpole-dqn"),
+    },
 )
-FASTAPI = Peer("plain FastAPI", "fastapi", _uvicorn("fastapi_app:app"))
+FASTAPI = Peer("plain FastAPI", "fastapi", _uvicorn("fastapi_app:app"), {"plain": _PLAIN})
 PEERS = {
     "fastapi": FASTAPI,
-    "triton": Peer(
-        "Triton, Python backend",
-        "triton",
-        _triton,
-        "/v2/models/act/infer",
-        _inference_request,
-        _inference_answer,
-    ),
+    "triton": Peer("Triton, Python backend", "triton", _triton, _INFERENCE),
     "mlserver": Peer(
         "MLServer, no worker processes",
         "mlserver",
         _mlserver,
-        "/v2/models/act/infer",
-        _inference_request,
-        _inference_answer,
+        {name: _INFERENCE[name] for name in ("v2-json", "v2-grpc")},
     ),
-    "litserve": Peer("LitServe", "litserve", _script("litserve_app.py")),
-    "bentoml": Peer("BentoML", "bentoml", _bentoml),
+    "litserve": Peer(
+        "LitServe", "litserve", _script("litserve_app.py"), {"plain": plain_json("/act", "/act")}
+    ),
+    "bentoml": Peer("BentoML", "bentoml", _bentoml, {"plain": _PLAIN}),
     "mlflow": Peer(
         "MLflow",
         "mlflow",
         _mlflow,
-        "/invocations",
-        lambda state: {"inputs": [state]},
-        lambda answer: list(answer["predictions"][0]),
+        {
+            "plain": plain_json(
+                "/invocations",
+                "/invocations",
+                document=lambda states: {"inputs": states},
+                answer="predictions",
+            )
+        },
     ),
-    "torchserve": Peer("TorchServe", "torchserve", _torchserve, "/predictions/act"),
-    "ray": Peer("Ray Serve", "ray", _script("ray_app.py")),
+    "torchserve": Peer(
+        "TorchServe",
+        "torchserve",
+        _torchserve,
+        {"plain": plain_json("/predictions/act", "/predictions/act")},
+    ),
+    "ray": Peer("Ray Serve", "ray", _script("ray_app.py"), {"plain": plain_json("/act", "/act")}),
 }

@@ -1,4 +1,4 @@
-"""The peer: the tutorial's loop, written down plainly; its facts are in docs/training.md."""
+"""The peer: the tutorial's loop, written down plainly; its facts are in docs/recipes.md."""
 
 import random
 import time

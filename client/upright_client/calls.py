@@ -15,7 +15,9 @@ from upright_client.state import State, check_action, check_seconds, check_state
 from upright_client.statistics import CallStatistics
 from upright_client.text import printable
 
-ATTEMPTS = 2  # that a connection was closed while idle is found out by using it
+# The second one is made at once, on another connection: only by using one is it found out that the
+# service closed it while it was idle.
+ATTEMPTS = 2
 
 # What the body of an answer may have, in bytes: so little that reading it fits into a deadline.
 ANSWER_LIMIT = 32_768

@@ -1,6 +1,7 @@
 """What `POST /act` and `POST /act/batch` answer, for every way that a request may come in."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from http import HTTPStatus
 from itertools import islice
@@ -10,10 +11,11 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from service.api.problems import ProblemError, invalid_body, unknown_field
+from service.api.problems import MAX_ERRORS_SHOWN, ProblemError, invalid_body, unknown_field
+from service.api.ranges import values_out_of_range
 from service.api.schemas import ActRequest, BatchRequest, BatchResponse, FieldError
 from service.inference.errors import QValuesNotFiniteError
-from service.inference.policy import Decisions, Inference, Policy
+from service.inference.policy import Decisions, Inference, Policy, State
 from service.types import Body, RawHeader
 
 # The schemas' own validators, which cost half of what `model_validate_json` does.
@@ -50,8 +52,11 @@ class ResponseTemplate:
 _template_of = lru_cache(maxsize=2)(ResponseTemplate)
 
 
-def act(policy: Policy, body: Body, if_match: str | None) -> Answer:
-    """Answer one state. Raises `ProblemError`."""
+def act(policy: Policy, body: Body, if_match: str | None, *, strict: bool = False) -> Answer:
+    """Answer one state. Raises `ProblemError`.
+
+    `strict` refuses a state outside what training saw, whatever the request asks for.
+    """
     if if_match is not None:
         check_digest(policy, if_match)
     try:
@@ -59,12 +64,15 @@ def act(policy: Policy, body: Body, if_match: str | None) -> Answer:
     except ValidationError as error:
         raise invalid_body(error, body) from error
 
+    state, seq = request.state, request.seq
     started = perf_counter()
     try:
-        action, q_values, out_of_range = policy.decide_one(request.state)
+        action, q_values, out_of_range = policy.decide_one(state)
     except QValuesNotFiniteError as error:
         raise _not_finite(error, "#/state") from error
     seconds = perf_counter() - started
+    if out_of_range and (strict or request.strict):
+        raise _out_of_range(policy, [state], [out_of_range], "#/state")
 
     template = _template_of(policy)
     content = (
@@ -74,15 +82,18 @@ def act(policy: Policy, body: Body, if_match: str | None) -> Answer:
         + (to_json(out_of_range) if out_of_range else b"[]")
         + template.bundle
     )
-    content += b"}" if request.seq is None else b',"seq":%d}' % request.seq
-    inference = Inference(
-        policy, (request.state,), (q_values,), (action,), (out_of_range,), seconds, request.seq
-    )
+    content += b"}" if seq is None else b',"seq":%d}' % seq
+    inference = Inference(policy, (state,), (q_values,), (action,), (out_of_range,), seconds, seq)
     return content, (template.etag, _server_timing(seconds)), inference
 
 
-def act_batch(policy: Policy, body: Body, if_match: str | None, *, max_batch: int) -> Answer:
-    """Answer several states, at most `max_batch`. Raises `ProblemError`."""
+def act_batch(
+    policy: Policy, body: Body, if_match: str | None, *, max_batch: int, strict: bool = False
+) -> Answer:
+    """Answer several states, at most `max_batch`. Raises `ProblemError`.
+
+    `strict` refuses all where one is outside what training saw, whatever the request asks for.
+    """
     check_digest(policy, if_match)
     _check_size(body, max_batch)
     try:
@@ -99,6 +110,8 @@ def act_batch(policy: Policy, body: Body, if_match: str | None, *, max_batch: in
     except QValuesNotFiniteError as error:
         raise _not_finite(error, f"#/states/{error.row}") from error
     seconds = perf_counter() - started
+    if (strict or request.strict) and any(decisions.out_of_range):
+        raise _out_of_range(policy, request.states, decisions.out_of_range, "#/states/{row}")
 
     inference = Inference(
         policy,
@@ -161,10 +174,10 @@ def check_digest(policy: Policy, if_match: str | None) -> None:
 def _batch_content(policy: Policy, decisions: Decisions, seq: int | None) -> bytes:
     manifest = policy.bundle.manifest
     response = BatchResponse.model_construct(
-        actions=decisions.actions,
+        actions=list(decisions.actions),
         action_names=[manifest.actions[action] for action in decisions.actions],
-        q_values=decisions.q_values,
-        out_of_range=decisions.out_of_range,
+        q_values=list(decisions.q_values),
+        out_of_range=list(decisions.out_of_range),
         model=manifest.name,
         digest=policy.bundle.digest,
         seq=seq,
@@ -183,13 +196,35 @@ def _batch_too_large(size: int, max_batch: int) -> ProblemError:
         detail=f"holds {size} states; at most {max_batch} are answered at once",
     )
     detail = f"{error.pointer}: {error.detail}"
-    return ProblemError(HTTPStatus(413), "batch-too-large", detail, [error])
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "batch-too-large", detail, [error])
 
 
 def _wrong_batch(detail: str) -> ProblemError:
     error = FieldError(pointer="#", detail=detail)
     text = f"{error.pointer}: {error.detail}"
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-request", text, [error])
+
+
+def _out_of_range(
+    policy: Policy,
+    states: Sequence[State],
+    out_of_range: Sequence[list[str]],
+    pointer: str,
+) -> ProblemError:
+    """Return the problem of states outside what training saw; `pointer` is a state's by its row."""
+    values = islice(values_out_of_range(policy, states, out_of_range), MAX_ERRORS_SHOWN)
+    errors = [
+        FieldError(pointer=f"{pointer.format(row=row)}/{place}", detail=detail)
+        for row, place, detail in values
+    ]
+    count = sum(map(len, out_of_range))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return ProblemError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "out-of-range",
+        f"{errors[0].pointer}: {errors[0].detail}{more}; no action was chosen",
+        errors,
+    )
 
 
 def _not_finite(error: QValuesNotFiniteError, pointer: str) -> ProblemError:

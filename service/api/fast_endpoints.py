@@ -54,13 +54,24 @@ class FastEndpoints:
     def __init__(self, settings: Settings) -> None:
         self._max_batch = settings.max_batch
         self._model = ServedModel(settings.model_name, settings.max_batch)
+        self._refuses_out_of_range = settings.refuse_out_of_range
         self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
         self._of_service = {
-            b"/act": _endpoint("/act", settings.max_body, _whole(act)),
+            b"/act": _endpoint(
+                "/act",
+                settings.max_body,
+                _whole(partial(act, strict=True) if settings.refuse_out_of_range else act),
+            ),
             b"/act/batch": _endpoint(
                 "/act/batch",
                 settings.max_batch_body,
-                _whole(partial(act_batch, max_batch=settings.max_batch)),
+                _whole(
+                    partial(
+                        act_batch,
+                        max_batch=settings.max_batch,
+                        strict=settings.refuse_out_of_range,
+                    )
+                ),
             ),
         }
         self._of_model: dict[bytes, FastEndpoint] = {}
@@ -89,6 +100,7 @@ class FastEndpoints:
                 name=name,
                 version=version,
                 max_batch=self._max_batch,
+                strict=self._refuses_out_of_range,
             )
             endpoints[path.encode()] = _endpoint(path, self._infer_body_limit, answer)
         return endpoints
@@ -121,11 +133,17 @@ def _answer_infer(
     name: str,
     version: str | None,
     max_batch: int,
+    strict: bool,
 ) -> WholeAnswer:
     model.check(policy, name, version)  # the policy may have changed since
     check_digest(policy, _decoded(headers.get(b"if-match")))
     content, media_type, answer_headers, inference = open_inference_rest.infer(
-        policy, model.name(policy), body, _decoded(headers.get(_HEADER_LENGTH)), max_batch
+        policy,
+        model.name(policy),
+        body,
+        _decoded(headers.get(_HEADER_LENGTH)),
+        max_batch,
+        strict=strict,
     )
     lines = b"".join([b"%b: %b\r\n" % header for header in answer_headers])
     return WholeAnswer(content, media_type, lines, inference)

@@ -11,11 +11,13 @@ from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from service.api.ranges import values_out_of_range
 from service.errors import ServiceError
 from service.inference.backends import STATE_SIZE, Float32Array
 from service.inference.errors import QValuesNotFiniteError
-from service.inference.policy import Decisions, Inference, Policy, State
+from service.inference.policy import Decisions, Inference, Policy, Rows, State
 from service.types import Body
 
 SERVER = "upright"
@@ -75,12 +77,18 @@ class Tensor(NamedTuple):
     name: str
     datatype: str
     shape: list[int]
-    data: list[float] | list[int]  # row by row
+    values: list[float] | list[int] | NDArray[Any]  # row by row
+
+    @property
+    def data(self) -> list[float] | list[int]:
+        """The values as Python's numbers."""
+        values = self.values
+        return values if isinstance(values, list) else cast("list[float]", values.tolist())
 
     @property
     def raw(self) -> bytes:
-        """The data as little-endian bytes."""
-        return np.array(self.data, DATATYPES[self.datatype]).tobytes()
+        """The values as little-endian bytes."""
+        return np.asarray(self.values, DATATYPES[self.datatype]).tobytes()
 
 
 def check_output_parameters(output: str, parameters: Collection[str]) -> None:
@@ -198,14 +206,15 @@ def _whole(values: np.ndarray[Any, np.dtype[Any]], count: int) -> Float32Array:
 
 
 def infer(
-    policy: Policy, states: Float32Array, output_names: Sequence[str]
+    policy: Policy, states: Float32Array, output_names: Sequence[str], *, strict: bool
 ) -> tuple[list[Tensor], Inference]:
     """Return the outputs of these names, all if none is named, for `states`, (n, 4).
 
-    The inference behind them comes with them. Raises `OpenInferenceError`.
+    The inference behind them comes with them. `strict` refuses states outside what training saw.
+    Raises `OpenInferenceError`.
     """
     _check_outputs(output_names)
-    rows: list[State] = states.tolist()
+    rows: Sequence[State] = states.tolist() if len(states) == 1 else Rows(states)
     started = perf_counter()
     try:
         if len(rows) == 1:
@@ -216,6 +225,8 @@ def infer(
     except QValuesNotFiniteError as error:
         raise _not_finite(error) from error
     seconds = perf_counter() - started
+    if strict and any(decisions.out_of_range):
+        raise _out_of_range(policy, rows, decisions.out_of_range)
 
     tensors = _tensors(decisions)
     inference = Inference(
@@ -269,11 +280,25 @@ def _tensors(decisions: Decisions) -> dict[str, Tensor]:
     """Return all outputs by their names."""
     q_values, actions = decisions.q_values, decisions.actions
     shape = [len(q_values), len(q_values[0])]
-    values = [value for row in q_values for value in row]
+    if isinstance(q_values, Rows) and isinstance(actions, Rows):
+        q_tensor = Tensor("q_values", "FP32", shape, q_values.array.reshape(-1))
+        return {"q_values": q_tensor, "action": Tensor("action", "INT64", shape[:1], actions.array)}
     return {
-        "q_values": Tensor("q_values", "FP32", shape, values),
-        "action": Tensor("action", "INT64", [len(actions)], actions),
+        "q_values": Tensor("q_values", "FP32", shape, [value for row in q_values for value in row]),
+        "action": Tensor("action", "INT64", shape[:1], list(actions)),
     }
+
+
+def _out_of_range(
+    policy: Policy, states: Sequence[State], out_of_range: Sequence[list[str]]
+) -> OpenInferenceError:
+    first = next(values_out_of_range(policy, states, out_of_range))
+    count = sum(map(len, out_of_range))
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return OpenInferenceError(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        f"state {first.row}: {first.detail}{more}; no action was chosen",
+    )
 
 
 def _not_finite(error: QValuesNotFiniteError) -> OpenInferenceError:

@@ -11,6 +11,7 @@ from service.api import open_inference, problems
 from service.api.act import etag
 from service.api.open_inference import Tensor, bad_request
 from service.api.open_inference_schemas import InferRequest, InputTensor, Parameters
+from service.api.ranges import STRICT
 from service.inference.backends import Float32Array
 from service.inference.policy import Inference, Policy
 from service.types import Body, RawHeader
@@ -27,11 +28,18 @@ Answer = tuple[bytes, str, list[RawHeader], Inference]
 
 
 def infer(
-    policy: Policy, name: str, body: Body, header_length: str | None, max_batch: int
+    policy: Policy,
+    name: str,
+    body: Body,
+    header_length: str | None,
+    max_batch: int,
+    *,
+    strict: bool = False,
 ) -> Answer:
     """Answer some states, at most `max_batch`, by the model of this name.
 
     `header_length` is the header `Inference-Header-Content-Length`, None where there is none.
+    `strict` refuses states outside what training saw, whatever the request asks for.
     Raises `OpenInferenceError`.
     """
     json_size = None if header_length is None else _json_size(header_length, len(body))
@@ -48,8 +56,12 @@ def infer(
     tensor = request.inputs[0] if names else InputTensor(name="", shape=[], datatype="")
     count = open_inference.check_input(names, tensor.datatype, tensor.shape, max_batch)
     raw = None if json_size is None else body[json_size:]
+    is_strict = _flag(request.parameters, STRICT, default=False) or strict
     outputs, inference = open_inference.infer(
-        policy, _states(tensor, raw, count), [output.name for output in request.outputs]
+        policy,
+        _states(tensor, raw, count),
+        [output.name for output in request.outputs],
+        strict=is_strict,
     )
     return *_render(policy, name, request, outputs), inference
 

@@ -122,7 +122,7 @@ def invalid_body(error: ValidationError, body: Body) -> ProblemError:
 def body_too_large(limit: int) -> ProblemError:
     """Return the problem of a body above the endpoint's limit, in bytes."""
     detail = f"The body has more than the {limit} bytes that this endpoint takes"
-    return ProblemError(HTTPStatus(413), "body-too-large", detail)
+    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large", detail)
 
 
 def internal_error() -> ProblemError:
@@ -133,7 +133,7 @@ def internal_error() -> ProblemError:
 
 def too_busy() -> ProblemError:
     """Return the problem of a request that comes at the limit of concurrent requests."""
-    detail = "As many requests as this service takes at once are under way; try again in a second"
+    detail = "As many requests as this service takes at once are in flight; try again in a second"
     return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "too-busy", detail, headers=[RETRY_AFTER])
 
 

@@ -30,6 +30,9 @@ class ActRequest(_Request):
     seq: SequenceNumber | None = Field(
         None, description="echoed in the answer, so that a late answer is never taken for this one"
     )
+    strict: bool = Field(
+        False, description="refuse a state outside what training saw, in place of an action"
+    )
 
 
 class BatchRequest(_Request):
@@ -43,6 +46,9 @@ class BatchRequest(_Request):
         examples=[[[0.0, 0.0, 0.05, 0.0], [0.0, 0.0, -0.05, 0.0]]],
     )
     seq: SequenceNumber | None = Field(None, description="echoed in the answer")
+    strict: bool = Field(
+        False, description="refuse all, where one state is outside what training saw"
+    )
 
 
 class ActResponse(BaseModel):

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+from models.programs import silent_interrupts
 from service.commands import command_line
 from service.commands.command_line import (
     ExportOptions,
@@ -31,7 +32,8 @@ def run(words: Sequence[str]) -> int:
 
     # A command imports what it needs once it is known which one it is.
     if isinstance(command, Settings):
-        from service.commands import serve
+        with silent_interrupts():
+            from service.commands import serve
 
         return serve.run(command)
 
@@ -39,19 +41,23 @@ def run(words: Sequence[str]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # of a terminal that is closed
     match command:
         case KeyOptions():
-            from service.commands import key
+            with silent_interrupts():
+                from service.commands import key
 
             return key.run(command)
         case ReplayOptions():
-            from service.commands import replay
+            with silent_interrupts():
+                from service.commands import replay
 
             return replay.run(command)
         case ExportOptions():
-            from service.commands import export
+            with silent_interrupts():
+                from service.commands import export
 
             return export.run(command)
         case HealthOptions():
-            from service.commands import health
+            with silent_interrupts():
+                from service.commands import health
 
             return health.run(command)
 

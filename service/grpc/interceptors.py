@@ -25,6 +25,7 @@ from service.grpc import inference_pb2 as pb
 from service.grpc.known_requests import KnownRequests
 from service.grpc.messages import parse
 from service.inference.policy import Inference
+from service.inference.protobuf import varint
 from service.observability.metric_layout import CLIENT_CLOSED_REQUEST
 from service.observability.metrics import Metrics
 from service.observability.observers import FinishedRequest
@@ -37,6 +38,7 @@ CODES = {
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.PRECONDITION_FAILED: grpc.StatusCode.FAILED_PRECONDITION,
+    HTTPStatus.UNPROCESSABLE_ENTITY: grpc.StatusCode.OUT_OF_RANGE,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.NOT_IMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -93,7 +95,7 @@ class Call:
             )
 
 
-class Refusal(NamedTuple):
+class RefusedCall(NamedTuple):
     """Why a call, or a message of a stream, is not answered."""
 
     status: HTTPStatus
@@ -111,7 +113,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._service_state = service_state
         self._ids = ids
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
-        self._known = {path: KnownRequests() for path in (MODEL_INFER, MODEL_STREAM_INFER)}
+        self._known = {
+            path: KnownRequests(strict=settings.refuse_out_of_range)
+            for path in (MODEL_INFER, MODEL_STREAM_INFER)
+        }
 
     async def intercept_service(
         self, continuation: Continuation, details: grpc.HandlerCallDetails
@@ -246,7 +251,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         call: Call,
         *,
         exceeded_rate: int | None = None,
-    ) -> tuple[Message | None, Refusal | None]:
+    ) -> tuple[Message | None, RefusedCall | None]:
         """Return the answer to a request's bytes, or why there is none."""
         started = perf_counter()
         status, failure = CLIENT_CLOSED_REQUEST, None
@@ -307,7 +312,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         )
 
 
-def _end_with(refusal: Refusal, context: Context) -> None:
+def _end_with(refusal: RefusedCall, context: Context) -> None:
     """End a call with an error."""
     context.set_code(CODES.get(refusal.status, grpc.StatusCode.INTERNAL))
     context.set_details(refusal.text)
@@ -324,9 +329,7 @@ def _is_unconditional(context: Context) -> bool:
 
 def _as_stream_response(response: bytes) -> bytes:
     """Return the bytes of a `ModelStreamInferResponse` that holds an answer's (its field 2)."""
-    size = len(response)
-    length = bytes([size]) if size < 0x80 else bytes([size & 0x7F | 0x80, size >> 7])
-    return b"\x12" + length + response
+    return b"\x12" + varint(len(response)) + response
 
 
 def _not_offered(path: str) -> grpc.RpcMethodHandler:
@@ -340,7 +343,7 @@ def _not_offered(path: str) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _refusal(error: Exception, path: str) -> Refusal:
+def _refusal(error: Exception, path: str) -> RefusedCall:
     """Return what the caller is told of an error."""
     match error:
         case ServiceError():
@@ -350,7 +353,7 @@ def _refusal(error: Exception, path: str) -> Refusal:
             told = open_inference.bad_request(f"the request is no {message}Request")
         case _:
             told = open_inference.internal_error()
-    return Refusal(told.status, str(told))
+    return RefusedCall(told.status, str(told))
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it ships no types

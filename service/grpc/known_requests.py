@@ -1,30 +1,33 @@
-"""Answers to gRPC requests that are known but for their state and their id.
+"""Answers to gRPC requests that are known but for their states and their id.
 
-A control loop sends the same message again and again, with another state in its last 16 bytes. The
-first one is parsed, checked and answered by the servicer; from then on the bytes before the state
+A control loop sends the same message again and again, with other states in its last bytes. The
+first one is parsed, checked and answered by the servicer; from then on the bytes before the states
 say what is asked for, and the answer is put together as bytes. Parsing and building the messages
 would cost more than the inference.
 """
 
+from collections.abc import Sequence
 from math import isfinite
 from struct import Struct
 from time import perf_counter
 from typing import NamedTuple
 
+import numpy as np
+
+from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
 from service.inference.errors import QValuesNotFiniteError
-from service.inference.policy import Inference, Policy, State
-from service.inference.protobuf import BYTES, WireError, fields
+from service.inference.policy import Inference, Policy, Rows, State
+from service.inference.protobuf import BYTES, WireError, fields, varint
 
-LONGEST = 1_000  # bytes of a request that is kept in mind
+LONGEST = 1_000  # bytes of a request that is kept in mind, without its states
 MOST = 64  # requests that are; then all are forgotten
 ID_FIELD, ID_TAG = 3, 0x1A  # the field `id`, of requests and responses alike
 NAME_TAGS = (0x0A, 0x12)  # the fields before it, the model's name and its version
-STATE_FIELD, STATE_BYTES = 7, 16  # of the request: raw_input_contents, four 32-bit floats
+STATES_FIELD, STATE_BYTES = 7, 16  # of the request: raw_input_contents, four 32-bit floats a state
 ACTIONS = 2  # of whose Q-values an answer is put together
-RAW_TAG = b"\x32\x08"  # of the response: raw_output_contents, each of eight bytes here
-_STATE = Struct("<4f")
-_PACKED = {"q_values": Struct("<2f").pack, "action": Struct("<q").pack}
+OUTPUT_TAG, OUTPUT_BYTES = 0x32, 8  # of the response: raw_output_contents, so many for each state
+_STATE, _Q_VALUES, _ACTION = Struct("<4f"), Struct("<2f"), Struct("<q")
 
 
 class _Answer(NamedTuple):
@@ -33,12 +36,20 @@ class _Answer(NamedTuple):
     before_id: bytes
     after_id: bytes
     names: tuple[str, ...]  # of the outputs
+    output_head: bytes  # that comes before the bytes of each output
+    state_size: int  # bytes of the states that are answered
+    may_refuse: bool  # a state outside what training saw, which is the servicer's to decide
 
-    def put_together(self, request_id: bytes, action: int, q_values: list[float]) -> bytes:
+    def put_together(
+        self, request_id: bytes, q_values: Sequence[list[float]], actions: Sequence[int]
+    ) -> bytes:
         """Return an answer's bytes."""
+        if isinstance(q_values, Rows) and isinstance(actions, Rows):
+            q_bytes, action_bytes = q_values.array.tobytes(), actions.array.tobytes()
+        else:
+            q_bytes, action_bytes = _Q_VALUES.pack(*q_values[0]), _ACTION.pack(actions[0])
         contents = [
-            RAW_TAG
-            + (_PACKED["action"](action) if name == "action" else _PACKED["q_values"](*q_values))
+            self.output_head + (action_bytes if name == "action" else q_bytes)
             for name in self.names
         ]
         named = b"%c%c%b" % (ID_TAG, len(request_id), request_id) if request_id else b""
@@ -46,37 +57,42 @@ class _Answer(NamedTuple):
 
 
 class KnownRequests:
-    """The requests that were answered before, of one policy."""
+    """The requests that were answered before, of one policy.
 
-    def __init__(self) -> None:
+    `strict`: states outside what training saw are refused, whatever a request asks for.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._policy: Policy | None = None
         self._answers: dict[bytes, _Answer] = {}
+        # The bytes that states take in requests of a length, which is counted without the id.
+        self._state_sizes: dict[int, int] = {}
 
     def answer(self, policy: Policy, body: bytes) -> tuple[bytes, bytes, Inference] | None:
         """Return the answer to a request, its id and the inference; None where it is not known.
 
-        A state that no answer can be given for is left to who can say why.
+        States that no answer can be given for are left to who can say why.
         """
-        if policy is not self._policy or len(body) > LONGEST:
+        if policy is not self._policy:
             return None
         start, end = _place_of_id(body)
-        answer = self._answers.get(_without_id_and_state(body, start, end))
-        if answer is None:
+        size = self._state_sizes.get(len(body) - end + start)
+        if size is None:
             return None
-        state: State = _STATE.unpack_from(body, len(body) - STATE_BYTES)
-        if not isfinite(sum(state)):
+        answer = self._answers.get(_without_id_and_states(body, start, end, size))
+        if answer is None or answer.state_size != size:  # a part of a longer request
             return None
 
-        started = perf_counter()
         try:
-            action, q_values, out_of_range = policy.decide_one(state)
+            inference = _infer(policy, body, size)
         except QValuesNotFiniteError:
             return None
-        inference = Inference(
-            policy, [state], [q_values], [action], [out_of_range], perf_counter() - started
-        )
+        if inference is None or (answer.may_refuse and any(inference.out_of_range)):
+            return None
         request_id = body[start + 2 : end]
-        return answer.put_together(request_id, action, q_values), request_id, inference
+        content = answer.put_together(request_id, inference.q_values, inference.actions)
+        return content, request_id, inference
 
     def learn(
         self,
@@ -87,16 +103,16 @@ class KnownRequests:
         inference: Inference,
     ) -> None:
         """Keep in mind a request that was answered, if it is of the form that can be."""
-        if len(body) > LONGEST:
+        size = STATE_BYTES * len(inference.actions)
+        if len(body) - size > LONGEST:
             return
         start, end = _place_of_id(body)
-        key = _without_id_and_state(body, start, end)
+        key = _without_id_and_states(body, start, end, size)
         if policy is self._policy and key in self._answers:  # of a call with a condition
             return
         if not _is_of_form(body, request) or body[start + 2 : end] != request.id.encode():
             return
-        [action], [q_values] = inference.actions, inference.q_values
-        if len(q_values) != ACTIONS:
+        if len(inference.q_values[0]) != ACTIONS:
             return
 
         head = pb.ModelInferResponse(
@@ -107,26 +123,61 @@ class KnownRequests:
             head.SerializeToString(),
             rest.SerializeToString(),
             tuple(output.name for output in response.outputs),
+            bytes([OUTPUT_TAG]) + varint(OUTPUT_BYTES * len(inference.actions)),
+            size,
+            may_refuse=self._strict or STRICT in request.parameters,
         )
-        put_together = answer.put_together(request.id.encode(), action, q_values)
+        put_together = answer.put_together(
+            request.id.encode(), inference.q_values, inference.actions
+        )
         if put_together != response.SerializeToString():
             return
 
         if policy is not self._policy or len(self._answers) >= MOST:
-            self._policy, self._answers = policy, {}
+            self._policy, self._answers, self._state_sizes = policy, {}, {}
         self._answers[key] = answer
+        self._state_sizes[len(body) - end + start] = size
 
 
-def _without_id_and_state(body: bytes, start: int, end: int) -> bytes:
-    """Return what a request is known by; its id's field lies between two positions."""
-    return body[:start] + body[end:-STATE_BYTES]
+def _infer(policy: Policy, body: bytes, size: int) -> Inference | None:
+    """Answer the states in the last `size` bytes, None where one is not finite.
+
+    Raises `QValuesNotFiniteError`.
+    """
+    if size == STATE_BYTES:
+        state: State = _STATE.unpack_from(body, len(body) - STATE_BYTES)
+        if not isfinite(sum(state)):
+            return None
+        started = perf_counter()
+        action, q_values, out_of_range = policy.decide_one(state)
+        seconds = perf_counter() - started
+        return Inference(policy, [state], [q_values], [action], [out_of_range], seconds)
+
+    states = np.frombuffer(body, "<f4", offset=len(body) - size).reshape(-1, 4)
+    if not np.isfinite(states).all():
+        return None
+    started = perf_counter()
+    decisions = policy.decide(states)
+    seconds = perf_counter() - started
+    rows: Rows[State] = Rows(states)
+    return Inference(
+        policy, rows, decisions.q_values, decisions.actions, decisions.out_of_range, seconds
+    )
+
+
+def _without_id_and_states(body: bytes, start: int, end: int, size: int) -> bytes:
+    """Return what a request is known by: all but its id's field, from `start` to `end`, and states.
+
+    The states are the last `size` bytes.
+    """
+    return body[:start] + body[end:-size]
 
 
 def _is_of_form(body: bytes, request: pb.ModelInferRequest) -> bool:
-    """Return whether a request that was answered has one state, raw, at its very end.
+    """Return whether a request that was answered has its states, raw, at its very end.
 
-    What comes before it then says all but the state: a field's place follows from the fields before
-    it. Of two ids the last one counts, so there must not be two.
+    What comes before them then says all but the states: a field's place follows from the fields
+    before it. Of two ids the last one counts, so there must not be two.
     """
     if not request.id.isascii():
         return False
@@ -136,13 +187,14 @@ def _is_of_form(body: bytes, request: pb.ModelInferRequest) -> bool:
         return False
     numbers = [number for number, _, _, _ in found]
     _, wire_type, begin, end = found[-1]
+    states = request.inputs[0]
     return (
-        numbers[-1] == STATE_FIELD
-        and numbers.count(STATE_FIELD) == 1
+        numbers[-1] == STATES_FIELD
+        and numbers.count(STATES_FIELD) == 1
         and numbers.count(ID_FIELD) <= 1
-        and (wire_type, end - begin, end) == (BYTES, STATE_BYTES, len(body))
-        and list(request.inputs[0].shape) == [1, 4]
-        and request.inputs[0].datatype == "FP32"
+        and (wire_type, end) == (BYTES, len(body))
+        and end - begin == STATE_BYTES * states.shape[0]
+        and states.datatype == "FP32"
     )
 
 

@@ -11,6 +11,7 @@ from service.api import open_inference
 from service.api.act import check_digest
 from service.api.open_inference import OpenInferenceError, bad_request
 from service.api.open_inference_model import ServedModel
+from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
 from service.grpc import inference_pb2_grpc
 from service.grpc.interceptors import Call
@@ -110,7 +111,10 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
             open_inference.check_output_parameters(output.name, output.parameters)
         states = _states(request, self._settings.max_batch)
         tensors, inference = open_inference.infer(
-            policy, states, [output.name for output in request.outputs]
+            policy,
+            states,
+            [output.name for output in request.outputs],
+            strict=asks_strictly(request) or self._settings.refuse_out_of_range,
         )
         call.note_inference(inference)
         self._service_state.observers.on_inference(inference, call.request_id)
@@ -172,6 +176,19 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _check_model(self, name: str, version: str | None) -> None:
         self._model.check(self._service_state.policy, name, version)
+
+
+def asks_strictly(request: pb.ModelInferRequest) -> bool:
+    """Return whether states outside what training saw are to be refused.
+
+    Raises `OpenInferenceError` where that is neither true nor false.
+    """
+    if STRICT not in request.parameters:
+        return False
+    parameter = request.parameters[STRICT]
+    if parameter.WhichOneof("parameter_choice") != "bool_param":
+        raise bad_request(f"parameter {STRICT} must be true or false, as bool_param")
+    return bool(parameter.bool_param)
 
 
 def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:

@@ -1,11 +1,12 @@
 """A policy: states in, Q-values and greedy actions out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from service.inference.backends import (
@@ -24,6 +25,35 @@ State = tuple[float, float, float, float]
 # microsecond more to make.
 Decision = tuple[int, list[float], list[str]]
 
+Row = TypeVar("Row")
+
+
+class Rows(Sequence[Row], Generic[Row]):
+    """The rows of an array, which become Python's numbers when they are read.
+
+    Nobody reads those of most batches, and to make them costs as much as the inference.
+    """
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        return cast("Row | Sequence[Row]", self.array[index].tolist())
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.array.tolist())
+
+    def count(self, value: Any) -> int:
+        """Return how many rows equal `value`, where a row is one number."""
+        return int(np.count_nonzero(self.array == value))
+
 
 class Inference(NamedTuple):
     """One run of a policy over some states, and what it answered, row by row."""
@@ -40,9 +70,9 @@ class Inference(NamedTuple):
 class Decisions(NamedTuple):
     """The answers to some states, row by row."""
 
-    actions: list[int]
-    q_values: list[list[float]]
-    out_of_range: list[list[str]]  # as in `Inference`; rows share the lists
+    actions: Sequence[int]
+    q_values: Sequence[list[float]]
+    out_of_range: Sequence[list[str]]  # as in `Inference`; rows share the lists
 
 
 class Policy:
@@ -110,11 +140,11 @@ class Policy:
         """
         out_of_range = self._out_of_range(states)
         q_values = self._q_values(states)
-        finite = np.isfinite(q_values).all(axis=1)
+        finite = np.isfinite(q_values)
         if not finite.all():
-            row = int(finite.argmin())
+            row = int(finite.all(axis=1).argmin())
             raise QValuesNotFiniteError(row, out_of_range[row])
-        return Decisions(q_values.argmax(axis=1).tolist(), q_values.tolist(), out_of_range)
+        return Decisions(Rows(q_values.argmax(axis=1)), Rows(q_values), out_of_range)
 
     def _out_of_range(self, states: Float32Array) -> list[list[str]]:
         inside = (self._low <= states) & (states <= self._high)
@@ -129,6 +159,11 @@ class Policy:
 
     def _run(self, states: Float32Array, block: Float32Array) -> Float32Array:
         """Return the Q-values of states, which the backend is given block by block."""
+        if len(states) <= len(block):
+            with self._block_lock:
+                block[: len(states)] = states
+                return self._backend.q_values(block)[: len(states)].copy()
+
         blocks = []
         with self._block_lock:
             for start in range(0, len(states), len(block)):

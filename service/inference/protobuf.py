@@ -15,6 +15,16 @@ class WireError(ValueError):
     """Raised where bytes are no message."""
 
 
+def varint(number: int) -> bytes:
+    """Return a number from 0 as a message holds it ("Base 128 Varints")."""
+    content = bytearray()
+    while number > 0x7F:
+        content.append(number & 0x7F | 0x80)
+        number >>= 7
+    content.append(number)
+    return bytes(content)
+
+
 def fields(body: bytes, start: int, end: int) -> Iterator[Field]:
     """Give the fields of the message between two positions. Raises `WireError`."""
     position = start
@@ -40,7 +50,7 @@ def fields(body: bytes, start: int, end: int) -> Iterator[Field]:
 
 
 def _varint(body: bytes, position: int, end: int) -> tuple[int, int]:
-    """Return the number at a position ("Base 128 Varints"), and the position behind it."""
+    """Return the number at a position, and the position behind it."""
     value = shift = 0
     while position < end and shift < 64:
         byte = body[position]

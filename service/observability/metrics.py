@@ -116,7 +116,7 @@ class Metrics:
                 row[self._first_action + action] += actions.count(action)
 
         slots = self._out_of_range
-        for name in chain.from_iterable(out_of_range):
+        for name in chain.from_iterable(filter(None, out_of_range)):
             row[slots.get(name, slots[OTHER_LABEL])] += 1
 
     def inc(self, event: str, value: str, times: float = 1) -> None:

@@ -40,7 +40,7 @@ class RequestLog:
         if inference is not None:
             if len(inference.actions) == 1:
                 fields["action"] = inference.actions[0]
-            fields["states"] = inference.states if self._states else len(inference.states)
+            fields["states"] = list(inference.states) if self._states else len(inference.states)
         fields = {name: value for name, value in fields.items() if value is not None}
 
         if has_failed:

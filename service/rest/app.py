@@ -119,7 +119,7 @@ def _act_router(settings: Settings, service_state: ServiceState) -> APIRouter:
         """Answer one state with the Q-values and the greedy action."""
         policy = service_state.policy  # this request's own, whatever replaces it meanwhile
         body = await read_body(request, settings.max_body)
-        return _answer_response(act(policy, body, if_match))
+        return _answer_response(act(policy, body, if_match, strict=settings.refuse_out_of_range))
 
     @router.post(
         "/act/batch", summary="Act on several states", **_documentation(BatchRequest, BatchResponse)
@@ -128,7 +128,15 @@ def _act_router(settings: Settings, service_state: ServiceState) -> APIRouter:
         """Answer several states at once. Each row is what /act would have answered."""
         policy = service_state.policy
         body = await read_body(request, settings.max_batch_body)
-        return _answer_response(act_batch(policy, body, if_match, max_batch=settings.max_batch))
+        return _answer_response(
+            act_batch(
+                policy,
+                body,
+                if_match,
+                max_batch=settings.max_batch,
+                strict=settings.refuse_out_of_range,
+            )
+        )
 
     @router.get(STREAM_PATH, include_in_schema=False)
     async def act_without_upgrade() -> None:
@@ -192,7 +200,7 @@ def _documentation(request: type[BaseModel], response: type[BaseModel]) -> dict[
         400: "The body is not JSON",
         412: "Another bundle is served",
         413: "The body is too large",
-        422: "The body is not of the schema",
+        422: "The body is not of the schema, or a state is outside what training saw",
     }
     return {
         "response_model": response,

@@ -65,6 +65,7 @@ _NO_MODEL = {404: "There is no such model or version"}
 _BAD_REQUEST = {400: "The request is not as it must be", 413: "The body is too large"}
 _BAD_ENCODING = {415: "The body's Content-Encoding is neither gzip nor deflate"}
 _OTHER_BUNDLE = {412: "Another bundle is served"}
+_OUT_OF_RANGE = {422: "A state is outside what training saw, and that was to be refused"}
 _FAILED = {500: "The policy failed on a state as training saw them"}
 
 
@@ -94,7 +95,12 @@ class OpenInferenceEndpoints:
                 self.infer,
                 InferResponse,
                 "Infer Q-values and actions",
-                errors=_BAD_REQUEST | _NO_MODEL | _OTHER_BUNDLE | _BAD_ENCODING | _FAILED,
+                errors=_BAD_REQUEST
+                | _NO_MODEL
+                | _OTHER_BUNDLE
+                | _BAD_ENCODING
+                | _OUT_OF_RANGE
+                | _FAILED,
                 body=request_body(reference(InferRequest)),
             )
             for path in _MODEL_PATHS
@@ -229,6 +235,7 @@ class OpenInferenceEndpoints:
             body,
             request.headers.get(HEADER_LENGTH),
             self._settings.max_batch,
+            strict=self._settings.refuse_out_of_range,
         )
         return ObservedResponse(content, HTTPStatus.OK, headers, media_type, Outcome(inference))
 
@@ -356,7 +363,7 @@ def _inflate(body: bytes, window: int, limit: int) -> bytes:
 
     if len(inflated) > limit:
         raise OpenInferenceError(
-            HTTPStatus(413),
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             f"the inflated body has more than the {limit} bytes that this endpoint takes",
         )
     if not inflater.eof or inflater.unused_data:

@@ -27,7 +27,7 @@ REFUSALS = problem_responses(
         404: "There is no shadow",
         412: "The shadow is another bundle",
         413: "The body is too large",
-        422: "The body is not of the schema",
+        422: "The body is not of the schema, or the state is outside what training saw",
     }
 )
 
@@ -51,7 +51,9 @@ def shadow_act_router(settings: Settings, reloader: Reloader) -> APIRouter:
             detail = "No bundle is compared with the one served; --shadow names one"
             raise ProblemError(HTTPStatus.NOT_FOUND, "no-shadow", detail)
 
-        content, headers, _ = act(shadow.policy, body, if_match)
+        content, headers, _ = act(
+            shadow.policy, body, if_match, strict=settings.refuse_out_of_range
+        )
         return ObservedResponse(content, HTTPStatus.OK, headers, JSON, Outcome())
 
     return router

@@ -27,12 +27,17 @@ class Channel:
     """One stream: answers each message as `POST /act` would, up to a rate in messages a second."""
 
     def __init__(
-        self, service_state: ServiceState, ids: RequestIds, rate: int, headers: list[RawHeader]
+        self,
+        settings: Settings,
+        service_state: ServiceState,
+        ids: RequestIds,
+        headers: list[RawHeader],
     ) -> None:
         self._service_state = service_state
+        self._strict = settings.refuse_out_of_range
         self._headers = headers
 
-        self._rate = MessageRate(rate)
+        self._rate = MessageRate(settings.stream_rate)
 
         # Of two headers of the same name the first one counts. If-Match names the bundle that the
         # caller means, as on POST /act; on a stream it holds for every message.
@@ -53,7 +58,9 @@ class Channel:
         try:
             if self._rate.is_exceeded():
                 raise problems.too_fast(self._rate.limit)
-            content, _, inference = act(self._service_state.policy, body, self._if_match)
+            content, _, inference = act(
+                self._service_state.policy, body, self._if_match, strict=self._strict
+            )
         except Exception as error:  # an unforeseen one is answered, and logged
             problem = error if isinstance(error, ProblemError) else problems.internal_error()
             is_failure = problem.status == HTTPStatus.INTERNAL_SERVER_ERROR
@@ -103,7 +110,7 @@ class Stream:
 
     def channel(self, headers: list[RawHeader]) -> Channel:
         """Return the channel of a connection that came with these headers."""
-        return Channel(self._service_state, self._ids, self._settings.stream_rate, headers)
+        return Channel(self._settings, self._service_state, self._ids, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Accept, then answer message by message until the other side leaves."""

@@ -167,7 +167,7 @@ class Server(uvicorn.Server):
             # Again and again, since some have been accepted but not yet begun.
             for connection in list(self.server_state.connections):
                 if isinstance(connection, HttpProtocol):
-                    connection.drain()
+                    connection.close_after_next_answer()
             await asyncio.sleep(0.02)
         accepted.cancel()
         await super().shutdown(sockets)
@@ -192,7 +192,7 @@ class Server(uvicorn.Server):
         _, protocol = await loop.connect_accepted_socket(
             self._create_protocol, connection, ssl=self.config.ssl
         )
-        protocol.drain()
+        protocol.close_after_next_answer()
 
     def _create_protocol(self) -> HttpProtocol:
         # As uvicorn does for the connections that its listeners accept.

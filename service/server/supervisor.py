@@ -15,7 +15,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context, parent_process, resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from time import monotonic
@@ -176,8 +176,10 @@ class Supervisor:
             target=_serve,
             args=(self._settings, self._listeners, self._metrics_file, self._keeper.store),
         )
-        # Inherited by the new process, which takes SIGHUP once it can reload.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        resource_tracker.ensure_running()  # as its start would unblock SIGINT again
+        # Inherited by the new process, which takes SIGHUP once it can reload, and SIGINT once it
+        # does not end in the midst of an import by it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGINT})
         try:
             process.start()
         except OSError as error:  # the system has no memory or no process left
@@ -185,7 +187,7 @@ class Supervisor:
             self._restarts.append(monotonic() + BACKOFF_LONGEST)
             return
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT})
         self._processes[process] = monotonic()
         if self._is_stopping:  # the signal came while the process was started
             process.terminate()
@@ -219,6 +221,8 @@ def _serve(
     """
     # Ctrl-C on a terminal is for the supervisor, which passes it on: it must not come twice.
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until uvicorn takes it: nothing has begun
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_the_supervisor, daemon=True).start()
     try:
         with store.locked():

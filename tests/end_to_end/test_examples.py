@@ -83,6 +83,19 @@ def test_the_examples_in_javascript_ask(running: Addresses, program: str) -> Non
     assert output(node(), EXAMPLES / program, running.http) == "action 1\naction 0\naction 1\n"
 
 
+def test_the_stream_in_javascript_says_by_itself_which_node_it_needs() -> None:
+    old = subprocess.run(
+        [node(), "--no-experimental-websocket", EXAMPLES / "stream.mjs"],  # as Node 20 is
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert old.returncode == 1
+    assert old.stderr.startswith("stream.mjs needs Node 22 or newer")
+    assert old.stderr.count("\n") == 1
+
+
 def test_the_example_in_shell_asks(running: Addresses) -> None:
     needed("curl")
     said = output("sh", EXAMPLES / "act.sh", running.http)

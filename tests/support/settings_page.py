@@ -1,4 +1,4 @@
-"""Writes the tables of settings in docs/operations.md, as `make settings` does.
+"""Writes the tables of settings in docs/configuration.md, as `make settings` does.
 
 A test holds the page to the settings.
 """
@@ -10,9 +10,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import CLI_SUPPRESS
 
 from service.settings import Settings, flag, grouped, variable
+from tests.support.links import linked
 from tests.support.project import ROOT
 
-FILE = ROOT / "docs" / "operations.md"
+FILE = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- settings: made by `make settings` -->\n", "<!-- end of settings -->\n"
 HEADER = "| flag | environment | default | meaning |\n| --- | --- | --- | --- |\n"
 
@@ -30,7 +31,7 @@ def tables() -> str:
 def page() -> str:
     """Return the document with the tables as they must be."""
     before, _, rest = FILE.read_text().partition(BEGIN)
-    return before + BEGIN + tables() + END + rest.partition(END)[2]
+    return linked(FILE, before + BEGIN + tables() + END + rest.partition(END)[2])
 
 
 def _default(field: FieldInfo) -> str:
@@ -48,7 +49,7 @@ def _default(field: FieldInfo) -> str:
 def _meaning(field: FieldInfo) -> str:
     """Return the description; of a choice, what there is to choose from as well."""
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-    text = re.sub(r"(?<![\w`])(/[a-z/]+)", r"`\1`", field.description or "")
+    text = re.sub(r"(?<![\w`])(/[a-z0-9/]+)", r"`\1`", field.description or "")
     if not choices:
         return text
     return f"{' or '.join(f'`{choice}`' for choice in choices)}: {text}"

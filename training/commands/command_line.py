@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_type_hints
 
 import tyro
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, Suppress, arg, subcommand
 from tyro.constructors import (
@@ -21,28 +21,33 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from models.manifest import Name, Version
+from models.manifest import Name, Plant, Version
+from training.commands.usage import UsageError, read_words
 from training.recipes import RECIPES, AnyRecipe, BaselineRecipe, PopulationRecipe
 from training.seeding import EVALUATION_SEEDS, TRAINING_SEEDS
+from training.sweep.trials import SweepError, parse_changes, parse_seeds
 
 PROGRAM = "python -m training"
 DEFAULT_RECIPE = "robust"
 RECIPE_SUMMARIES = {
     "robust": "What ships in models/cartpole-dqn: withstands noise, delay, pushes, other plants.",
-    "default": "Balances the nominal plant, after a second of learning.",
+    "quick": "Balances the nominal plant after a second of learning, and little more: of the states"
+    " that can be saved it saves a fifth.",
     "baseline": "The tutorial's agent, fact by fact.",
 }
 
 Folder = Annotated[Path, arg(metavar="FOLDER")]
+File = Annotated[Path, arg(metavar="FILE")]
 OptionalFolder = Annotated[Path | None, arg(metavar="FOLDER")]
 Switch = FlagCreatePairsOff[bool]  # --json, but no --no-json
 JsonSwitch = Annotated[Switch, arg(name="json")]
 
+OptionalFile = Annotated[Path | None, arg(metavar="FILE")]
+OptionalText = str | None
+OptionalCount = int | None
+
+ONE_KIND = tyro.conf.create_mutex_group(required=False, title="kind of sweep")
 ONE_OF_BOTH = tyro.conf.create_mutex_group(required=False, title="start options")
-
-
-class UsageError(Exception):
-    """Raised when what was typed cannot be done; its text names the flags as they are typed."""
 
 
 class _Options(BaseModel):
@@ -136,31 +141,148 @@ class ExportCommand(_Options):
     bundle: OmitArgPrefixes[BundleOptions]
 
 
-Command = TrainCommand | EvaluateCommand | ExportCommand
+class SweepCommand(_Options):
+    """Train a recipe many times at once, by Ray: over seeds, without each ingredient, in a search.
+
+    Ctrl-C keeps all results so far, and --resume goes on. The table, the report and the bundles of
+    the policies that pass their gate are in --storage. Needs the extra `ray`.
+    """
+
+    recipe: Annotated[str, arg(metavar="NAME")] = Field(
+        DEFAULT_RECIPE, description=f"one of {', '.join(RECIPES)}"
+    )
+    seeds: Annotated[str, arg(metavar="N-N")] = Field(
+        "0-4", description="seeds of each variation, as in 0-19 or 0,2,5-9"
+    )
+    changes: Annotated[tuple[str, ...], arg(name="set", metavar="NAME=VALUE ...")] = Field(
+        (), description="hyperparameters of all trials, as in steps=4000 or hidden=[32,32]"
+    )
+    ablation: Annotated[Switch, ONE_KIND] = Field(
+        False, description="the recipe, and the recipe without each of its ingredients"
+    )
+    search: Annotated[OptionalFile, ONE_KIND] = Field(
+        None, description="a search over the hyperparameters' ranges in this file"
+    )
+    plants: Annotated[OptionalFile, ONE_KIND] = Field(
+        None, description="one policy for each plant in this file"
+    )
+    report: Annotated[OptionalText, ONE_KIND, arg(metavar="FOLDER")] = Field(
+        None, description="train nothing: write the report of the sweep in this storage again"
+    )
+    storage: Annotated[OptionalText, arg(metavar="FOLDER|URL")] = Field(
+        None,
+        description="where the sweep keeps everything, which all machines must reach; without it,"
+        " runs/sweep-RECIPE-KIND",
+    )
+    resume: Switch = Field(False, description="go on with the sweep in --storage")
+    dry_run: Switch = Field(
+        False, description="print the trials and what they will take, and train nothing"
+    )
+    address: Annotated[str, arg(metavar="ADDRESS")] = Field(
+        "local", description="a Ray cluster: auto, HOST:PORT or ray://HOST:PORT; local starts one"
+    )
+    cpus: Annotated[OptionalCount, arg(metavar="N")] = Field(
+        None, ge=1, description="CPUs of this machine to use with --address local; all without it"
+    )
+    cpus_per_trial: Annotated[float, arg(metavar="N")] = Field(
+        1.0, ge=0.1, description="CPUs that a trial occupies"
+    )
+    gpus_per_trial: Annotated[float, arg(metavar="N")] = Field(
+        0.0, ge=0, description="GPUs that a trial occupies; 0.25 lets four trials share one"
+    )
+    attempts: Annotated[int, arg(metavar="N")] = Field(
+        10, ge=1, description="how often a trial is started whose process or machine dies"
+    )
+    any_processor: Switch = Field(
+        False,
+        description="let a trial go on on another kind of processor, from its checkpoint; its"
+        " weights are then no single kind's. Without it, the trial begins anew",
+    )
+    checkpoint_every: Annotated[float, arg(metavar="SECONDS")] = Field(
+        30.0, gt=0, description="time between two checkpoints of a trial"
+    )
+    episodes: Annotated[OptionalCount, arg(metavar="N")] = Field(
+        None, ge=1, le=100_000, description="greedy episodes of each evaluation; 1,000 without it"
+    )
+    scenario_episodes: Annotated[OptionalCount, arg(metavar="N")] = Field(
+        None, ge=1, le=2_000, description="episodes of each scenario, in place of its own number"
+    )
+    price: Annotated[float, arg(metavar="PRICE")] = Field(
+        0.0, ge=0, description="of an hour of one CPU, or of one GPU where trials use any"
+    )
+    json_output: JsonSwitch = Field(False, description="print JSON, an object a line, for programs")
+
+    @field_validator("recipe")
+    @classmethod
+    def _check_recipe(cls, name: str) -> str:
+        if name not in RECIPES:
+            raise ValueError(f"expected one of {', '.join(RECIPES)}")
+        return name
+
+    @field_validator("seeds")
+    @classmethod
+    def _check_seeds(cls, text: str) -> str:
+        try:
+            parse_seeds(text)
+        except SweepError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    @field_validator("changes")
+    @classmethod
+    def _check_changes(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            parse_changes(words)
+        except SweepError as error:
+            raise ValueError(str(error)) from error
+        return words
+
+
+class ImportCommand(_Options):
+    """Import a policy that another program has trained, evaluate it, and write it as a bundle.
+
+    FILE is an ONNX file, what `DQN.save` of Stable-Baselines3 wrote, or a state dict of torch. Only
+    its weights are read; nothing in it is run or unpickled.
+    """
+
+    file: Positional[File] = Field(description="the policy: (n, 4) states to (n, 2) Q-values")
+    bundle: OmitArgPrefixes[BundleOptions]
+    gate: Literal["robust", "nominal"] = Field(
+        "robust",
+        description="what it must pass: in each scenario nearly the LQR's success rate, or the"
+        " plain plant alone",
+    )
+    plant: Plant = Field(Plant(), description="the cart-pole that it is evaluated on")
+    json_output: JsonSwitch = Field(False, description="print JSON, an object a line, for programs")
+
+
+Command = TrainCommand | EvaluateCommand | ExportCommand | ImportCommand | SweepCommand
 
 
 def parse(arguments: Sequence[str]) -> Command:
     """Return the command that was typed.
 
-    Raises `UsageError` for a value that is out of range. Exits by itself where help was asked for
-    (0) or the words are not those of a command (2).
+    Raises `UsageError` where the words are not those of a command, or a value is out of range.
+    Exits by itself where help was asked for.
     """
     arguments = list(arguments)
     if arguments[:1] == ["train"]:
         command = _parse_train(arguments[1:])
     else:
         commands: Any = Union[  # noqa: UP007 - tyro reads the annotations
-            Annotated[TrainCommand, subcommand("train")],
+            Annotated[TrainCommand, subcommand("train", default=_with(RECIPES[DEFAULT_RECIPE]))],
             Annotated[EvaluateCommand, subcommand("evaluate")],
             Annotated[ExportCommand, subcommand("export")],
+            Annotated[ImportCommand, subcommand("import")],
+            Annotated[SweepCommand, subcommand("sweep")],
         ]
-        command = tyro.cli(
+        command = read_words(
             commands,
+            arguments,
             prog=PROGRAM,
             description="Train a DQN to balance CartPole-v1, evaluate it, and export it as a bundle"
             " that `python -m service` serves.\n\n"
-            f"A first run: {PROGRAM} train default --out my-policy",
-            args=arguments,
+            f"A first run: {PROGRAM} train --out my-policy",
             registry=_registry,
         )
 
@@ -182,21 +304,26 @@ def _parse_train(arguments: list[str]) -> Command:
                 TrainCommand,
                 subcommand(
                     name,
-                    default=TrainCommand.model_construct(bundle=tyro.MISSING, recipe=recipe),
+                    default=_with(recipe),
                     description=RECIPE_SUMMARIES[name],
                 ),
             ]
             for name, recipe in RECIPES.items()
         )
     ]
-    command: Command = tyro.cli(
+    command: Command = read_words(
         recipes,
+        arguments,
         prog=f"{PROGRAM} train",
-        description=inspect.getdoc(TrainCommand),
-        args=arguments,
+        description=inspect.getdoc(TrainCommand) or "",
         registry=_registry,
     )
     return command
+
+
+def _with(recipe: AnyRecipe) -> TrainCommand:
+    """Return what `train` does by a recipe where no flag says otherwise."""
+    return TrainCommand.model_construct(bundle=tyro.MISSING, recipe=recipe)
 
 
 _registry = ConstructorRegistry()
@@ -219,7 +346,7 @@ def _unchecked_model(info: StructTypeInfo) -> StructConstructorSpec | None:
         if isinstance(info.default, model):
             default = getattr(info.default, name, default)
         hint: Any = hints[name]
-        if name == "recipe":  # of one recipe, not of any
+        if name == "recipe" and model is TrainCommand:  # of one recipe, not of any
             hint = Annotated[type(default), arg(name="")]
         elif issubclass(model, BaselineRecipe | PopulationRecipe) and name in ("name", "gate"):
             hint = Annotated[hint, Suppress]
@@ -243,10 +370,14 @@ def _problem(detail: ErrorDetails) -> str:
             path = rest
         case ["bundle" | "run", *rest]:
             path = rest
+        case ["changes"]:
+            path = ["set"]
 
     if not path:  # two hyperparameters do not fit together, and the message names them
         names = re.compile(r"\b[a-z]+(?:_[a-z]+)+\b")
         return names.sub(lambda name: _flag(name[0]), message)
+    if isinstance(detail["input"], dict):  # several values do not fit, and the message names them
+        return f"{_flag('.'.join(path))}: {message}"
     return f"{_flag('.'.join(path))}: {message}, not {detail['input']!r}"
 
 

@@ -1,5 +1,6 @@
 """Finds out which command was typed, and runs it; every error becomes one clear line."""
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -7,19 +8,19 @@ from rich.console import Console
 from rich.markup import escape
 
 from models.bundle import BundleError
-from models.programs import discard_output
+from models.programs import INTERRUPTED, discard_output, explain_missing_library, silent_interrupts
 from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
+    SweepCommand,
     TrainCommand,
-    UsageError,
     parse,
 )
 from training.commands.standard_output import LOST
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
+from training.commands.usage import UsageError
 
 
 def dispatch(words: Sequence[str]) -> int:
@@ -40,19 +41,39 @@ def dispatch(words: Sequence[str]) -> int:
         sys.exit(LOST)
 
     # Importing the commands imports torch, which takes seconds.
-    from training.commands import run
+    with silent_interrupts():
+        from training.commands import run
 
     try:
         match command:
             case TrainCommand():
-                return run.train(command)
+                return run.train(command, words)
             case EvaluateCommand():
                 return run.evaluate(command)
             case ExportCommand():
                 return run.export(command)
+            case ImportCommand():
+                return run.import_policy(command)
+            case SweepCommand():
+                return _sweep(command)
     except (run.CommandError, BundleError) as error:
         errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
         return 1
     except KeyboardInterrupt:
         errors.print(f"{PROGRAM}: interrupted")
         return INTERRUPTED
+
+
+def _sweep(command: SweepCommand) -> int:
+    """Run a sweep, which alone needs Ray."""
+    from training.commands.run import CommandError
+
+    try:
+        if importlib.util.find_spec("ray") is None:
+            raise ModuleNotFoundError(name="ray")
+        with silent_interrupts():
+            from training.commands import sweep
+    except ModuleNotFoundError as error:
+        remedy = ".venv/bin/pip install --constraint constraints.txt '.[train,ray]'"
+        raise CommandError(f"sweep: {explain_missing_library(error, remedy)}") from error
+    return sweep.sweep(command)

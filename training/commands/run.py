@@ -1,9 +1,9 @@
 """What the commands of `python -m training` do."""
 
+import os
 import shlex
-import signal
-import types
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,38 +12,46 @@ from pydantic import TypeAdapter, ValidationError
 
 from models import bundle
 from models.bundle import BundleWriteError
-from models.manifest import Name
+from models.manifest import Name, Plant
+from models.programs import INTERRUPTED
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.commands.command_line import (
     BundleOptions,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
     RunOptions,
     TrainCommand,
 )
+from training.commands.interruption import interruptible
 from training.commands.output import Output
+from training.envs.plant import STANDARD
+from training.evaluation import recovery
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
+from training.export.candidates import Candidate, from_import, from_run
 from training.export.exporter import GateError
-from training.export.exporter import export as export_run
+from training.export.exporter import export as export_bundle
 from training.export.exporter import update as update_bundle
+from training.importing.policy_file import read_policy
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
-from training.recipes import title
+from training.recipes import BaselineRecipe, title
 from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 class CommandError(Exception):
     """Raised when a command cannot go on; its text is for the person who typed it."""
 
 
-def train(command: TrainCommand) -> int:
-    """Train by a recipe, and write the bundle. Returns the exit code."""
+def train(command: TrainCommand, words: Sequence[str]) -> int:
+    """Train by a recipe, and write the bundle. Returns the exit code.
+
+    `words` are those that were typed, of which the command that goes on is made.
+    """
     recipe, options = command.recipe, command.run
     name = _check_bundle_options(command.bundle)
     folder = options.run or Path("runs") / f"{recipe.name}-{options.seed}"
@@ -51,18 +59,26 @@ def train(command: TrainCommand) -> int:
         raise CommandError(f"{folder}: is asked for both as --run and as --out; choose two folders")
 
     output = Output(json_output=options.json_output)
-    run, is_kept = _train(command, folder, output)
+    if not isinstance(recipe, BaselineRecipe):
+        _prepare(recipe.plant, output)
+    try:
+        run, is_kept = _train(command, folder, output)
+    except KeyboardInterrupt:  # the second: what the last checkpoint holds is left
+        if checkpoint_files.numbered(folder):
+            output.print_facts(to_go_on=_resuming(words))
+        raise
     if not run.steps:
         raise CommandError("interrupted before anything was learned; nothing was kept")
 
-    seconds = round(run.seconds, 1)
-    output.print_facts(stopped=run.stopped, steps=run.steps, seconds=seconds, run=str(folder))
-    if run.stopped == "interrupted" and not is_kept:
-        raise CommandError(f"interrupted, and what was learned could not be kept in {folder}")
-    if run.stopped == "interrupted":
-        output.print_facts(to_go_on="give the same command again, with --resume")
-        return INTERRUPTED
-    return _write_bundle(run, command.bundle, name, output, kept_in=folder if is_kept else None)
+    kept_in = folder if is_kept else None
+    with _naming_what_finishes(command.bundle, kept_in, output):
+        output.print_run(run, folder)
+        if run.stopped == "interrupted" and not is_kept:
+            raise CommandError(f"interrupted, and what was learned could not be kept in {folder}")
+        if run.stopped == "interrupted":
+            output.print_facts(to_go_on=_resuming(words))
+            return INTERRUPTED
+        return _write_bundle(from_run(run), command.bundle, name, output, kept_in=kept_in)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -71,19 +87,25 @@ def evaluate(command: EvaluateCommand) -> int:
     if "onnx" not in evaluated.artifacts:
         raise CommandError(f"{command.bundle}: has no ONNX file to evaluate")
 
+    output = Output(json_output=command.json_output)
+    plant = evaluated.manifest.environment.plant
+    _prepare(plant, output)
     try:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
-    result = evaluate_policy(
-        q_values,
-        evaluated.manifest.gate.name,
-        stopped=evaluated.manifest.provenance.stopped,
-        episodes=command.episodes,
-        seed=command.seed,
-    )
-
     output = Output(json_output=command.json_output)
+    with output.stages() as on_stage:
+        result = evaluate_policy(
+            q_values,
+            evaluated.manifest.gate.name,
+            stopped=evaluated.manifest.provenance.stopped,
+            plant=plant,
+            episodes=command.episodes,
+            seed=command.seed,
+            on_stage=on_stage,
+        )
+
     if command.update:
         evaluated = update_bundle(evaluated, result)
     if command.json_output:
@@ -114,7 +136,52 @@ def export(command: ExportCommand) -> int:
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
     output = Output(json_output=False)
-    return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
+    if not isinstance(identity.recipe, BaselineRecipe):
+        _prepare(identity.recipe.plant, output)
+    with _naming_what_finishes(command.bundle, command.run, output):
+        return _write_bundle(from_run(run), command.bundle, name, output, kept_in=command.run)
+
+
+def import_policy(command: ImportCommand) -> int:
+    """Import a policy of another program, and write the bundle. Returns the exit code."""
+    name = _check_bundle_options(command.bundle)
+    try:
+        policy = read_policy(command.file)
+    except PolicyFileError as error:
+        raise CommandError(str(error)) from error
+
+    output = Output(json_output=command.json_output)
+    network, origin = policy.network, policy.origin
+    output.print_facts(
+        imported=str(command.file),
+        kind=origin.kind,
+        library=origin.library or "unknown",
+        hidden=" ".join(map(str, network.hidden)) or "none",
+        sha256=origin.sha256,
+    )
+    _prepare(command.plant, output)
+    candidate = from_import(policy, command.gate, command.plant)
+    return _write_bundle(candidate, command.bundle, name, output, kept_in=None)
+
+
+def _prepare(plant: Plant, output: Output) -> None:
+    """Search for the starts that can be saved on a plant of the user's own, and say so."""
+    if plant == STANDARD:
+        return
+    if not output.json_output:
+        output.print_line("searching for the starts of this plant that can be saved …")
+    started = time.monotonic()
+    try:
+        starts = recovery.prepare(plant)
+    except recovery.UncontrollableError as error:
+        raise CommandError(f"--plant: {error}") from error
+
+    output.print_facts(
+        searched_starts=starts.drawn,
+        saved=starts.saved,
+        lost=starts.lost,
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
@@ -132,7 +199,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
     try:
         with (
             Checkpoints(folder, identity, every=options.checkpoint_every) as checkpoints,
-            _interruptible() as interrupted,
+            interruptible() as interrupted,
             ExitStack() as stack,
         ):
             _choose_start(checkpoints, options, output)
@@ -142,6 +209,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
                 loggers.append(stack.enter_context(board))
             if not options.json_output:
                 output.print_line(f"recipe {title(recipe)}, seed {options.seed}, on {device.type}")
+                output.print_legend(recipe)
 
             def log(progress: Progress) -> None:
                 for logger in loggers:
@@ -187,6 +255,7 @@ def _check_bundle_options(options: BundleOptions) -> str:
     Returns the model's name.
     """
     bundle.check_place(options.out)
+    _time_of_making()
     if options.name is not None:
         return options.name
 
@@ -201,20 +270,31 @@ def _check_bundle_options(options: BundleOptions) -> str:
 
 
 def _write_bundle(
-    run: Run, options: BundleOptions, name: str, output: Output, *, kept_in: Path | None
+    candidate: Candidate,
+    options: BundleOptions,
+    name: str,
+    output: Output,
+    *,
+    kept_in: Path | None,
 ) -> int:
-    """Write a run's bundle, and print what it is worth. Returns the exit code."""
+    """Write a policy's bundle, and print what it is worth. Returns the exit code."""
     try:
-        written = export_run(
-            run,
-            options.out,
-            name=name,
-            model_version=options.model_version,
-            created=datetime.now(UTC).replace(microsecond=0),
-            force=options.force,
-        )
-    except (PolicyFileError, GateError) as error:
+        with output.stages() as on_stage:
+            written = export_bundle(
+                candidate,
+                options.out,
+                name=name,
+                model_version=options.model_version,
+                created=_time_of_making(),
+                force=options.force,
+                on_stage=on_stage,
+            )
+    except PolicyFileError as error:
         raise CommandError(f"nothing was written: {error}") from error
+    except GateError as error:
+        raise CommandError(
+            f"nothing was written: {error}. {_after_a_failed_gate(options, kept_in)}"
+        ) from error
     except BundleWriteError as error:
         if kept_in is None:
             raise
@@ -231,26 +311,59 @@ def _write_bundle(
     return output.exit_code()
 
 
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request that training asks for.
+def _time_of_making() -> datetime:
+    """Return when a bundle is made: now, or what SOURCE_DATE_EPOCH says, in seconds since 1970.
 
-    The second ends the program at once. A stopped container or a closed terminal must not lose what
-    was learned either.
+    See reproducible-builds.org: where it is set, the same run gives the same bundle, to the byte.
     """
-    received: list[int] = []
-
-    def handle(number: int, _: types.FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    handlers = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    seconds = os.environ.get("SOURCE_DATE_EPOCH")
+    if not seconds:
+        return datetime.now(UTC).replace(microsecond=0)
     try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        return datetime.fromtimestamp(int(seconds), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise CommandError(
+            f"SOURCE_DATE_EPOCH: must be whole seconds since 1970, not {seconds[:40]!r}"
+        ) from error
+
+
+@contextmanager
+def _naming_what_finishes(
+    options: BundleOptions, run: Path | None, output: Output
+) -> Iterator[None]:
+    """Name the command that writes the bundle of a run that is kept, if Ctrl-C ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run is not None:
+            output.warn(f"the run is kept in {run}: {_exporting(options, run)} finishes it")
+        raise
+
+
+def _resuming(words: Sequence[str]) -> str:
+    """Return the command that goes on with a training that these words began."""
+    kept = [word for word in words if word not in ("--restart", "--resume")]
+    return shlex.join(["python", "-m", "training", *kept, "--resume"])
+
+
+def _exporting(options: BundleOptions, run: Path, *, force: bool = False) -> str:
+    """Return the command that writes the bundle of a run that is kept."""
+    words = ["python", "-m", "training", "export", str(run), "--out", str(options.out)]
+    if options.name is not None:
+        words += ["--name", options.name]
+    if options.model_version != "1":
+        words += ["--model-version", options.model_version]
+    if force or options.force:
+        words.append("--force")
+    return shlex.join(words)
+
+
+def _after_a_failed_gate(options: BundleOptions, run: Path | None) -> str:
+    """Say what can be done with a policy that its gate refused."""
+    if run is None:
+        return "With --force it is written all the same"
+    evaluating = shlex.join(["python", "-m", "training", "evaluate", str(options.out)])
+    return (
+        f"Another --seed may pass; {_exporting(options, run, force=True)} writes this one all the"
+        f" same, and {evaluating} then shows all of its figures"
+    )

@@ -2,11 +2,16 @@
 
 from typing import Literal
 
-from models.manifest import Evaluation, Gate, RobustnessEvaluation
+from models.manifest import Evaluation, Gate, RobustnessEvaluation, ScenarioResult
 
 GateName = Literal["tutorial", "nominal", "robust"]
 
 REQUIRED_RATIO = 0.95  # of the LQR's success rate, in every scenario
+
+
+def required_rate(scenario: ScenarioResult) -> float:
+    """Return the least success rate that passes the gate `robust` in a scenario."""
+    return REQUIRED_RATIO * scenario.lqr_success_rate
 
 
 def check_gate(
@@ -33,7 +38,6 @@ def check_gate(
             f"scenario {scenario.name}: success rate {scenario.success_rate:.1%},"
             f" below {REQUIRED_RATIO:.0%} of the LQR's {scenario.lqr_success_rate:.1%}"
             for scenario in robustness.scenarios
-            if scenario.is_required
-            and scenario.success_rate < REQUIRED_RATIO * scenario.lqr_success_rate
+            if scenario.is_required and scenario.success_rate < required_rate(scenario)
         ]
     return Gate(name=name, passed=not failures, failures=tuple(failures))

@@ -67,7 +67,8 @@ def to_torchscript(network: DQNetwork) -> bytes:
     """Return the network as a TorchScript archive.
 
     TorchScript is deprecated in torch; this is the one place that writes it. The archive is packed
-    again without the files for debuggers, which hold this machine's paths.
+    again without the files for debuggers, which hold this machine's paths, and without the hash
+    that is made of them too: of one network each process writes the same bytes.
     """
     network = _for_export(network)
     buffer = io.BytesIO()
@@ -88,7 +89,7 @@ def to_torchscript(network: DQNetwork) -> bytes:
         zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive,
     ):
         for entry in original.infolist():
-            if not entry.filename.endswith(".debug_pkl"):
+            if not entry.filename.endswith((".debug_pkl", "/.data/serialization_id")):
                 archive.writestr(zipfile.ZipInfo(entry.filename), original.read(entry))
     return packed.getvalue()
 

@@ -13,7 +13,7 @@ from onnx_policy import Model
     metrics={"enabled": True},
 )
 class Act:
-    """One state in, the answer out."""
+    """States in, answers out."""
 
     def __init__(self) -> None:
         self.model = Model()
@@ -22,3 +22,8 @@ class Act:
     async def act(self, state: list[float]) -> dict[str, Any]:
         """Answer one state."""
         return self.model.answer(state)
+
+    @bentoml.api(route="/act/batch")
+    async def act_batch(self, states: list[list[float]]) -> dict[str, Any]:
+        """Answer several states."""
+        return self.model.answers(states)

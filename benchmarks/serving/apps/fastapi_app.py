@@ -22,6 +22,26 @@ class Answer(BaseModel):
     q_values: list[float]
 
 
+class States(BaseModel):
+    """Several states."""
+
+    states: list[tuple[float, float, float, float]]
+
+
+class Answers(BaseModel):
+    """The greedy actions and the Q-values behind them."""
+
+    actions: list[int]
+    action_names: list[str]
+    q_values: list[list[float]]
+
+
+@app.post("/act/batch")
+async def act_batch(request: States) -> Answers:
+    """Answer several states."""
+    return Answers(**model.answers(request.states))
+
+
 @app.post("/act")
 async def act(request: State) -> Answer:
     """Answer one state."""

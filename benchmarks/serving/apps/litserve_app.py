@@ -8,19 +8,19 @@ from onnx_policy import Model
 
 
 class Act(litserve.LitAPI):
-    """One state in, the answer out."""
+    """States in, answers out."""
 
     def setup(self, device: str) -> None:
         """Load the model in the worker."""
         self.model = Model()
 
-    def decode_request(self, request: dict[str, Any]) -> list[float]:
-        """Return the state of a request."""
-        return request["state"]
+    def decode_request(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return a request as it is."""
+        return request
 
-    def predict(self, state: list[float]) -> dict[str, Any]:
-        """Answer the state."""
-        return self.model.answer(state)
+    def predict(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer the request's states."""
+        return self.model.answer_document(request)
 
     def encode_response(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Return the answer as it is."""

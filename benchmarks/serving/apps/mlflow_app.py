@@ -18,9 +18,7 @@ class Act(mlflow.pyfunc.PythonModel):
         self, context: object, model_input: pd.DataFrame, params: object = None
     ) -> list[list[float]]:
         """Answer the states."""
-        return [
-            self.model.answer(state)["q_values"] for state in pd.DataFrame(model_input).to_numpy()
-        ]
+        return self.model.q_values(pd.DataFrame(model_input).to_numpy()).tolist()
 
 
 if __name__ == "__main__":

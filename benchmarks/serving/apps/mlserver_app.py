@@ -1,6 +1,5 @@
 """MLServer: a runtime of its own kind, with no worker processes."""
 
-import numpy as np
 from mlserver import MLModel
 from mlserver.codecs import NumpyCodec
 from mlserver.types import InferenceRequest, InferenceResponse
@@ -8,7 +7,7 @@ from onnx_policy import Model
 
 
 class Act(MLModel):
-    """One state in, the Q-values out, by the Open Inference Protocol."""
+    """States in, the Q-values out, by the Open Inference Protocol."""
 
     async def load(self) -> bool:
         """Load the model."""
@@ -16,9 +15,9 @@ class Act(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """Answer one state."""
-        state = self.decode(payload.inputs[0], default_codec=NumpyCodec)
-        q_values = np.array([self.model.answer(state[0])["q_values"]], np.float32)
+        """Answer all states."""
+        states = self.decode(payload.inputs[0], default_codec=NumpyCodec)
+        q_values = self.model.q_values(states)
         return InferenceResponse(
             model_name=self.name, outputs=[NumpyCodec.encode_output("q_values", q_values)]
         )

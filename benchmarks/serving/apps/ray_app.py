@@ -11,14 +11,14 @@ from starlette.requests import Request
 
 @serve.deployment(num_replicas=1, max_ongoing_requests=100)
 class Act:
-    """One state in, the answer out."""
+    """States in, answers out."""
 
     def __init__(self) -> None:
         self.model = Model()
 
     async def __call__(self, request: Request) -> dict[str, Any]:
-        """Answer one state."""
-        return self.model.answer((await request.json())["state"])
+        """Answer the request's states."""
+        return self.model.answer_document(await request.json())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from ts.torch_handler.base_handler import BaseHandler
 
 
 class Act(BaseHandler):
-    """One state in, the answer out."""
+    """States in, answers out."""
 
     def initialize(self, context: Any) -> None:
         """Load the model."""
@@ -17,9 +17,8 @@ class Act(BaseHandler):
 
     def handle(self, data: list[dict[str, Any]], context: Any) -> list[dict[str, Any]]:
         """Answer each request."""
-        return [self.model.answer(self._state(row.get("body") or row.get("data"))) for row in data]
-
-    def _state(self, body: Any) -> list[float]:
-        parsed = body if isinstance(body, dict) else json.loads(body)
-        state: list[float] = parsed["state"]
-        return state
+        bodies = [row.get("body") or row.get("data") for row in data]
+        return [
+            self.model.answer_document(body if isinstance(body, dict) else json.loads(body))
+            for body in bodies
+        ]

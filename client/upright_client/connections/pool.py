@@ -18,7 +18,8 @@ from upright_client.text import printable
 LATE_ANSWERS_LIMIT = 8  # earlier answers that one call skips; more come only from a fault
 CONNECT_TIMEOUT = 0.4  # seconds that connecting may take, and opening the protocol after it
 RESPONSE_TIMEOUT = 0.25  # seconds after which a connection whose answer is overdue is renewed
-BACKOFF_FIRST, BACKOFF_LONGEST = 0.01, 0.2  # seconds between attempts to connect
+# Seconds between attempts to connect, before they are spread out: down to a half of it.
+BACKOFF_FIRST, BACKOFF_LONGEST = 0.02, 0.2
 MAINTENANCE_INTERVAL = 5.0  # seconds after which an idle connection is looked after
 CLOSE_TIMEOUT = 1.0  # seconds that closing may wait for the background
 
@@ -337,7 +338,7 @@ class ConnectionPool:
             self._condition.notify_all()
         # Spread out, so that many clients of one service do not come back all at once.
         spread = random.uniform(0.5, 1)  # noqa: S311 - no secret depends on it
-        longest = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(failed_attempts, 16))
+        longest = min(BACKOFF_LONGEST, BACKOFF_FIRST * 2 ** min(failed_attempts - 1, 16))
         await self._stop.wait(longest * spread)
 
 

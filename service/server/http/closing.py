@@ -25,8 +25,8 @@ class ClosableConnection(HttpConnection):
 
     # The service stops, or the connection is old
 
-    def drain(self) -> None:
-        """Answer the next request with the last answer of this connection."""
+    def close_after_next_answer(self) -> None:
+        """Let the next answer be the last one of this connection."""
         self._closes_after_response = True
         if self._fast_request.endpoint is not None:
             self._move_to_asgi_path()  # which knows how to close
@@ -52,7 +52,7 @@ class ClosableConnection(HttpConnection):
         if self.flow.write_paused:
             return
         if self._age.exceeds(settings.max_connection_age, now):
-            self.drain()
+            self.close_after_next_answer()
 
         match expired:
             case Expired.KEEP_ALIVE:

@@ -65,17 +65,23 @@ STATE = (0.01, -0.02, 0.03, 0.04)
 def asked(
     state: tuple[float, ...] = STATE,
     *,
+    others: tuple[tuple[float, ...], ...] = (),
     datatype: str = "FP32",
-    shape: tuple[int, ...] = (1, 4),
+    shape: tuple[int, ...] = (),
     outputs: tuple[str, ...] = (),
     **fields: Any,
 ) -> Any:
     request = pb.ModelInferRequest(model_name=fields.pop("model_name", "cartpole-dqn"), **fields)
-    request.inputs.add(name="state", datatype=datatype, shape=shape)
+    states = (state, *others)
+    request.inputs.add(name="state", datatype=datatype, shape=shape or (len(states), 4))
     for output in outputs:
         request.outputs.add(name=output)
-    request.raw_input_contents.append(struct.pack("<4f", *state))
+    request.raw_input_contents.append(packed(*states))
     return request
+
+
+def packed(*states: tuple[float, ...]) -> bytes:
+    return b"".join(struct.pack("<4f", *state) for state in states)
 
 
 VALUES = st.floats(-0.25, 0.25, width=32)
@@ -84,19 +90,23 @@ IDS = st.one_of(
     st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=140),
     st.text(max_size=20),
 )
+STATES = st.tuples(VALUES, VALUES, VALUES, VALUES)
 REQUESTS = st.builds(
     asked,
-    st.tuples(VALUES, VALUES, VALUES, VALUES),
+    STATES,
+    others=st.sampled_from([0, 0, 1, 7, 70]).flatmap(
+        lambda count: st.lists(STATES, min_size=count, max_size=count).map(tuple)
+    ),
     id=IDS,
     model_version=st.sampled_from(["", "1", "2"]),
     outputs=st.sampled_from([(), ("action",), ("action", "q_values"), ("q_values",), ("none",)]),
     datatype=st.sampled_from(["FP32", "FP32", "FP32", "INT32", "FP16"]),
-    shape=st.sampled_from([(1, 4), (1, 4), (2, 4), (4,)]),
+    shape=st.sampled_from([(), (), (), (2, 4), (4,)]),
     model_name=st.sampled_from(["cartpole-dqn", "cartpole-dqn", "other"]),
 )
 
 
-@given(first=REQUESTS, state=st.tuples(VALUES, VALUES, VALUES, VALUES), request_id=IDS)
+@given(first=REQUESTS, state=STATES, request_id=IDS)
 @example(first=asked(), state=STATE, request_id="\x1a\x01x")
 def test_what_is_known_is_answered_as_what_is_not(
     infer: Infer, first: Any, state: tuple[float, ...], request_id: str
@@ -109,12 +119,13 @@ def test_what_is_known_is_answered_as_what_is_not(
     other = type(first)()
     other.CopyFrom(first)
     other.id = request_id
-    other.raw_input_contents[0] = struct.pack("<4f", *state)
+    other.raw_input_contents[0] = packed(state) + other.raw_input_contents[0][:-16]
     body = other.SerializeToString()
     assert infer(body) == infer(body, anew=True)
 
 
 PLAIN = asked(id="first").SerializeToString()
+PAIR = asked(others=(STATE,)).SerializeToString()
 ID = b"\x1a\x05first"
 RAW = PLAIN[-18:]
 
@@ -137,6 +148,11 @@ RAW = PLAIN[-18:]
         PLAIN[-16:],
         b"",
         PLAIN[:-16] + struct.pack("<4f", 0, float("nan"), 0, 0),
+        PAIR[:-16] + struct.pack("<4f", 0, float("nan"), 0, 0),
+        PAIR[:-16] + struct.pack("<4f", 3e38, 3e38, 3e38, 3e38),
+        PAIR[:-16],
+        PAIR + packed(STATE),
+        asked(others=(STATE, STATE), shape=(2, 4)).SerializeToString(),
         PLAIN[:-16] + struct.pack("<4f", 0, float("inf"), 0, 0),
         PLAIN[:-16] + struct.pack("<4f", 3e38, 3e38, 3e38, 3e38),
         asked(id="x" * 127).SerializeToString(),
@@ -146,14 +162,59 @@ RAW = PLAIN[-18:]
 )
 def test_what_is_nearly_known_is_answered_as_what_is_not(infer: Infer, body: bytes) -> None:
     assert infer(PLAIN)[0]
+    assert infer(PAIR)[0]
     for _ in range(3):
         assert infer(body) == infer(body, anew=True)
-    assert infer(PLAIN) == infer(PLAIN, anew=True)
+    for known in (PLAIN, PAIR):
+        assert infer(known) == infer(known, anew=True)
+
+
+def test_a_state_out_of_range_is_refused_where_a_known_request_asks_for_that(infer: Infer) -> None:
+    def strict(state: tuple[float, ...]) -> bytes:
+        request = asked(state)
+        request.parameters["strict"].bool_param = True
+        body: bytes = request.SerializeToString()
+        return body
+
+    for _ in range(3):
+        assert infer(strict(STATE)) == infer(asked(STATE).SerializeToString())
+        assert infer(asked((0, 0, 3, 0)).SerializeToString())[1] == ""
+        content, error = infer(strict((0, 0, 3, 0)))
+        assert content == b""
+        assert "StatusCode.OUT_OF_RANGE state 0: pole_angle is 3 rad" in error
+    wrong = asked(STATE)
+    wrong.parameters["strict"].string_param = "true"
+    assert "INVALID_ARGUMENT parameter strict" in infer(wrong.SerializeToString())[1]
+
+
+def test_a_service_that_refuses_what_is_out_of_range_does_so_by_grpc_and_in_its_streams() -> None:
+    http, port = free_port(), free_port()
+    flags = ("--grpc-port", str(port), "--drain", "0", "--refuse-out-of-range")
+    with service(http, *flags):
+        wait_for(lambda: reachable(port))
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            inside, outside = (
+                asked(state, id="i").SerializeToString() for state in (STATE, (0, 0, 3, 0))
+            )
+            for _ in range(3):
+                assert infer_by(channel, inside)[1] == ""
+                assert "OUT_OF_RANGE" in infer_by(channel, outside)[1]
+            answers = map(
+                pb.ModelStreamInferResponse.FromString,
+                stream_by(channel, [inside, outside, inside]),
+            )
+            assert ["pole_angle" in answer.error_message for answer in answers] == [
+                False,
+                True,
+                False,
+            ]
 
 
 def test_a_stream_answers_what_is_known_as_a_call_does(channel: grpc.Channel, infer: Infer) -> None:
     bodies = [
-        asked((0.01 * number, 0, 0, 0), id=f"n{number}").SerializeToString() for number in range(20)
+        asked((0.01 * number, 0, 0, 0), others=others, id=f"n{number}").SerializeToString()
+        for number in range(10)
+        for others in ((), (STATE,), (STATE,) * 2_000)
     ]
     for _ in range(2):
         for body, content in zip(bodies, stream_by(channel, bodies), strict=True):

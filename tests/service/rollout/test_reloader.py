@@ -70,6 +70,11 @@ def counted(address: str) -> dict[str, float]:
     }
 
 
+def unavailable(address: str) -> float:
+    found = samples(httpx2.get(f"{address}/metrics").text)
+    return found["upright_reloads_total", ("unavailable",)]
+
+
 def process_of(log: Path) -> int:
     return int(re.findall(r"Started server process \[(\d+)\]", log.read_text())[0])
 
@@ -153,6 +158,17 @@ def test_a_rollback_returns_to_the_bundle_before_once(
         assert live(address) == first
         httpx2.post(address + LOAD)
         assert live(address) == second
+
+
+def test_a_rollback_without_a_bundle_to_return_to_is_neither_a_refused_reload_nor_an_error(
+    start: Start, tmp_path: Path
+) -> None:
+    with start() as address:
+        for path in ("/model/rollback", "/shadow/promote", "/model/rollback"):
+            assert httpx2.post(address + path).status_code == 409
+        assert counted(address) == {"loaded": 0, "unchanged": 0, "refused": 0}
+        assert unavailable(address) == 3
+    assert "error" not in (tmp_path / "service.log").read_text()
 
 
 def test_a_watched_folder_is_loaded_when_it_changes_and_a_rollback_stands(

@@ -54,17 +54,22 @@ requests = st.fixed_dictionaries(
         "state": states | anything,
         "states": st.lists(states, max_size=7) | anything,
         "seq": st.integers(0) | anything,
+        "strict": st.booleans() | anything,
         "stat": anything,
     },
 )
 bodies = (
     st.builds(
         lambda value: json.dumps(value).encode(),
-        st.fixed_dictionaries({"state": states}) | requests | anything,
+        st.fixed_dictionaries({"state": states}, optional={"strict": st.booleans()})
+        | requests
+        | anything,
     )
     | st.builds(
         lambda value: json.dumps(value).encode(),
-        st.fixed_dictionaries({"states": st.lists(states, max_size=7)}),
+        st.fixed_dictionaries(
+            {"states": st.lists(states, max_size=7)}, optional={"strict": st.booleans()}
+        ),
     )
     | st.binary(max_size=300)
 )
@@ -246,7 +251,7 @@ def test_concurrent_clients_get_their_own_answers(start: Start) -> None:
     """Each of 32 clients sends its own states; inference in place must never mix them up."""
     rng = np.random.default_rng(5)
     states = rng.uniform([-2, -2, -0.2, -2], [2, 2, 0.2, 2], (32, 20, 4))
-    expected = [POLICY.decide(rows.astype(np.float32)).q_values for rows in states]
+    expected = [list(POLICY.decide(rows.astype(np.float32)).q_values) for rows in states]
 
     async def client(address: str, number: int) -> None:
         async with httpx2.AsyncClient() as connection:
@@ -269,7 +274,7 @@ def test_concurrent_clients_get_their_own_answers(start: Start) -> None:
 def test_threads_that_share_a_policy_get_their_own_answers() -> None:
     rng = np.random.default_rng(6)
     states = rng.uniform(-1, 1, (8, 200, 4)).astype(np.float32)
-    expected = [POLICY.decide(rows).q_values for rows in states]
+    expected = [list(POLICY.decide(rows).q_values) for rows in states]
     found: list[list[list[float]]] = [[] for _ in states]
 
     def work(number: int) -> None:

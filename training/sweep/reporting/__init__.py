@@ -1,0 +1,1 @@
+"""What a sweep's rows say together: statistics, tables in Markdown, pictures."""
