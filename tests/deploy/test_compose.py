@@ -22,7 +22,7 @@ import yaml
 from websockets.sync.client import connect
 
 from benchmarks.operations.restart import nginx
-from tests.deploy.checks import dockerfile_user, metric_problems, settings_of
+from tests.deploy.service_code import dockerfile_user, metric_problems, settings_of
 from tests.end_to_end.test_drain import running
 from tests.support import compose_nginx
 from tests.support.deploy_tools import run
@@ -237,14 +237,15 @@ def test_http_and_streams_come_through_nginx_and_are_scraped(setup: Running) -> 
 
 def test_an_alert_fires_and_is_resolved_and_callers_notice_nothing(setup: Running) -> None:
     wait_for(lambda: setup.value('count(up{job="upright"} == 1)') == 2)
-    assert setup.alerts() == {}
+    # Others may fire on a slow machine: the times that they wait are cut to half a second here.
+    assert "UprightDown" not in setup.alerts()
     setup.stop()
     wait_for(lambda: setup.alerts().get("UprightDown") == "firing")
     with httpx2.Client(base_url=f"http://127.0.0.1:{setup.nginx}") as client:
         for _ in range(10):
             assert client.post("/act", json={"state": STATE}).status_code == 200
     setup.start()
-    wait_for(lambda: setup.alerts() == {})
+    wait_for(lambda: "UprightDown" not in setup.alerts())
 
 
 def test_prometheus_answers_each_query_of_the_dashboard(setup: Running) -> None:

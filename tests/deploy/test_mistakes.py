@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.checks import CHART, Object, problems, render
+from tests.deploy.checks import problems
+from tests.deploy.objects import CHART, Object, render
 from tests.deploy.test_chart import MATRIX
 
 

@@ -104,7 +104,7 @@ def build_image(version: str, source: str, flags: str) -> str:
 def build_chart() -> None:
     """Package the chart, where it and helm are there."""
     if CHART.exists():
-        helm = shutil.which("helm") or str(ROOT / ".venv/bin/helm")
+        helm = shutil.which("helm") or str(ROOT / ".venv/deploy/helm")
         run(helm, "package", CHART, "--destination", DIST)
 
 
