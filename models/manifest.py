@@ -19,6 +19,7 @@ from pydantic import (
 MANIFEST = "manifest.json"  # the file's name in the bundle's folder
 
 TOLERANCE_RATIO = 0.01  # of the largest Q-value: the most that a golden state may tolerate
+MOST_BRAKED = 0.2  # of the cart's velocity, by friction in one step
 FLOAT32_MAX = 3.4028234663852886e38
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Float32 = Annotated[float, Field(allow_inf_nan=False, ge=-FLOAT32_MAX, le=FLOAT32_MAX)]
@@ -51,12 +52,46 @@ class Artifact(_Part):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Plant(_Part):
+    """The physical constants of a cart with a pole. The defaults are those of CartPole-v1."""
+
+    cart_mass: Finite = Field(1.0, ge=0.05, le=100, description="kg")
+    pole_mass: Finite = Field(0.1, ge=0.005, le=50, description="kg")
+    half_length: Finite = Field(0.5, ge=0.05, le=5, description="m, half of the pole's length")
+    force: Finite = Field(10.0, ge=0.1, le=1_000, description="N, of the motor in either direction")
+    gravity: Finite = Field(9.8, ge=0.5, le=50, description="m/s²")
+    step_seconds: Finite = Field(0.02, ge=0.002, le=0.1, description="s, between two states")
+    friction: Finite = Field(
+        0.0, ge=0, le=50, description="N·s/m, what brakes the cart by its velocity"
+    )
+
+    @model_validator(mode="after")
+    def _stable(self) -> Self:
+        braked = self.friction * self.step_seconds / (self.cart_mass + self.pole_mass)
+        if braked > MOST_BRAKED:
+            raise ValueError(
+                f"friction: {self.friction:g} N·s/m takes {braked:.0%} of the cart's velocity in a"
+                f" step; at most {MOST_BRAKED:.0%} can be simulated: less friction, a shorter step"
+                " or more mass"
+            )
+        return self
+
+
 class Environment(_Part):
-    """What the policy was trained in."""
+    """What the policy was trained in, or evaluated in, where it was imported."""
 
     id: Line
     step_seconds: float = Field(gt=0, description="time between two states")
     max_episode_steps: int = Field(gt=0)
+    plant: Plant = Plant()
+
+    @model_validator(mode="after")
+    def _one_step(self) -> Self:
+        if self.step_seconds != self.plant.step_seconds:
+            raise ValueError(
+                f"step_seconds is {self.step_seconds}, but the plant's {self.plant.step_seconds}"
+            )
+        return self
 
 
 class StateValue(_Part):
@@ -95,6 +130,18 @@ class Network(_Part):
     activation: Literal["relu"] = "relu"
 
 
+class Origin(_Part):
+    """The file of another program that a policy was imported from."""
+
+    file: Line = Field(description="its name")
+    size: int = Field(ge=0, description="bytes")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    kind: Literal["onnx", "stable-baselines3", "state-dict"]
+    library: Line | None = Field(
+        description="the program that wrote it, with its version; none where the file tells none"
+    )
+
+
 class Provenance(_Part):
     """How the policy came to be."""
 
@@ -115,6 +162,12 @@ class Provenance(_Part):
     steps: int = Field(ge=0, description="environment steps, of all agents together")
     stopped: Line = Field(description="why training ended")
     seconds: float = Field(ge=0, description="wall time of training")
+    origin: Origin | None = Field(
+        None,
+        description="the file that the policy was imported from: the ranges of its state values are"
+        " then those of its evaluation, and nothing is known of its training; none where it was"
+        " trained here",
+    )
 
 
 class Evaluation(_Part):

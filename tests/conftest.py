@@ -20,6 +20,7 @@ from service.server.application import create_application
 from service.state import ServiceState
 from tests.support.project import COMMITTED, CREATED, ROOT
 from tests.support.service import Start, clean_environment, settings
+from training.export.candidates import from_run
 from training.export.exporter import export
 from training.recipes import recipe
 from training.train import train
@@ -48,7 +49,7 @@ def exported(short_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Bundle
     """The bundle of the short run. Read only: tests that change files take a copy."""
     folder = tmp_path_factory.mktemp("exported") / "short"
     return export(
-        short_run,
+        from_run(short_run),
         folder,
         name="short",
         model_version="1",

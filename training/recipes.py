@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.manifest import Plant
 from training.envs.conditions import DomainRandomization, Reward
 from training.evaluation.gate import GateName
 
@@ -20,6 +21,7 @@ SelectionRule = Literal["first", "best"]
 Count = Annotated[int, Field(gt=0)]
 BufferSize = Annotated[int, Field(gt=0, le=10_000_000)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 Widths = tuple[Annotated[int, Field(gt=0, le=4096)], ...]
 
 
@@ -77,9 +79,9 @@ class BaselineRecipe(_Recipe):
 
 
 class PopulationRecipe(_Recipe):
-    """Train K agents side by side. The defaults are those of the recipe `default`."""
+    """Train K agents side by side. The defaults are those of the recipe `quick`."""
 
-    name: Literal["default", "robust"] = "default"
+    name: Literal["quick", "robust"] = "quick"
     gate: GateName = Field("nominal", description="what a policy must pass to be exported")
     model_selection: SelectionRule = Field(
         "first",
@@ -88,6 +90,11 @@ class PopulationRecipe(_Recipe):
     )
     agents: Count = Field(16, description="K, agents trained at once")
     num_envs: Count = Field(2, description="environments of each agent")
+    ensemble: bool = Field(
+        False,
+        description="all agents learn from one replay buffer, and each moves to the target of"
+        " their mean; else they learn side by side and know nothing of each other",
+    )
     hidden: Widths = Field((24, 24), min_length=1, description="units of each hidden layer")
     steps: Count = Field(60_000, description="environment steps of each agent, at most")
     max_episode_steps: Count = Field(
@@ -100,7 +107,7 @@ class PopulationRecipe(_Recipe):
     epsilon_steps: Count = Field(
         9_000, description="environment steps of each agent over which ε falls"
     )
-    buffer_size: BufferSize = Field(20_000, description="transitions in each agent's replay buffer")
+    buffer_size: BufferSize = Field(20_000, description="transitions in each replay buffer")
     learning_starts: Count = Field(
         500, description="transitions in the buffer before the first update"
     )
@@ -110,13 +117,18 @@ class PopulationRecipe(_Recipe):
     )
     batch_size: Count = Field(32, description="transitions of each agent in an update")
     updates: Count = Field(2, description="updates after each step of the vector environment")
-    gamma: float = Field(0.99, gt=0, lt=1, description="γ, the weight of the next step's value")
+    gamma: float = Field(0.99, gt=0, lt=1, description="γ, the weight of what comes 20 ms later")
     learning_rate: float = Field(2e-3, gt=0, le=0.1, description="Adam's step size at the start")
     learning_rate_end: float = Field(
         2e-3, ge=0, le=0.1, description="Adam's step size at the end of the steps; linear between"
     )
     scale: tuple[float, float, float, float] = Field(
         (1.0, 1.0, 0.1, 1.0), description="m, m/s, rad, rad/s that count as 1 in learning"
+    )
+    limits: tuple[Positive, Positive, Positive, Positive] | None = Field(
+        None,
+        description="m, m/s, rad, rad/s beyond which a state counts as if it lay there; none"
+        " limits nothing",
     )
     huber_delta: float = Field(
         1.0, gt=0, description="δ of the Huber loss: errors beyond it weigh linearly"
@@ -145,6 +157,7 @@ class PopulationRecipe(_Recipe):
         DomainRandomization(), description="what the plant of a training episode is drawn from"
     )
     reward: Reward = Field(Reward(), description="the reward of a step")
+    plant: Plant = Field(Plant(), description="the cart-pole that it is all about")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -164,40 +177,45 @@ AnyRecipe = Annotated[BaselineRecipe | PopulationRecipe, Discriminator("name")]
 
 RECIPES: dict[str, BaselineRecipe | PopulationRecipe] = {
     "robust": PopulationRecipe(
-        # The nominal plant, but begun far from the middle and pushed; a quadratic cost like an
-        # LQR's; a fall costs more than any way back.
+        # The nominal plant, but begun anywhere in the box that `recovery` draws its starts from,
+        # and pushed. A fall costs more than any way back, and a quadratic cost like an LQR's
+        # decides between the ways back.
         name="robust",
         gate="robust",
         model_selection="best",
-        agents=8,
-        num_envs=8,
-        hidden=(64, 64),
-        steps=96_000,
+        agents=4,
+        num_envs=32,
+        ensemble=True,
+        hidden=(48, 48),
+        steps=256_000,
+        max_episode_steps=100,
+        epsilon_start=0.2,
         epsilon_end=0.1,
-        epsilon_steps=30_000,
-        buffer_size=100_000,
-        learning_starts=1_000,
+        epsilon_steps=128_000,
+        buffer_size=256_000,
+        learning_starts=5_000,
         mirror=True,
-        batch_size=64,
-        learning_rate=5e-4,
-        learning_rate_end=5e-5,
+        batch_size=256,
+        learning_rate=3e-3,
+        learning_rate_end=1e-5,
+        limits=(2.4, 9.0, 0.2095, 9.0),
         huber_delta=1_000,
-        advantage=0.5,
-        weight_ema=0.0005,
-        eval_frequency=500,
+        advantage=0.9,
+        tau=0.02,
+        weight_ema=0.002,
+        eval_frequency=1_000,
         domain_randomization=DomainRandomization(
-            start=(1.0, 1.0, 0.15, 1.0), push=1.0, push_chance=0.02, nominal=0.0
+            start=(2.4, 3.0, 0.2095, 3.0), push=1.0, push_chance=0.02, nominal=0.0
         ),
         reward=Reward(
             alive=0.0,
-            fall=-20.0,
-            position=0.23,
-            velocity=0.36,
-            angle=0.02,
-            angular_velocity=0.36,
+            fall=-1.0,
+            position=0.0115,
+            velocity=0.018,
+            angular_velocity=0.04,
         ),
     ),
-    "default": PopulationRecipe(),
+    "quick": PopulationRecipe(),
     "baseline": BaselineRecipe(),
 }
 

@@ -1,7 +1,7 @@
 """Training, measured against peers: success over seeds, wall time from process start, memory.
 
     python -m benchmarks.training                        everything (an hour on one core)
-    python -m benchmarks.training --only default=20      some rows, each with its number of seeds
+    python -m benchmarks.training --only quick=20        some rows, each with its number of seeds
 
 Each training is a process of its own on one core. Ours runs to the written bundle: training,
 export, parity, 1,000 episodes and the robustness evaluation. A peer runs to its final policy. Both
@@ -29,9 +29,9 @@ from benchmarks.training.sb3_peer import EPISODES, HELD_OUT
 
 HERE = Path(__file__).parent
 RESULTS = ROOT / "benchmarks" / "results" / "training.json"
-ROWS = {"default": 20, "robust": 5, "baseline": 5, "sb3": 5, "cleanrl": 5}
+ROWS = {"quick": 20, "robust": 20, "baseline": 5, "sb3": 5, "cleanrl": 5}
 TITLES = {
-    "default": "Upright, `default`",
+    "quick": "Upright, `quick`",
     "robust": "Upright, `robust`",
     "baseline": "Upright, `baseline` (the tutorial's)",
     "sb3": "Stable-Baselines3 2.9.2, the zoo's configuration",

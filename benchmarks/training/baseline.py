@@ -20,6 +20,7 @@ from benchmarks.calling.served import free_port, served
 from benchmarks.environments import processor
 from benchmarks.training import transcription
 from training.evaluation.runtimes import PolicyFileError
+from training.export.candidates import from_run
 from training.export.exporter import GateError, export
 from training.recipes import RECIPES
 from training.train import train
@@ -97,7 +98,7 @@ def _success(seeds: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 manifest = export(
-                    run,
+                    from_run(run),
                     Path(folder) / "bundle",
                     name="baseline",
                     model_version="1",

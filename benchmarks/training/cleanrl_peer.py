@@ -52,7 +52,7 @@ def main() -> None:
     sys.stdout.write(json.dumps(result) + "\n")
 
 
-def train(seed: int) -> nn.Module:
+def train(seed: int, steps: int = STEPS) -> nn.Module:
     """Return the final network."""
     rng = np.random.default_rng(seed)
     network, target = (
@@ -64,8 +64,8 @@ def train(seed: int) -> nn.Module:
     buffer = ReplayBuffer(10_000)
     environment = gym.make("CartPole-v1", disable_env_checker=True)
     state, _ = environment.reset(seed=seed)
-    for step in range(STEPS):
-        epsilon = max(0.05, 1 - 0.95 * step / (STEPS / 2))
+    for step in range(steps):
+        epsilon = max(0.05, 1 - 0.95 * step / (steps / 2))
         if rng.random() < epsilon:
             action = int(rng.integers(2))
         else:

@@ -1,6 +1,6 @@
 """The population on a GPU: updates × agents per second, as a CUDA graph and call by call.
 
-Then one whole `default` training.
+Then one whole `quick` training.
 
     python -m benchmarks.training.cuda
 
@@ -48,7 +48,7 @@ def main() -> None:
 
     run = train(PopulationRecipe(), 0, where)
     print(
-        f"\nOne `default` training on {where.type}: {run.stopped} after {run.steps:,} steps,"
+        f"\nOne `quick` training on {where.type}: {run.stopped} after {run.steps:,} steps,"
         f" {run.seconds:.2f} s"
     )
 

@@ -22,7 +22,7 @@ from training.train import train
 
 TRIALS = 20
 # The robust recipe, cut to a few seconds: pushes, far starts, averaged weights, model selection.
-CHANGES = {"steps": 12_000, "eval_frequency": 250, "buffer_size": 20_000}
+CHANGES = {"steps": 32_000, "eval_frequency": 250, "buffer_size": 20_000}
 
 
 def main() -> None:

@@ -5,28 +5,17 @@ python -m benchmarks.training.recovery (a few seconds on one core)
 
 import numpy as np
 
-from training.evaluation.recoverable import Plant, judge
-from training.evaluation.recovery import (
-    FILE,
-    LOST,
-    OPEN,
-    RECOVERABLE,
-    SEEDS,
-    find_starts,
-    map_starts,
-    replay,
-    saves,
-)
+from training.envs.plant import STANDARD
+from training.evaluation.recovery import FILE, SEEDS, find_starts, judge_map, replay, saves
 from training.types import Array
 
 
 def main() -> None:
     """Write the file, and print what share of the box can be saved and is lost."""
-    plant = Plant()
     arrays: dict[str, Array] = {}
     for purpose, seed in SEEDS.items():
-        found = find_starts(plant, seed)
-        if not saves(replay(plant, found), found.starts).all():
+        found = find_starts(STANDARD, seed)
+        if not saves(replay(STANDARD, found), found.starts).all():
             raise SystemExit("a plan of the search does not save its start in Gymnasium's plant")
 
         arrays[f"{purpose}_starts"] = found.starts.astype(np.float32)
@@ -37,9 +26,8 @@ def main() -> None:
             f" {found.lost / found.drawn:.1%} are proven to be lost"
         )
 
-    verdicts = judge(plant, map_starts())
-    letters = np.select([verdicts.lost, verdicts.saved], [LOST, RECOVERABLE], OPEN)
-    np.savez_compressed(FILE, **arrays, map=letters.astype(np.uint8))  # type: ignore[arg-type] # NumPy's stub takes the names for its own flag
+    verdicts = judge_map(STANDARD)
+    np.savez_compressed(FILE, **arrays, map=verdicts.astype(np.uint8))  # type: ignore[arg-type] # NumPy's stub takes the names for its own flag
     print(f"wrote {FILE.name}, {FILE.stat().st_size:,} bytes")
 
 

@@ -28,7 +28,6 @@ from pyarrow import parquet
 
 from benchmarks.environments import ROOT
 from training.checkpoints import processor
-from training.recipes import RECIPES
 from training.sweep import results
 from training.sweep.cluster import LOCAL, connected
 from training.sweep.plan import Evaluation, Sweep, code_digest, new_id, now
@@ -39,7 +38,7 @@ from training.sweep.tasks import Resources, Standing, run_trials
 from training.sweep.trial import SWEEP, OnProgress, Work, run_trial
 from training.sweep.trials import Trial, seed_trials
 
-SHORT = next(name for name in ("quick", "default") if name in RECIPES)
+SHORT = "quick"
 EPISODES = Evaluation(episodes=20, scenario_episodes=4)
 KILL_SECONDS = (2.0, 8.0)  # between two kills
 SCALE = (1_000, 2_500, 5_000, 10_000)

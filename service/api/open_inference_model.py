@@ -62,6 +62,8 @@ class ServedModel:
             "name": self.name(policy),
             "versions": [manifest.version],
             "platform": PLATFORM,
+            # Texts, as the protocol's gRPC message has them.
+            "properties": {"step_seconds": f"{manifest.environment.step_seconds:g}"},
             "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, STATE_SIZE]}],
             "outputs": [
                 {"name": "q_values", "datatype": "FP32", "shape": [-1, len(manifest.actions)]},

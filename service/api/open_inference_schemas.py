@@ -151,6 +151,7 @@ class ModelMetadata(_Document):
     name: str
     versions: list[str]
     platform: str
+    properties: dict[str, str]
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
 

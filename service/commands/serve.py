@@ -97,7 +97,8 @@ def _description(settings: Settings, policy: Policy) -> str:
     bundle = policy.bundle
     parts = [
         f"Serving {bundle.manifest.name}, version {bundle.manifest.version}, from {bundle.folder}:"
-        f" {bundle.digest}, by {policy.backend_name}"
+        f" {bundle.digest}, by {policy.backend_name},"
+        f" for steps of {bundle.manifest.environment.step_seconds:g} s"
     ]
     if settings.shadow is not None:
         parts.append(f"shadow {settings.shadow}")

@@ -2,8 +2,8 @@
 
 Every hash and the manifest's schema are right; the policy reproduces the golden states on the
 chosen backend, answers sanely all over the range of its states, and was evaluated as well as is
-asked for; its states and actions are those of the bundle that it is to replace; and it is signed,
-where a key is set. Starting, reloading and the shadow pass the same admission.
+asked for; its states, its actions and its step are those of the bundle that it is to replace; and
+it is signed, where a key is set. Starting, reloading and the shadow pass the same admission.
 """
 
 from itertools import product
@@ -71,6 +71,7 @@ def examine(
             [value.name for value in like.state],
         )
         _check_words(candidate.folder, "actions", manifest.actions, like.actions)
+        _check_step(candidate.folder, manifest, like)
     if manifest.evaluation.mean < min_score:
         raise NotAdmittedError(
             f"{candidate.folder}: the mean score in its evaluation is"
@@ -92,6 +93,16 @@ def _check_words(
         raise NotAdmittedError(
             f"{folder}: its {what}: {', '.join(found)}; those of the bundle served:"
             f" {', '.join(expected)}; others need a new start"
+        )
+
+
+def _check_step(folder: Path, manifest: Manifest, like: Manifest) -> None:
+    """Refuse another step: the control loops that ask keep the one that they were written for."""
+    step, expected = manifest.environment.step_seconds, like.environment.step_seconds
+    if step != expected:
+        raise NotAdmittedError(
+            f"{folder}: is for steps of {step:g} s, and the bundle served for steps of"
+            f" {expected:g} s; another needs a new start"
         )
 
 

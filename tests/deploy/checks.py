@@ -292,6 +292,8 @@ def _object_problems(value: Object, objects: Sequence[Object], metrics: set[str]
                     yield f"{endpoint['path']} is no endpoint of metrics"
                 if endpoint["port"] not in _port_names(objects):
                     yield f"no Service has a port named {endpoint['port']}"
+        case "PodDisruptionBudget":
+            yield from _budget_problems(value, objects)
         case "NetworkPolicy":
             for rule in value["spec"]["ingress"]:
                 names = {port["port"] for port in rule["ports"]}
@@ -452,6 +454,19 @@ def _service_problems(service: Object, objects: Sequence[Object]) -> Iterator[st
             yield f"no pod has a port named {port['targetPort']}"
     if service["metadata"]["name"] == "upright":
         yield "its name would set UPRIGHT_PORT in other pods"
+
+
+def _budget_problems(budget: Object, objects: Iterable[Object]) -> Iterator[str]:
+    """Give the pods without a controller that a budget selects: it cannot count those."""
+    selector = budget["spec"]["selector"]
+    for value in objects:
+        labels = value["metadata"].get("labels", {})
+        is_selected = selector["matchLabels"].items() <= labels.items() and all(
+            labels.get(each["key"]) in each["values"]
+            for each in selector.get("matchExpressions", [])
+        )
+        if value["kind"] == "Pod" and is_selected:
+            yield f"counts {name_of(value)}, which no controller keeps"
 
 
 def _route_problems(route: Object, objects: Sequence[Object]) -> Iterator[str]:

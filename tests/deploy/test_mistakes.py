@@ -79,6 +79,9 @@ MISTAKES = {
         "    app.kubernetes.io/component: {{ .component }}\n  ports:",
         "    app.kubernetes.io/component: live\n  ports:",
     ),
+    "a budget that counts the test's pod": Mistake(
+        "which no controller keeps", "templates/pdb.yaml", "[stable, canary]", "[stable, test]"
+    ),
     "a probe of a path that is not there": Mistake(
         "/healthz", HELPERS, '"path" "/health/ready"', '"path" "/healthz"'
     ),

@@ -10,10 +10,14 @@ from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from scipy.stats import binomtest
 
 from models.bundle import Bundle
+from models.manifest import Plant
 from service.rest.page.routes import STATIC
 from tests.support.programs import node
+from training.envs.plant import step, steps_of
+from training.evaluation.robustness import PUSH_INTERVAL, SCENARIOS
 
 STEPS = 10_000
+HEAVY = Plant(pole_mass=0.3, force=20.0, step_seconds=0.01, friction=0.5)
 # force N, cart's mass kg, pole's mass kg, half length m, gravity m/s², step time s
 PLANTS = {
     "nominal": (10.0, 1.0, 0.1, 0.5, 9.8, 0.02),
@@ -65,7 +69,7 @@ def gymnasium(plant: tuple[float, ...], integrator: str = "euler") -> CartPoleEn
 
 def as_object(plant: tuple[float, ...]) -> dict[str, float]:
     names = ("force", "cartMass", "poleMass", "halfLength", "gravity", "stepTime")
-    return dict(zip(names, plant, strict=True))
+    return dict(zip(names, plant, strict=True)) | {"friction": 0.0}
 
 
 @pytest.mark.parametrize("name", PLANTS)
@@ -113,6 +117,54 @@ def test_a_step_from_anywhere_equals_gymnasiums(integrator: str) -> None:
         assert np.max(np.abs(np.array(result)[:, :4] - expected) / scale) < 1e-12
 
 
+def test_a_step_with_friction_equals_trainings() -> None:
+    rng = np.random.default_rng(9)
+    starts = (rng.standard_normal((STEPS + 1, 4)) * (2, 3, 0.2, 3)).tolist()
+    actions = rng.integers(0, 2, STEPS).tolist()
+    states = np.array(starts[:-1]).T
+    expected = step(HEAVY, states, np.array(actions) == 1).T
+    code = "return (await import(input.module)).plantOf(input.setting);"
+    plant = run(code, "scenarios.js", setting=base_of(HEAVY))
+    values = {"plant": plant, "starts": starts, "actions": actions, "each": True}
+    (result,) = run(RUN, "physics.js", runs=[values | {"integrator": "euler"}])
+    np.testing.assert_allclose(np.array(result)[:, :4], expected, rtol=1e-9, atol=1e-12)
+
+
+def base_of(plant: Plant) -> Any:
+    """The setting that the page begins with, for a policy of this plant."""
+    code = "return (await import(input.module)).baseOf({ plant: input.plant });"
+    return run(code, "scenarios.js", plant=plant.model_dump())
+
+
+def test_the_page_begins_with_the_plant_of_the_manifest(committed: Bundle) -> None:
+    default = run("return (await import(input.module)).DEFAULT_SETTING;", "scenarios.js")
+    assert base_of(committed.manifest.environment.plant) == default
+    assert run("return (await import(input.module)).baseOf({});", "scenarios.js") == default
+    changed = {key: value for key, value in base_of(HEAVY).items() if value != default[key]}
+    assert changed == {"poleMass": 0.3, "stepTime": 10, "friction": 0.5, "force": 20}
+
+
+def test_presets_are_scaled_to_the_plant_as_the_evaluation_scales_them() -> None:
+    code = """
+    const { settingOf, SCENARIOS, stepsOf, pushIntervalOf } = await import(input.module);
+    const seeds = Array.from({ length: 300 }, (_, seed) => seed);
+    return {
+      drawn: seeds.map((seed) => settingOf("extreme", seed, input.base)),
+      steps: SCENARIOS.map((each) => stepsOf(each, input.base)),
+      interval: pushIntervalOf(input.base),
+    };
+    """
+    result = run(code, "scenarios.js", base=base_of(HEAVY))
+    extreme = next(each for each in SCENARIOS if each.name == "extreme")
+    evaluated = extreme.draw(np.random.default_rng(0), 3_000, HEAVY)
+    for name, values in (("force", evaluated.force), ("poleMass", evaluated.pole_mass)):
+        shown = [each[name] for each in result["drawn"]]
+        assert min(shown) == pytest.approx(values.min(), rel=0.2)
+        assert max(shown) == pytest.approx(values.max(), rel=0.05)
+    assert result["steps"] == [each.steps_on(HEAVY) for each in SCENARIOS[:-1]]
+    assert result["interval"] == steps_of(HEAVY, PUSH_INTERVAL) == 100
+
+
 def test_the_presets_are_the_scenarios_of_the_manifest(committed: Bundle) -> None:
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
     # The starts of `recovery` are in a file that no page has.
@@ -125,8 +177,6 @@ def test_the_presets_are_the_scenarios_of_the_manifest(committed: Bundle) -> Non
 
 
 def test_the_presets_draw_from_the_evaluations_ranges() -> None:
-    from training.evaluation.robustness import SCENARIOS
-
     scenarios = run("return (await import(input.module)).SCENARIOS;", "scenarios.js")
     for shown, evaluated in zip(scenarios, SCENARIOS[:-1], strict=True):
         for name, field in (

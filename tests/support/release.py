@@ -77,7 +77,8 @@ def build_client() -> None:
     environment = DIST / ".client"
     venv.create(environment, clear=True, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-index", wheel)
+    # Isolated: what PYTHONPATH names is no part of an empty environment.
+    run(python, "-I", "-m", "pip", "install", "--quiet", "--no-index", wheel)
     port = free_port()
     with service(port):
         run(python, "-I", "-c", ASK, f"http://127.0.0.1:{port}")

@@ -25,12 +25,12 @@ from training.trainer import Run
 CPU = torch.device("cpu")
 RECIPES = {
     "baseline": recipe("baseline", {"episodes": 60}),
-    "default": recipe(
-        "default",
+    "quick": recipe(
+        "quick",
         {"agents": 3, "steps": 1_500, "eval_frequency": 100, "n_step": 3, "weight_ema": 0.01},
     ),
     "randomized": recipe(
-        "default",
+        "quick",
         {
             "agents": 2,
             "steps": 1_200,
@@ -43,6 +43,19 @@ RECIPES = {
             "domain_randomization.push": 1.0,
             "domain_randomization.push_chance": 0.05,
             "domain_randomization.force": (2.0, 20.0),
+        },
+    ),
+    # Stopped between two checks, too.
+    "robust": recipe(
+        "robust",
+        {
+            "agents": 2,
+            "num_envs": 4,
+            "hidden": (16, 16),
+            "steps": 2_000,
+            "eval_frequency": 300,
+            "buffer_size": 3_000,
+            "learning_starts": 200,
         },
     ),
 }
@@ -143,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path: Pa
 
 
 def test_training_that_is_interrupted_before_it_began_keeps_nothing(tmp_path: Path) -> None:
-    for name in ("baseline", "default"):
+    for name in ("baseline", "quick"):
         with checkpoints_of(tmp_path, RECIPES[name]) as checkpoints:
             run = train(RECIPES[name], 0, CPU, checkpoints=checkpoints, interrupted=lambda: True)
         assert (run.steps, run.stopped) == (0, "interrupted")
@@ -200,7 +213,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(tmp_path: Path, 
     stop_after(2, tmp_path, chosen)
     identity = Identity.of(chosen, 0, "cpu").model_dump()
     identity[other] = {
-        "recipe": RECIPES["default"].model_dump(),
+        "recipe": RECIPES["quick"].model_dump(),
         "seed": 1,
         "processor": "another",
         "device": "cuda",
@@ -231,7 +244,7 @@ from training.checkpoints import Checkpoints, Identity
 from training.recipes import recipe
 from training.train import train
 
-chosen = recipe("default", {"agents": 4, "steps": 3_000, "eval_frequency": 50})
+chosen = recipe("quick", {"agents": 4, "steps": 3_000, "eval_frequency": 50})
 with Checkpoints(Path(sys.argv[1]), Identity.of(chosen, 0, "cpu"), every=0.02) as checkpoints:
     train(chosen, 0, torch.device("cpu"), checkpoints=checkpoints)
 """

@@ -71,6 +71,7 @@ def test_unknown_names_are_refused() -> None:
         ("epsilon_end", 1.5),
         ("gamma", 1.0),
         ("tau", 0),
+        ("limits", (2.4, 9, 0, 9)),
         ("model_selection", "last"),
         ("domain_randomization.noise", -1),
         ("domain_randomization.delay", 5),
@@ -82,18 +83,18 @@ def test_population_hyperparameter_outside_its_range_is_refused_by_name(
     name: str, value: object
 ) -> None:
     with pytest.raises(RecipeError, match=name):
-        recipe("default", {name: value})
+        recipe("quick", {name: value})
 
 
 def test_a_hyperparameter_of_another_way_of_training_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"tau: recipe baseline has no such"):
         recipe("baseline", {"tau": 0.1})
     with pytest.raises(RecipeError, match=r"domain_randomization\.luck"):
-        recipe("default", {"domain_randomization.luck": 1})
+        recipe("quick", {"domain_randomization.luck": 1})
 
 
 def test_a_part_of_a_hyperparameter_is_changed_alone() -> None:
-    changed = recipe("default", {"domain_randomization.noise": 0.05})
+    changed = recipe("quick", {"domain_randomization.noise": 0.05})
     assert isinstance(changed, PopulationRecipe)
     assert changed.domain_randomization.noise == 0.05
     assert changed.domain_randomization.force == PopulationRecipe().domain_randomization.force

@@ -14,6 +14,7 @@ from training.commands.command_line import (
     PROGRAM,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
     SweepCommand,
     TrainCommand,
     parse,
@@ -51,6 +52,8 @@ def dispatch(words: Sequence[str]) -> int:
                 return run.evaluate(command)
             case ExportCommand():
                 return run.export(command)
+            case ImportCommand():
+                return run.import_policy(command)
             case SweepCommand():
                 return _sweep(command)
     except (run.CommandError, BundleError) as error:

@@ -2,23 +2,26 @@
 
 import json
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from models.manifest import Evaluation, Gate, Manifest, RobustnessEvaluation, ScenarioResult
 from models.text import printable
 from training.commands.standard_output import LOST, StandardOutput
 from training.evaluation.gate import required_rate
-from training.evaluation.intervals import with_interval
+from training.evaluation.intervals import wilson, with_interval
 from training.export.model_card import worth_of_the_tutorial
 from training.loggers import ConsoleLogger, JsonLogger, Logger
 from training.recipes import AnyRecipe, BaselineRecipe, PopulationRecipe
 from training.trainer import Run
+from training.types import OnStage
 
 LOST_RATE = 0.05  # below it a policy survives as good as nothing
 POPULATION_LEGEND = (
@@ -59,6 +62,37 @@ class Output:
     def logger(self) -> Logger:
         """Return what shows the progress of training."""
         return JsonLogger(self._console) if self.json_output else ConsoleLogger(self._console)
+
+    @contextmanager
+    def stages(self) -> Iterator[OnStage]:
+        """Give a function that shows what is being done, and the share of it that is done.
+
+        A terminal shows a bar, which goes on turning while there is nothing to tell. Elsewhere each
+        stage is one line, or one JSON object, as it begins.
+        """
+        current = ""
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            console=self._console,
+            transient=True,
+            disable=self.json_output or not self._console.is_terminal,
+        ) as bars:
+            bar = bars.add_task("", total=1.0)
+
+            def on_stage(stage: str, done: float) -> None:
+                nonlocal current
+                if bars.disable:
+                    if stage != current:
+                        self.print_facts(stage=stage)
+                elif stage != current:
+                    bars.reset(bar, description=stage)
+                bars.update(bar, completed=done)
+                current = stage
+
+            yield on_stage
 
     def print_line(self, line: str) -> None:
         """Print a line that a terminal may wrap, but nothing else changes."""
@@ -115,6 +149,8 @@ class Output:
             )
         self._console.print(table)
         self.print_line(_table_legend(robustness))
+        for word, names in zip(("better", "worse"), _beside_the_lqr(robustness), strict=True):
+            self.print_line(f"{word} than the LQR: {'; '.join(names) or 'nowhere'}")
         self.print_line(JUDGED[gate.name])
         lost = _lost_scenarios(robustness) if gate.name != "robust" else []
         if lost:
@@ -124,6 +160,22 @@ class Output:
             )
         result = "passed" if gate.passed else "failed: " + "; ".join(gate.failures)
         self.print_line(f"gate {gate.name}: {result}")
+
+
+def _beside_the_lqr(robustness: RobustnessEvaluation) -> tuple[list[str], list[str]]:
+    """Return the scenarios where a policy is better than the LQR, and those where it is worse.
+
+    In the others the 95 % intervals overlap.
+    """
+    better, worse = [], []
+    for scenario in robustness.scenarios:
+        low, high = wilson(scenario.success_rate, scenario.episodes)
+        lqr_low, lqr_high = wilson(scenario.lqr_success_rate, scenario.episodes)
+        if low > lqr_high:
+            better.append(scenario.name)
+        elif high < lqr_low:
+            worse.append(scenario.name)
+    return better, worse
 
 
 def _judgement(gate: Gate, scenario: ScenarioResult) -> str:

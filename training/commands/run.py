@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from models import bundle
 from models.bundle import BundleWriteError
-from models.manifest import Name
+from models.manifest import Name, Plant
 from models.programs import INTERRUPTED
 from training import checkpoints as checkpoint_files
 from training.checkpoints import CheckpointError, Checkpoints, Identity
@@ -19,19 +20,24 @@ from training.commands.command_line import (
     BundleOptions,
     EvaluateCommand,
     ExportCommand,
+    ImportCommand,
     RunOptions,
     TrainCommand,
 )
 from training.commands.interruption import interruptible
 from training.commands.output import Output
+from training.envs.plant import STANDARD
+from training.evaluation import recovery
 from training.evaluation.evaluator import evaluate_policy
 from training.evaluation.runtimes import PolicyFileError, from_onnx
+from training.export.candidates import Candidate, from_import, from_run
 from training.export.exporter import GateError
-from training.export.exporter import export as export_run
+from training.export.exporter import export as export_bundle
 from training.export.exporter import update as update_bundle
+from training.importing.policy_file import read_policy
 from training.loggers import Logger, TensorBoardLogger
 from training.network import choose_device
-from training.recipes import title
+from training.recipes import BaselineRecipe, title
 from training.train import run_of, trainer_for
 from training.train import train as train_by_recipe
 from training.trainer import Progress, Run
@@ -53,6 +59,8 @@ def train(command: TrainCommand, words: Sequence[str]) -> int:
         raise CommandError(f"{folder}: is asked for both as --run and as --out; choose two folders")
 
     output = Output(json_output=options.json_output)
+    if not isinstance(recipe, BaselineRecipe):
+        _prepare(recipe.plant, output)
     try:
         run, is_kept = _train(command, folder, output)
     except KeyboardInterrupt:  # the second: what the last checkpoint holds is left
@@ -70,7 +78,7 @@ def train(command: TrainCommand, words: Sequence[str]) -> int:
         if run.stopped == "interrupted":
             output.print_facts(to_go_on=_resuming(words))
             return INTERRUPTED
-        return _write_bundle(run, command.bundle, name, output, kept_in=kept_in)
+        return _write_bundle(from_run(run), command.bundle, name, output, kept_in=kept_in)
 
 
 def evaluate(command: EvaluateCommand) -> int:
@@ -79,19 +87,25 @@ def evaluate(command: EvaluateCommand) -> int:
     if "onnx" not in evaluated.artifacts:
         raise CommandError(f"{command.bundle}: has no ONNX file to evaluate")
 
+    output = Output(json_output=command.json_output)
+    plant = evaluated.manifest.environment.plant
+    _prepare(plant, output)
     try:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
-    result = evaluate_policy(
-        q_values,
-        evaluated.manifest.gate.name,
-        stopped=evaluated.manifest.provenance.stopped,
-        episodes=command.episodes,
-        seed=command.seed,
-    )
-
     output = Output(json_output=command.json_output)
+    with output.stages() as on_stage:
+        result = evaluate_policy(
+            q_values,
+            evaluated.manifest.gate.name,
+            stopped=evaluated.manifest.provenance.stopped,
+            plant=plant,
+            episodes=command.episodes,
+            seed=command.seed,
+            on_stage=on_stage,
+        )
+
     if command.update:
         evaluated = update_bundle(evaluated, result)
     if command.json_output:
@@ -122,8 +136,52 @@ def export(command: ExportCommand) -> int:
     trainer.restore(snapshot)
     run = run_of(trainer, identity, state.seconds)
     output = Output(json_output=False)
+    if not isinstance(identity.recipe, BaselineRecipe):
+        _prepare(identity.recipe.plant, output)
     with _naming_what_finishes(command.bundle, command.run, output):
-        return _write_bundle(run, command.bundle, name, output, kept_in=command.run)
+        return _write_bundle(from_run(run), command.bundle, name, output, kept_in=command.run)
+
+
+def import_policy(command: ImportCommand) -> int:
+    """Import a policy of another program, and write the bundle. Returns the exit code."""
+    name = _check_bundle_options(command.bundle)
+    try:
+        policy = read_policy(command.file)
+    except PolicyFileError as error:
+        raise CommandError(str(error)) from error
+
+    output = Output(json_output=command.json_output)
+    network, origin = policy.network, policy.origin
+    output.print_facts(
+        imported=str(command.file),
+        kind=origin.kind,
+        library=origin.library or "unknown",
+        hidden=" ".join(map(str, network.hidden)) or "none",
+        sha256=origin.sha256,
+    )
+    _prepare(command.plant, output)
+    candidate = from_import(policy, command.gate, command.plant)
+    return _write_bundle(candidate, command.bundle, name, output, kept_in=None)
+
+
+def _prepare(plant: Plant, output: Output) -> None:
+    """Search for the starts that can be saved on a plant of the user's own, and say so."""
+    if plant == STANDARD:
+        return
+    if not output.json_output:
+        output.print_line("searching for the starts of this plant that can be saved …")
+    started = time.monotonic()
+    try:
+        starts = recovery.prepare(plant)
+    except recovery.UncontrollableError as error:
+        raise CommandError(f"--plant: {error}") from error
+
+    output.print_facts(
+        searched_starts=starts.drawn,
+        saved=starts.saved,
+        lost=starts.lost,
+        seconds=round(time.monotonic() - started, 1),
+    )
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
@@ -212,18 +270,25 @@ def _check_bundle_options(options: BundleOptions) -> str:
 
 
 def _write_bundle(
-    run: Run, options: BundleOptions, name: str, output: Output, *, kept_in: Path | None
+    candidate: Candidate,
+    options: BundleOptions,
+    name: str,
+    output: Output,
+    *,
+    kept_in: Path | None,
 ) -> int:
-    """Write a run's bundle, and print what it is worth. Returns the exit code."""
+    """Write a policy's bundle, and print what it is worth. Returns the exit code."""
     try:
-        written = export_run(
-            run,
-            options.out,
-            name=name,
-            model_version=options.model_version,
-            created=_time_of_making(),
-            force=options.force,
-        )
+        with output.stages() as on_stage:
+            written = export_bundle(
+                candidate,
+                options.out,
+                name=name,
+                model_version=options.model_version,
+                created=_time_of_making(),
+                force=options.force,
+                on_stage=on_stage,
+            )
     except PolicyFileError as error:
         raise CommandError(f"nothing was written: {error}") from error
     except GateError as error:

@@ -13,7 +13,7 @@ from training.commands.command_line import SweepCommand
 from training.commands.interruption import interruptible
 from training.commands.output import Output
 from training.commands.run import CommandError
-from training.export.exporter import current_commit
+from training.export.candidates import current_commit
 from training.loggers import Logger
 from training.recipes import RecipeError, recipe
 from training.sweep import estimate, results, session

@@ -1,7 +1,8 @@
 """CartPole as n environments side by side, each episode under plant parameters of its own.
 
 The equations of motion are Gymnasium's own (`CartPoleVectorEnv.step`): here its parameters become
-arrays with one value for each environment, and sensor noise, action delay and pushes are added.
+arrays with one value for each environment, and friction, sensor noise, action delay and pushes are
+added.
 """
 
 from typing import Any
@@ -12,7 +13,9 @@ import numpy.typing as npt
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from models.manifest import Plant
 from training.envs.conditions import LONGEST_DELAY, DomainRandomization, PlantParameters, Reward
+from training.envs.plant import STANDARD, steps_of, time_ratio
 from training.seeding import generator_state, set_generator_state
 from training.snapshot import Snapshot
 from training.types import Array, BoolArray, Float32Array, Float64Array, Int64Array
@@ -20,19 +23,24 @@ from training.types import Array, BoolArray, Float32Array, Float64Array, Int64Ar
 ENVIRONMENT = "CartPole-v1"
 
 
-def time_limit() -> int:
-    """Return the number of steps after which Gymnasium truncates an episode of CartPole-v1."""
+def time_limit(plant: Plant = STANDARD) -> int:
+    """Return the number of steps after which Gymnasium truncates an episode of CartPole-v1.
+
+    For another plant it is the number that lasts as long.
+    """
     limit = gym.spec(ENVIRONMENT).max_episode_steps
     assert limit is not None
-    return limit
+    return steps_of(plant, limit)
 
 
 class VectorCartPole(CartPoleVectorEnv):
     """n environments, each of which goes on until `begin_episodes` is called for it."""
 
-    def __init__(self, n: int, max_episode_steps: int = 500) -> None:
+    def __init__(self, n: int, max_episode_steps: int = 500, plant: Plant = STANDARD) -> None:
         super().__init__(num_envs=n, max_episode_steps=max_episode_steps)
-        self.parameters = PlantParameters.nominal(n)
+        self.plant = plant
+        self.gravity, self.masscart, self.tau = plant.gravity, plant.cart_mass, plant.step_seconds
+        self.parameters = PlantParameters.nominal(n, plant)
         # The true states, (4, n): x m, v m/s, θ rad, ω rad/s.
         self.state: Float64Array = np.zeros((4, n))  # type: ignore[assignment] # None in Gymnasium
         # Row d holds the actions of d steps ago.
@@ -66,7 +74,7 @@ class VectorCartPole(CartPoleVectorEnv):
         self._any_delay = bool(parameters.delay.any())
 
     def advance(self, actions: Int64Array) -> tuple[BoolArray, BoolArray]:
-        """Take one step of 20 ms with the actions, (n,), chosen now.
+        """Take one step of the plant with the actions, (n,), chosen now.
 
         Returns terminated, (n,), and truncated, (n,).
         """
@@ -74,11 +82,31 @@ class VectorCartPole(CartPoleVectorEnv):
             self.action_history[1:] = self.action_history[:-1]
             self.action_history[0] = actions
             actions = self.action_history[self.parameters.delay, self._rows]
+        _, velocity, angle, _ = self.state
         _, _, terminated, truncated, _ = CartPoleVectorEnv.step(self, actions)
+        if self.plant.friction:
+            self._brake(velocity, angle)
 
         # Gymnasium would begin the next episode one step late, with a transition that is none.
         self.prev_done[:] = False
         return terminated, truncated
+
+    def _brake(self, velocity: Float64Array, angle: Float64Array) -> None:
+        """Add what friction does in a step that began with these velocities and angles, (n,).
+
+        The accelerations are linear in the force, so it can be added to Gymnasium's step.
+        """
+        cosine = np.cos(angle)
+        push = -self.plant.friction * velocity / self.total_mass
+        angular = (
+            -cosine
+            * push
+            / (self.length * (4.0 / 3.0 - self.masspole * np.square(cosine) / self.total_mass))
+        )
+        self.state[1] += self.tau * (
+            push - self.polemass_length * angular * cosine / self.total_mass
+        )
+        self.state[3] += self.tau * angular
 
     def push(self, velocity_changes: Float64Array) -> None:
         """Change the velocity of each cart by `velocity_changes`, (n,), in m/s."""
@@ -97,8 +125,10 @@ class RandomizedCartPole(VectorCartPole):
         domain_randomization: DomainRandomization,
         reward: Reward,
         max_episode_steps: int = 500,
+        plant: Plant = STANDARD,
     ) -> None:
-        super().__init__(n, max_episode_steps)
+        """Make n environments whose episodes are as long as so many steps of the standard plant."""
+        super().__init__(n, steps_of(plant, max_episode_steps), plant)
         self.metadata = {**self.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.domain_randomization, self.reward = domain_randomization, reward
         self.observed_states: Float32Array = np.zeros((n, 4), np.float32)  # with sensor noise
@@ -108,7 +138,7 @@ class RandomizedCartPole(VectorCartPole):
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode in every environment; returns the first observed states, (n, 4)."""
         super().reset(seed=seed, options=options)
-        parameters = self.domain_randomization.draw(self.np_random, self.num_envs)
+        parameters = self.domain_randomization.draw(self.np_random, self.num_envs, self.plant)
         self.begin_episodes(self._rows, parameters, self.np_random)
         self.observed_states = self._observe()
         return self.observed_states, {}
@@ -123,20 +153,20 @@ class RandomizedCartPole(VectorCartPole):
         """
         terminated, truncated = self.advance(action.astype(np.int64))
         self._push_at_random()
-        rewards = self.reward.compute(self.state, terminated)
+        rewards = self.reward.compute(self.state, terminated, self.plant)
         final_states = self._observe()
 
         self.observed_states = final_states
         ended = np.flatnonzero(terminated | truncated)
         if len(ended):
-            parameters = self.domain_randomization.draw(self.np_random, len(ended))
+            parameters = self.domain_randomization.draw(self.np_random, len(ended), self.plant)
             self.begin_episodes(ended, parameters, self.np_random)
             self.observed_states = final_states.copy()
             self.observed_states[ended] = self._observe()[ended]
         return self.observed_states, rewards, terminated, truncated, {"final_obs": final_states}
 
     def _push_at_random(self) -> None:
-        push_chance = self.domain_randomization.push_chance
+        push_chance = self.domain_randomization.push_chance * time_ratio(self.plant)
         if push_chance:
             chance, size = self.np_random.random((2, self.num_envs))
             changes = (2 * size - 1) * self.parameters.push

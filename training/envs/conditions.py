@@ -6,6 +6,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from models.manifest import Plant
+from training.envs.plant import STANDARD, time_ratio
 from training.snapshot import Snapshot
 from training.types import BoolArray, Float32Array, Float64Array, Int64Array
 
@@ -32,12 +34,12 @@ class PlantParameters:
     push: Float64Array  # m/s: a push changes the cart's velocity by a uniform draw in ± this
 
     @classmethod
-    def nominal(cls, n: int) -> "PlantParameters":
-        """CartPole-v1 as Gymnasium defines it, n times."""
+    def nominal(cls, n: int, plant: Plant = STANDARD) -> "PlantParameters":
+        """Return the plant as it is, n times, with the starts of CartPole-v1."""
         return cls(
-            force=np.full(n, 10.0),
-            half_length=np.full(n, 0.5),
-            pole_mass=np.full(n, 0.1),
+            force=np.full(n, plant.force),
+            half_length=np.full(n, plant.half_length),
+            pole_mass=np.full(n, plant.pole_mass),
             start=np.full((n, 4), 0.05),
             noise=np.zeros(n),
             delay=np.zeros(n, np.int64),
@@ -85,7 +87,8 @@ class _Settings(BaseModel):
 class DomainRandomization(_Settings):
     """What the plant parameters of an episode are drawn from.
 
-    The defaults draw nothing but nominal episodes.
+    The defaults draw nothing but nominal episodes. Ranges are those of the standard plant: for
+    another one they are multiplied by what its value is of the standard one's.
     """
 
     force: Interval = Field((10.0, 10.0), description="N, log-uniform")
@@ -106,7 +109,7 @@ class DomainRandomization(_Settings):
     push: NotNegative = Field(
         0.0, description="m/s, largest change of the cart's velocity by a push"
     )
-    push_chance: Probability = Field(0.0, description="probability of a push in a step")
+    push_chance: Probability = Field(0.0, description="probability of a push in 20 ms")
     nominal: Probability = Field(1.0, description="share of episodes that stay nominal")
 
     @field_validator("force", "half_length", "pole_mass")
@@ -117,9 +120,9 @@ class DomainRandomization(_Settings):
             raise ValueError("expected two numbers with 0 < low ≤ high")
         return interval
 
-    def draw(self, rng: np.random.Generator, n: int) -> PlantParameters:
+    def draw(self, rng: np.random.Generator, n: int, plant: Plant = STANDARD) -> PlantParameters:
         """Draw the plant parameters of n episodes."""
-        parameters = PlantParameters.nominal(n)
+        parameters = PlantParameters.nominal(n, plant)
         if self.nominal >= 1:
             return parameters
 
@@ -131,9 +134,9 @@ class DomainRandomization(_Settings):
         # The order of the draws decides what a seed means: a change gives other policies.
         noise = rng.uniform(0, self.noise, n) * (rng.random(n) < 0.5)
         randomized = PlantParameters(
-            force=log_uniform(self.force),
-            half_length=log_uniform(self.half_length),
-            pole_mass=log_uniform(self.pole_mass),
+            force=log_uniform(self.force) * (plant.force / STANDARD.force),
+            half_length=log_uniform(self.half_length) * (plant.half_length / STANDARD.half_length),
+            pole_mass=log_uniform(self.pole_mass) * (plant.pole_mass / STANDARD.pole_mass),
             start=np.tile(self.start, (n, 1)),
             noise=noise,
             delay=rng.integers(0, self.delay + 1, n),
@@ -148,7 +151,8 @@ class DomainRandomization(_Settings):
 class Reward(_Settings):
     """The reward of a step: `alive`, less the costs of the state after it.
 
-    Each cost is weight · min(1, (value / scale)²).
+    Each cost is weight · min(1, (value / scale)²). Both are those of a step of 20 ms: they are less
+    for a shorter one, by as much as it is shorter.
     """
 
     alive: float = Field(1.0, description="reward of each step")
@@ -164,13 +168,16 @@ class Reward(_Settings):
         0.0, description="weight of the pole's angular velocity, scale 3 rad/s"
     )
 
-    def compute(self, states: Float64Array, terminated: BoolArray) -> Float32Array:
+    def compute(
+        self, states: Float64Array, terminated: BoolArray, plant: Plant = STANDARD
+    ) -> Float32Array:
         """Return the rewards, (n,), of arriving in the true states, (4, n)."""
         weights = np.array((self.position, self.velocity, self.angle, self.angular_velocity))
         rewards = np.full(states.shape[1], self.alive)
         if weights.any():
             scaled = states / np.array(REWARD_SCALE)
             rewards -= weights @ np.minimum(scaled * scaled, 1.0)
+        rewards *= time_ratio(plant)
         if self.fall is not None:
             rewards[terminated] = self.fall
         return rewards.astype(np.float32)

@@ -1,14 +1,14 @@
-"""Greedy episodes of a policy on the nominal plant, and their summary for the manifest."""
+"""Greedy episodes of a policy on its plant as it is, and their summary for the manifest."""
 
 from dataclasses import dataclass
 
-import gymnasium as gym
 import numpy as np
 
-from models.manifest import Evaluation
-from training.envs.cartpole import ENVIRONMENT, time_limit
+from models.manifest import Evaluation, Plant
+from training.envs.cartpole import VectorCartPole, time_limit
+from training.envs.plant import STANDARD
 from training.seeding import EVALUATION_SEEDS, check_seed
-from training.types import Float32Array, Int64Array, QFunction
+from training.types import Float32Array, Int64Array, OnStage, QFunction, no_stage
 
 EPISODES = 1_000  # 100 successes in 100 would only bound the failure rate at about 3 %
 SEED = EVALUATION_SEEDS.start
@@ -24,31 +24,36 @@ class EpisodeResults:
 
 
 def run_episodes(
-    q_values: QFunction, *, episodes: int = EPISODES, seed: int = SEED
+    q_values: QFunction,
+    *,
+    episodes: int = EPISODES,
+    seed: int = SEED,
+    on_stage: OnStage = no_stage,
+    plant: Plant = STANDARD,
 ) -> EpisodeResults:
     """Run greedy episodes in one vector environment, each from its start to its first end.
 
     Raises `ValueError` for a seed that training may use, or select an agent by.
     """
     check_seed(seed, EVALUATION_SEEDS, "evaluating a policy")
-    environment = gym.make_vec(
-        ENVIRONMENT, num_envs=episodes, vectorization_mode="vector_entry_point"
-    )
-    states, _ = environment.reset(seed=seed)
+    environment = VectorCartPole(episodes, time_limit(plant), plant)
+    environment.reset(seed=seed)
     steps = np.zeros(episodes, np.int64)
     running = np.ones(episodes, np.bool_)
     visited = []
+    limit = time_limit(plant)
 
     while running.any():
+        on_stage(f"{episodes:,} greedy episodes", len(visited) / limit)
+        states = environment.state.T.astype(np.float32)
         visited.append(states[running])
-        actions = q_values(states).argmax(axis=1)
-        states, _, terminated, truncated, _ = environment.step(actions)
+        terminated, truncated = environment.advance(q_values(states).argmax(axis=1))
         steps += running
-        # An episode counts once: the vector environment starts the next by itself.
         running &= ~(terminated | truncated)
+        # A fallen pole stays fallen; its numbers must not overflow.
+        environment.state[:, ~running] = 0.0
 
-    environment.close()
-    return EpisodeResults(steps, np.concatenate(visited), time_limit())
+    return EpisodeResults(steps, np.concatenate(visited), limit)
 
 
 def summarize(results: EpisodeResults, seed: int = SEED) -> Evaluation:

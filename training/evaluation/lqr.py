@@ -8,6 +8,8 @@ import functools
 import numpy as np
 from scipy.linalg import solve_discrete_are
 
+from models.manifest import Plant
+from training.envs.plant import STANDARD, total_mass
 from training.types import Float32Array, Float64Array, Int64Array
 
 STATE_COST = (1.0, 1.0, 10.0, 1.0)  # of x², v², θ², ω²
@@ -15,22 +17,17 @@ FORCE_COST = 0.01  # of N²
 
 
 @functools.cache
-def lqr_gain(
-    tau: float = 0.02,
-    gravity: float = 9.8,
-    cart_mass: float = 1.0,
-    pole_mass: float = 0.1,
-    half_length: float = 0.5,
-) -> Float64Array:
-    """Return the feedback gain, (4,), of the nominal plant.
+def lqr_gain(plant: Plant = STANDARD) -> Float64Array:
+    """Return the feedback gain, (4,), of a plant.
 
     The plant is linearised at the upright pole and discretised by Euler's rule, as Gymnasium does.
     The gain K = (R + BᵀPB)⁻¹BᵀPA is that of Anderson and Moore 1990, "Optimal Control", chapter 2,
     with P from the discrete algebraic Riccati equation.
     """
-    mass = cart_mass + pole_mass
-    ratio = pole_mass * half_length / mass
-    denominator = half_length * (4 / 3 - pole_mass / mass)
+    tau, gravity = plant.step_seconds, plant.gravity
+    mass = total_mass(plant)
+    ratio = plant.pole_mass * plant.half_length / mass
+    denominator = plant.half_length * (4 / 3 - plant.pole_mass / mass)
 
     # x' = Ax + Bu for the state x = (position, velocity, angle, angular velocity) and the force u.
     a = np.eye(4) + tau * np.array(
@@ -44,12 +41,13 @@ def lqr_gain(
     b = tau * np.array(
         [[0], [1 / mass + ratio / (mass * denominator)], [0], [-1 / (mass * denominator)]]
     )
+    a[:, 1] -= plant.friction * b[:, 0]  # a force against the velocity
 
     p = solve_discrete_are(a, b, np.diag(STATE_COST), np.array([[FORCE_COST]]))
     gain: Float64Array = np.linalg.solve(FORCE_COST + b.T @ p @ b, b.T @ p @ a)[0]
     return gain
 
 
-def lqr(states: Float32Array) -> Int64Array:
+def lqr(states: Float32Array, plant: Plant = STANDARD) -> Int64Array:
     """Return the actions, (n,), in states (n, 4): right where the linear control is positive."""
-    return (states @ -lqr_gain() > 0).astype(np.int64)
+    return (states @ -lqr_gain(plant) > 0).astype(np.int64)

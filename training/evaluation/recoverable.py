@@ -9,14 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.manifest import Plant
+from training.envs.plant import accelerations, arm, steps_of, total_mass
+from training.envs.plant import step as step_of
 from training.types import BoolArray, Float64Array, Int64Array
 
-STEPS = 500
+STEPS = 500  # of the standard plant; as long for another one
 HALF_WIDTHS = (2.4, 3.0, 0.2095, 3.0)  # m, m/s, rad, rad/s: starts are drawn from ± these
 X_LIMIT = 2.4  # m
 THETA_LIMIT = 12 * 2 * np.pi / 360  # rad
 
-# The search: an action for n₁ steps, the other for n₂, then a controller that never ends.
+# The search: an action for n₁ steps, the other for n₂, then a controller that never ends. Of
+# another plant, that is for as long as so many steps of the standard one.
 FIRST_SWITCHES = range(41)
 SECOND_SWITCHES = range(0, 41, 2)
 LEANS = (0.98, 0.96, 0.94, 0.91, 0.86, 0.8, 0.7)  # largest angle asked for, by the limit
@@ -24,51 +28,14 @@ DAMPINGS = (0.1, 0.15, 0.2, 0.3)  # s, weight of the angular velocity beside the
 PREFIXED = ((0.96, 0.15), (0.91, 0.15))  # leans and dampings that are tried after a prefix
 POSITION_GAIN, VELOCITY_GAIN = 0.3, 0.4  # rad asked for by m and m/s off the middle
 
-BOUND_STEPS = 250
+BOUND_STEPS = 250  # as STEPS
 CELLS = 2_000  # of the table of the largest angular velocity that can be braked
 
 Forces = Callable[[Float64Array], BoolArray]  # states (4, n) → whether to push right, (n,)
 
 
-@dataclass(frozen=True)
-class Plant:
-    """The physical constants that the equations of motion need."""
-
-    gravity: float = 9.8  # m/s²
-    cart_mass: float = 1.0  # kg
-    pole_mass: float = 0.1  # kg
-    half_length: float = 0.5  # m
-    force: float = 10.0  # N
-    step_seconds: float = 0.02
-
-    @property
-    def total_mass(self) -> float:
-        """Mass of cart and pole, kg."""
-        return self.cart_mass + self.pole_mass
-
-    @property
-    def arm(self) -> float:
-        """4/3 of the half length, m: the point of the pole that the force does not move at once."""
-        return 4 / 3 * self.half_length
-
-    def accelerations(
-        self, theta: Float64Array, omega: Float64Array, force: Float64Array | float
-    ) -> tuple[Float64Array, Float64Array]:
-        """Return the accelerations of cart and angle, as Gymnasium computes them."""
-        sine, cosine = np.sin(theta), np.cos(theta)
-        moment = self.pole_mass * self.half_length
-        push = (force + moment * omega**2 * sine) / self.total_mass
-        angular = (self.gravity * sine - cosine * push) / (
-            self.half_length * (4 / 3 - self.pole_mass * cosine**2 / self.total_mass)
-        )
-        return push - moment * angular * cosine / self.total_mass, angular
-
-    def step(self, states: Float64Array, right: BoolArray) -> Float64Array:
-        """Return the states, (4, n), a step later: Euler's rule, as in Gymnasium."""
-        x, v, theta, omega = states
-        cart, angular = self.accelerations(theta, omega, np.where(right, self.force, -self.force))
-        tau = self.step_seconds
-        return np.stack([x + tau * v, v + tau * cart, theta + tau * omega, omega + tau * angular])
+class UnprovenError(ValueError):
+    """Raised for a plant for which the proof that a start is lost does not hold."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +54,15 @@ def draw_starts(rng: np.random.Generator, n: int) -> Float64Array:
 
 
 def judge(plant: Plant, starts: Float64Array) -> Verdicts:
-    """Return which of the starts, (n, 4), can be saved, by what plan, and which are lost."""
+    """Return which of the starts, (n, 4), can be saved, by what plan, and which are lost.
+
+    Of a plant for which the proof does not hold, no start is lost.
+    """
     states = np.ascontiguousarray(starts.T)
-    lost = proven_lost(plant, states)
+    try:
+        lost = proven_lost(plant, states)
+    except UnprovenError:
+        lost = np.zeros(len(starts), np.bool_)
     saved, plans = search(plant, states, np.flatnonzero(~lost))
     return Verdicts(saved, lost, plans)
 
@@ -109,7 +82,7 @@ def _leaning(plant: Plant, lean: float, damping: float) -> Forces:
 
     def forces(states: Float64Array) -> BoolArray:
         x, v, theta, omega = states
-        y, speed = x + plant.arm * theta, v + plant.arm * omega
+        y, speed = x + arm(plant) * theta, v + arm(plant) * omega
         wanted = np.clip(-(POSITION_GAIN * y + VELOCITY_GAIN * speed), -largest, largest)
         right: BoolArray = theta - wanted + damping * omega > 0
         return right
@@ -136,7 +109,7 @@ def search(
     def note(rows: Int64Array, plan: tuple[int, int, int, int]) -> None:
         saved[rows], plans[rows] = True, plan
 
-    every = controllers(plant)
+    every, stride = controllers(plant), steps_of(plant, 1)
     for number, forces in enumerate(every):
         rows = candidates[~saved[candidates]]
         note(rows[survivors(plant, states[:, rows], forces)], (0, 0, 0, number))
@@ -152,9 +125,10 @@ def search(
                     open_rows = ~saved[second_rows]
                     twice, second_rows = twice[:, open_rows], second_rows[open_rows]
                     survived = survivors(plant, twice, every[controller])
-                    note(second_rows[survived], (first, steps, number, controller))
-                twice, second_rows = _hold(plant, twice, second_rows, not first, 2)
-            once, rows = _hold(plant, once, rows, bool(first), 1)
+                    plan = (first, steps * stride, number * stride, controller)
+                    note(second_rows[survived], plan)
+                twice, second_rows = _hold(plant, twice, second_rows, not first, 2 * stride)
+            once, rows = _hold(plant, once, rows, bool(first), stride)
     return saved, plans
 
 
@@ -163,20 +137,20 @@ def _hold(
 ) -> tuple[Float64Array, Int64Array]:
     """Push one way for some steps; returns the states that stay inside, and their rows."""
     for _ in range(steps):
-        states = plant.step(states, np.full(states.shape[1], right))
+        states = step_of(plant, states, np.full(states.shape[1], right))
         kept = inside(states)
         states, rows = states[:, kept], rows[kept]
     return states, rows
 
 
 def survivors(plant: Plant, states: Float64Array, forces: Forces) -> BoolArray:
-    """Return which of the states, (4, n), a controller keeps inside the limits for 500 steps."""
+    """Return which of the states, (4, n), a controller keeps inside the limits to the end."""
     survived = np.ones(states.shape[1], np.bool_)
     rows = np.arange(states.shape[1])
-    for _ in range(STEPS):
+    for _ in range(steps_of(plant, STEPS)):
         if not len(rows):
             break
-        states = plant.step(states, forces(states))
+        states = step_of(plant, states, forces(states))
         kept = inside(states)
         survived[rows[~kept]] = False
         states, rows = states[:, kept], rows[kept]
@@ -184,20 +158,20 @@ def survivors(plant: Plant, states: Float64Array, forces: Forces) -> BoolArray:
 
 
 def planned_actions(plant: Plant, starts: Float64Array, plans: Int64Array) -> Int64Array:
-    """Return the actions, (500, n), of the plans, (n, 4), from the starts, (n, 4)."""
+    """Return the actions, (steps, n), of the plans, (n, 4), from the starts, (n, 4)."""
     states = np.ascontiguousarray(starts.T)
     first, steps, others, number = plans.T
     every = controllers(plant)
     rows = {choice: np.flatnonzero(number == choice) for choice in np.unique(number).tolist()}
-    actions = np.zeros((STEPS, len(starts)), np.int64)
-    for step in range(STEPS):
+    actions = np.zeros((steps_of(plant, STEPS), len(starts)), np.int64)
+    for step in range(len(actions)):
         right = np.zeros(len(starts), np.bool_)
         for choice, chosen in rows.items():
             right[chosen] = every[choice](states[:, chosen])
         right = np.where(step < steps + others, first == 0, right)
         right = np.where(step < steps, first == 1, right)
         actions[step] = right
-        states = plant.step(states, right)
+        states = step_of(plant, states, right)
     return actions
 
 
@@ -211,13 +185,16 @@ def proven_lost(plant: Plant, states: Float64Array) -> BoolArray:
     is on the track θ ≥ (y - 2.4 m)/a. The bounds on θ, put into these steps, bound y on both sides;
     where the bounds on θ contradict each other, the start is lost.
 
-    Raises `ValueError` for a plant whose steps do not keep the order, where this proves nothing.
+    Raises `UnprovenError` for a plant whose steps do not keep the order, and for one with friction,
+    where the pole's steps depend on the cart's, too.
     """
+    if plant.friction:
+        raise UnprovenError("with friction nothing is proven")
     table = _BrakeTable(plant)
     lost = ~inside(states)
     lower = _Bound(plant, table, states)
     upper = _Bound(plant, table, -states)  # the plant mirrored at x = 0: the bounds from above
-    for _ in range(BOUND_STEPS):
+    for _ in range(steps_of(plant, BOUND_STEPS)):
         low, high = lower.angle(), -upper.angle()
         lost |= (low > high) | (low > THETA_LIMIT) | (high < -THETA_LIMIT)
         lower.step(low)
@@ -231,13 +208,13 @@ class _Bound:
     def __init__(self, plant: Plant, table: "_BrakeTable", states: Float64Array) -> None:
         self._plant, self._table = plant, table
         x, v, theta, omega = states
-        self._y, self._speed = x + plant.arm * theta, v + plant.arm * omega
+        self._y, self._speed = x + arm(plant) * theta, v + arm(plant) * omega
         self._pushed = theta.copy(), omega.copy()  # the pole, pushed right all the time
         self._theta = theta.copy()
 
     def angle(self) -> Float64Array:
         """Return the least angle that a survivor can have now."""
-        least: Float64Array = np.maximum(self._theta, (self._y - X_LIMIT) / self._plant.arm)
+        least: Float64Array = np.maximum(self._theta, (self._y - X_LIMIT) / arm(self._plant))
         return least
 
     def step(self, angle: Float64Array) -> None:
@@ -250,7 +227,7 @@ class _Bound:
         self._y, self._speed = np.minimum(self._y, 99.0), np.minimum(self._speed, 99.0)
 
         theta, omega = self._pushed
-        _, angular = plant.accelerations(theta, omega, plant.force)
+        _, angular = accelerations(plant, theta, omega, plant.force)
         theta, omega = theta + tau * omega, omega + tau * angular
         outside = theta <= -THETA_LIMIT  # a survivor is not there: the limits are the bound
         theta = np.where(outside, -THETA_LIMIT, np.minimum(theta, 9.0))
@@ -283,10 +260,10 @@ class _BrakeTable:
         """Return a bound on |4/3·l·θ̈·(1 - 1/cos θ)|, whatever the force and the speed are."""
         plant, sine = self._plant, np.abs(np.sin(theta))
         moment = plant.pole_mass * plant.half_length
-        push = (plant.force + moment * self.fastest**2 * sine) / plant.total_mass
-        leverage = plant.half_length * (4 / 3 - plant.pole_mass / plant.total_mass)
+        push = (plant.force + moment * self.fastest**2 * sine) / total_mass(plant)
+        leverage = plant.half_length * (4 / 3 - plant.pole_mass / total_mass(plant))
         largest = (plant.gravity * sine + push) / leverage
-        correction: Float64Array = plant.arm * largest * (1 / np.cos(theta) - 1)
+        correction: Float64Array = arm(plant) * largest * (1 / np.cos(theta) - 1)
         return correction
 
     def _largest_speeds(self) -> Float64Array:
@@ -298,7 +275,7 @@ class _BrakeTable:
             theta, omega = self._angles.copy(), middle.copy()
             fallen = np.zeros(len(theta), np.bool_)
             for _ in range(round(2 / tau)):
-                _, angular = plant.accelerations(theta, omega, plant.force)
+                _, angular = accelerations(plant, theta, omega, plant.force)
                 theta, omega = theta + tau * omega, omega + tau * angular
                 fallen |= theta > THETA_LIMIT
                 going = ~fallen & (omega > 0)
@@ -309,7 +286,7 @@ class _BrakeTable:
         return high
 
     def _check_order(self) -> None:
-        """Raise `ValueError` unless a larger (θ, ω) gives a larger one a step later."""
+        """Raise `UnprovenError` unless a larger (θ, ω) gives a larger one a step later."""
         plant, tau = self._plant, self._plant.step_seconds
         theta, omega = np.meshgrid(
             np.linspace(-THETA_LIMIT, THETA_LIMIT, 201),
@@ -317,8 +294,8 @@ class _BrakeTable:
             indexing="ij",
         )
         for force in (-plant.force, plant.force):
-            _, angular = plant.accelerations(theta, omega, force)
+            _, angular = accelerations(plant, theta, omega, force)
             if (np.diff(angular, axis=0) < 0).any() or (
                 np.diff(omega + tau * angular, axis=1) < 0
             ).any():
-                raise ValueError("the steps of this plant do not keep the order of its states")
+                raise UnprovenError("the steps of this plant do not keep the order of its states")

@@ -1,7 +1,8 @@
 """Recovery: of the starts that some sequence of actions saves, the share that a policy saves.
 
-`recovery.npz` holds such starts of the nominal plant, with the plan that saves each.
-`python -m benchmarks.training.recovery` writes it anew.
+`recovery.npz` holds such starts of the standard plant, with the plan that saves each.
+`python -m benchmarks.training.recovery` writes it anew. Those of another plant are searched for
+when they are first needed, which takes seconds, and kept in memory.
 """
 
 import functools
@@ -10,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.manifest import RecoveryMap
+from models.manifest import Plant, RecoveryMap
 from training.envs.cartpole import VectorCartPole
+from training.envs.plant import STANDARD, steps_of
 from training.evaluation.recoverable import (
     HALF_WIDTHS,
     STEPS,
-    Plant,
     draw_starts,
     judge,
     planned_actions,
@@ -36,27 +37,42 @@ LOST, OPEN, RECOVERABLE = 0, 1, 2  # verdicts of the map
 class RecoveryStarts:
     """Starts that can be saved, and what they were found among."""
 
-    starts: Float64Array  # (n, 4), the first of those that can be saved
+    starts: Float64Array  # (n, 4), the first of those that can be saved, at most `STARTS`
     plans: Int64Array  # (n, 4), as `recoverable.Verdicts` has them
     drawn: int  # starts, uniformly from the box
     saved: int  # of those, found to be saved by a plan
     lost: int  # of those, proven to be lost
 
 
-def starts_for(seed: int) -> RecoveryStarts:
-    """Return the nominal plant's starts for evaluation; for validation where the seed is no such.
+class UncontrollableError(ValueError):
+    """Raised for a plant of which the search saves no start at all."""
 
-    So no policy is selected by the starts that it is evaluated on.
+
+def starts_for(seed: int, plant: Plant = STANDARD) -> RecoveryStarts:
+    """Return a plant's starts for evaluation; for validation where the seed is no such.
+
+    So no policy is selected by the starts that it is evaluated on. Raises `UncontrollableError`.
     """
-    return _read("evaluation" if seed in EVALUATION_SEEDS else "validation")
+    purpose = "evaluation" if seed in EVALUATION_SEEDS else "validation"
+    return _read(purpose) if plant == STANDARD else _search(plant, purpose)
 
 
-def draw_map(controller: Controller) -> RecoveryMap:
+def prepare(plant: Plant) -> RecoveryStarts:
+    """Search for all that an evaluation will ask for, where no file holds it.
+
+    Returns the starts for evaluation. Raises `UncontrollableError`.
+    """
+    starts = starts_for(SEEDS["evaluation"], plant)
+    _verdicts_of_map(plant)
+    return starts
+
+
+def draw_map(controller: Controller, plant: Plant = STANDARD) -> RecoveryMap:
     """Return the map of the starts that a controller saves."""
-    verdicts, starts = _read_map(), map_starts()
+    verdicts, starts = _verdicts_of_map(plant), map_starts()
     tried = verdicts != LOST
     saved = np.zeros(len(starts), np.bool_)
-    saved[tried] = saves(controller, starts[tried])
+    saved[tried] = saves(controller, starts[tried], plant)
 
     letters = np.array([".", "?", "-"])[verdicts]
     letters[saved] = "+"
@@ -67,12 +83,13 @@ def draw_map(controller: Controller) -> RecoveryMap:
     )
 
 
-def saves(controller: Controller, starts: Float64Array) -> BoolArray:
+def saves(controller: Controller, starts: Float64Array, plant: Plant = STANDARD) -> BoolArray:
     """Return from which of the starts, (n, 4), the controller keeps Gymnasium's plant up."""
-    environment = VectorCartPole(len(starts), max_episode_steps=STEPS)
+    steps = steps_of(plant, STEPS)
+    environment = VectorCartPole(len(starts), steps, plant)
     environment.state = np.ascontiguousarray(starts.T)
     running = np.ones(environment.num_envs, np.bool_)
-    for _ in range(STEPS):
+    for _ in range(steps):
         terminated, _ = environment.advance(controller(environment.state.T.astype(np.float32)))
         running &= ~terminated
         environment.state[:, ~running] = 0.0
@@ -94,6 +111,12 @@ def find_starts(plant: Plant, seed: int) -> RecoveryStarts:
     kept = rows[:STARTS]
     lost = int(np.count_nonzero(verdicts.lost))
     return RecoveryStarts(starts[kept], verdicts.plans[kept], DRAWN, len(rows), lost)
+
+
+def judge_map(plant: Plant) -> Int64Array:
+    """Return what is known of the starts of the map, (961,)."""
+    verdicts = judge(plant, map_starts())
+    return np.select([verdicts.lost, verdicts.saved], [LOST, RECOVERABLE], OPEN)
 
 
 def map_starts() -> Float64Array:
@@ -123,7 +146,20 @@ def _read(purpose: str) -> RecoveryStarts:
 
 
 @functools.cache
-def _read_map() -> Int64Array:
+def _search(plant: Plant, purpose: str) -> RecoveryStarts:
+    found = find_starts(plant, SEEDS[purpose])
+    if not found.saved:
+        raise UncontrollableError(
+            f"of {found.drawn:,} starts none can be kept up on this plant by any of the controllers"
+            " that were tried: its motor is too weak, or its step too long"
+        )
+    return found
+
+
+@functools.cache
+def _verdicts_of_map(plant: Plant) -> Int64Array:
+    if plant != STANDARD:
+        return judge_map(plant)
     with np.load(FILE) as arrays:
         verdicts: Int64Array = arrays["map"].astype(np.int64)
     return verdicts

@@ -1,4 +1,4 @@
-"""The robustness evaluation: success rates in scenarios that are harder than the nominal plant.
+"""The robustness evaluation: success rates in scenarios that are harder than the plant as it is.
 
 Every controller meets the same episodes: plant parameters, first states, noise and pushes come from
 the seed and never from what a controller did.
@@ -10,27 +10,42 @@ from itertools import accumulate
 
 import numpy as np
 
-from models.manifest import Recovery, RobustnessEvaluation, ScenarioResult
+from models.manifest import Plant, Recovery, RobustnessEvaluation, ScenarioResult
 from training.envs.cartpole import VectorCartPole
 from training.envs.conditions import Interval, PlantParameters
+from training.envs.plant import STANDARD, steps_of
 from training.evaluation import recovery
 from training.evaluation.lqr import lqr
 from training.evaluation.recoverable import HALF_WIDTHS
 from training.seeding import EVALUATION_SEEDS
-from training.types import BoolArray, Controller, Float32Array, Float64Array, Int64Array, QFunction
+from training.types import (
+    BoolArray,
+    Controller,
+    Float32Array,
+    Float64Array,
+    Int64Array,
+    OnStage,
+    QFunction,
+    no_stage,
+)
 
-PUSH_INTERVAL = 50  # steps
+# Steps of the standard plant; as long for another one.
+EPISODE_STEPS = 500
+PUSH_INTERVAL = 50
 
 
 @dataclass(frozen=True)
 class Scenario:
     """What the episodes of one scenario are run under.
 
-    A parameter with several intervals takes one of them for each episode, each as likely.
+    A parameter with several intervals takes one of them for each episode, each as likely. They are
+    those of the standard plant: for another one they are multiplied by what its value is of the
+    standard one's.
     """
 
     name: str
-    steps: int = 500  # an episode is a success if nothing fell in so many
+    # An episode is a success if nothing fell in so many; None: in as long as `EPISODE_STEPS`.
+    steps: int | None = None
     episodes: int = 400
     force: tuple[Interval, ...] = ((10.0, 10.0),)  # N, uniform
     half_length: tuple[Interval, ...] = ((0.5, 0.5),)  # m, of the pole, uniform
@@ -43,7 +58,13 @@ class Scenario:
     recoverable: bool = False  # episodes begin in the starts that `recovery` knows can be saved
     is_required: bool = True  # by the gate; False: no policy of ours reaches the LQR there yet
 
-    def draw(self, rng: np.random.Generator, episodes: int) -> PlantParameters:
+    def steps_on(self, plant: Plant) -> int:
+        """Return the length of an episode."""
+        return self.steps or steps_of(plant, EPISODE_STEPS)
+
+    def draw(
+        self, rng: np.random.Generator, episodes: int, plant: Plant = STANDARD
+    ) -> PlantParameters:
         """Draw the plant parameters of the episodes."""
 
         def uniform(intervals: tuple[Interval, ...]) -> Float64Array:
@@ -52,9 +73,9 @@ class Scenario:
             return sample
 
         return PlantParameters(
-            force=uniform(self.force),
-            half_length=uniform(self.half_length),
-            pole_mass=uniform(self.pole_mass),
+            force=uniform(self.force) * (plant.force / STANDARD.force),
+            half_length=uniform(self.half_length) * (plant.half_length / STANDARD.half_length),
+            pole_mass=uniform(self.pole_mass) * (plant.pole_mass / STANDARD.pole_mass),
             start=np.full((episodes, 4), self.start),
             noise=np.full(episodes, self.noise),
             delay=np.full(episodes, self.delay, np.int64),
@@ -101,7 +122,12 @@ SCENARIOS: tuple[Scenario, ...] = (
 
 
 def evaluate_robustness(
-    q_values: QFunction, *, seed: int = EVALUATION_SEEDS.start, episodes: int | None = None
+    q_values: QFunction,
+    *,
+    seed: int = EVALUATION_SEEDS.start,
+    episodes: int | None = None,
+    on_stage: OnStage = no_stage,
+    plant: Plant = STANDARD,
 ) -> RobustnessEvaluation:
     """Run a policy and the LQR in the same episodes of every scenario.
 
@@ -110,34 +136,51 @@ def evaluate_robustness(
 
     def policy_and_lqr(states: Float32Array) -> Int64Array:
         middle = len(states) // 2
-        return np.concatenate([q_values(states[:middle]).argmax(axis=1), lqr(states[middle:])])
+        return np.concatenate(
+            [q_values(states[:middle]).argmax(axis=1), lqr(states[middle:], plant)]
+        )
 
-    policy_rates, lqr_rates = success_rates(policy_and_lqr, seed, episodes=episodes, copies=2)
+    policy_rates, lqr_rates = success_rates(
+        policy_and_lqr, seed, episodes=episodes, copies=2, on_stage=on_stage, plant=plant
+    )
     results = (
         ScenarioResult(
             name=scenario.name,
-            steps=scenario.steps,
-            episodes=episodes or scenario.episodes,
+            steps=scenario.steps_on(plant),
+            episodes=_count_episodes(scenario, episodes, seed, plant),
             success_rate=float(policy_rate),
             lqr_success_rate=float(lqr_rate),
             is_required=scenario.is_required,
         )
         for scenario, policy_rate, lqr_rate in zip(SCENARIOS, policy_rates, lqr_rates, strict=True)
     )
+    on_stage("the map of what is saved", 0.0)
     return RobustnessEvaluation(
-        seed=seed, scenarios=tuple(results), recovery=_recovery(q_values, seed)
+        seed=seed, scenarios=tuple(results), recovery=_recovery(q_values, seed, plant)
     )
 
 
-def _recovery(q_values: QFunction, seed: int) -> Recovery:
+def _count_episodes(scenario: Scenario, episodes: int | None, seed: int, plant: Plant) -> int:
+    """Return the number of episodes: of `recovery`, no more than there are starts to begin in."""
+    count = episodes or scenario.episodes
+    if not scenario.recoverable:
+        return count
+    if count > recovery.STARTS:
+        raise ValueError(
+            f"episodes: the scenario {scenario.name} has {recovery.STARTS:,}, not {count:,}"
+        )
+    return min(count, len(recovery.starts_for(seed, plant).starts))
+
+
+def _recovery(q_values: QFunction, seed: int, plant: Plant) -> Recovery:
     """Return what the scenario `recovery` is a part of, and the map of what the policy saves."""
-    starts = recovery.starts_for(seed)
+    starts = recovery.starts_for(seed, plant)
     return Recovery(
         half_widths=HALF_WIDTHS,
         drawn=starts.drawn,
         recoverable=starts.saved / starts.drawn,
         lost=starts.lost / starts.drawn,
-        map=recovery.draw_map(lambda states: q_values(states).argmax(axis=1)),
+        map=recovery.draw_map(lambda states: q_values(states).argmax(axis=1), plant),
     )
 
 
@@ -148,6 +191,8 @@ def success_rates(
     *,
     episodes: int | None = None,
     copies: int = 1,
+    on_stage: OnStage = no_stage,
+    plant: Plant = STANDARD,
 ) -> Float64Array:
     """Return the success rates, (copies, scenarios), of a controller.
 
@@ -155,13 +200,13 @@ def success_rates(
     gets states (K · n, 4), agent by agent, and each agent meets the same n episodes.
     """
     rates = np.zeros((copies, len(scenarios)))
-    for steps in sorted({scenario.steps for scenario in scenarios}):
+    for steps in sorted({scenario.steps_on(plant) for scenario in scenarios}):
         groups = [
-            _Group(number, scenario, episodes or scenario.episodes, seed)
+            _Group(number, scenario, _count_episodes(scenario, episodes, seed, plant), seed)
             for number, scenario in enumerate(scenarios)
-            if scenario.steps == steps
+            if scenario.steps_on(plant) == steps
         ]
-        successes = _run(controller, groups, steps, copies)
+        successes = _run(controller, groups, steps, copies, on_stage, plant)
         for group, succeeded in zip(groups, successes, strict=True):
             rates[:, group.number] = succeeded.mean(axis=1)
     return rates
@@ -171,16 +216,17 @@ class _Group:
     """The episodes of one scenario, with a random stream of their own."""
 
     def __init__(self, number: int, scenario: Scenario, episodes: int, seed: int) -> None:
-        if scenario.recoverable and episodes > recovery.STARTS:
-            raise ValueError(
-                f"episodes: the scenario {scenario.name} has {recovery.STARTS:,}, not {episodes:,}"
-            )
         self.number, self.scenario, self.episodes, self.seed = number, scenario, episodes, seed
         self.rng = np.random.default_rng((seed, number))
 
 
 def _run(
-    controller: Controller, groups: Sequence[_Group], steps: int, copies: int
+    controller: Controller,
+    groups: Sequence[_Group],
+    steps: int,
+    copies: int,
+    on_stage: OnStage,
+    plant: Plant,
 ) -> list[BoolArray]:
     """Return which episodes succeeded, (copies, episodes) for each group.
 
@@ -190,11 +236,14 @@ def _run(
     slices = [slice(end - group.episodes, end) for group, end in zip(groups, ends, strict=True)]
     total = ends[-1]
 
-    environment = _begin(groups, slices, steps, copies)
+    environment = _begin(groups, slices, steps, copies, plant)
     disturbances = _Disturbances(groups, slices, environment.action_history[0])
     running = np.ones(copies * total, np.bool_)
+    names = groups[0].scenario.name if len(groups) == 1 else f"{len(groups)} scenarios"
+    push_interval = steps_of(plant, PUSH_INTERVAL)
     for step in range(steps):
-        if step and step % PUSH_INTERVAL == 0:
+        on_stage(f"robustness: {names}, {steps:,} steps", step / steps)
+        if step and step % push_interval == 0:
             environment.push(np.tile(disturbances.pushes(), copies))
 
         observed_states = disturbances.add_noise(environment.state.T).astype(np.float32)
@@ -210,17 +259,18 @@ def _run(
 
 
 def _begin(
-    groups: Sequence[_Group], slices: Sequence[slice], steps: int, copies: int
+    groups: Sequence[_Group], slices: Sequence[slice], steps: int, copies: int, plant: Plant
 ) -> VectorCartPole:
     """Return an environment at the start of the same episodes for each copy."""
-    drawn = VectorCartPole(slices[-1].stop)
+    drawn = VectorCartPole(slices[-1].stop, plant=plant)
     for group, rows in zip(groups, slices, strict=True):
-        parameters = group.scenario.draw(group.rng, group.episodes)
+        parameters = group.scenario.draw(group.rng, group.episodes, plant)
         drawn.begin_episodes(np.arange(rows.start, rows.stop), parameters, group.rng)
         if group.scenario.recoverable:
-            drawn.state[:, rows] = recovery.starts_for(group.seed).starts[: group.episodes].T
+            starts = recovery.starts_for(group.seed, plant).starts
+            drawn.state[:, rows] = starts[: group.episodes].T
 
-    environment = VectorCartPole(copies * slices[-1].stop, max_episode_steps=steps)
+    environment = VectorCartPole(copies * slices[-1].stop, steps, plant)
     environment.parameters = PlantParameters.concatenate([drawn.parameters] * copies)
     environment.state = np.tile(drawn.state, copies)
     environment.action_history = np.tile(drawn.action_history, copies)

@@ -26,7 +26,9 @@ def from_network(network: DQNetwork) -> QFunction:
     return q_values
 
 
-def from_onnx(model: Path | bytes) -> QFunction:
+def from_onnx(
+    model: Path | bytes, input_name: str = "state", output_name: str = "q_values"
+) -> QFunction:
     """Return an ONNX model, a file or its content, as a function of states, (n, 4).
 
     Raises `PolicyFileError` where it is none.
@@ -47,14 +49,14 @@ def from_onnx(model: Path | bytes) -> QFunction:
         ) from error
 
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
-    if names != ["state", "q_values"]:
+    if names != [input_name, output_name]:
         raise PolicyFileError(
             f"the inputs and outputs of the ONNX file are {', '.join(names)};"
-            " expected state and q_values"
+            f" expected {input_name} and {output_name}"
         )
 
     def q_values(states: Float32Array) -> Float32Array:
-        result: Float32Array = session.run(["q_values"], {"state": states})[0]
+        result: Float32Array = session.run([output_name], {input_name: states})[0]
         return result
 
     return q_values

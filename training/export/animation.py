@@ -9,17 +9,20 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
+from models.manifest import Plant
 from training.envs.cartpole import VectorCartPole
+from training.envs.plant import STANDARD, steps_of
 from training.types import QFunction
 
 SIZE = (480, 190)  # pixels
 SCALE = 95.0  # pixels a metre
-SECONDS = 8
-STEPS_PER_SECOND = 50
-FRAMES_PER_SECOND = 25
-STEPS_PER_FRAME = STEPS_PER_SECOND // FRAMES_PER_SECOND
+# Steps of the standard plant; as long for another one.
+STEPS = 400
+STEPS_PER_FRAME = 2
 PUSHES = {75: 0.9, 175: -0.9, 275: 1.0}  # by step: change of the cart's velocity, m/s
 ARROW_STEPS = 15  # for which the arrow of a push is shown
+SHORTEST_FRAME = 20  # ms; programs show shorter ones more slowly
+LONGEST_POLE = 140.0  # pixels
 TRACK_END = 2.4  # m, from the middle
 
 _PALETTE = {
@@ -31,18 +34,23 @@ _PALETTE = {
 }
 
 
-def animation(q_values: QFunction) -> bytes:
+def animation(q_values: QFunction, plant: Plant = STANDARD) -> bytes:
     """Return the GIF. The pole begins leaning; red arrows are pushes of about 1 m/s."""
-    environment = VectorCartPole(1)
+    environment = VectorCartPole(1, plant=plant)
     environment.state[:, 0] = (0.0, 0.0, 0.1, 0.0)
     frames = []
 
-    for step in range(SECONDS * STEPS_PER_SECOND):
-        if step in PUSHES:
-            environment.push(np.array([PUSHES[step]]))
-        if step % STEPS_PER_FRAME == 0:
+    pushes = {steps_of(plant, step): push for step, push in PUSHES.items()}
+    arrow_steps, steps_per_frame = steps_of(plant, ARROW_STEPS), steps_of(plant, STEPS_PER_FRAME)
+    # Of twice the pole's half length, drawn a fifth longer.
+    length = min(SCALE * 2.4 * plant.half_length, LONGEST_POLE)
+    for step in range(steps_of(plant, STEPS)):
+        if step in pushes:
+            environment.push(np.array([pushes[step]]))
+        if step % steps_per_frame == 0:
             position, _, angle, _ = environment.state[:, 0].tolist()
-            frames.append(_frame(position, angle, _shown_push(step)))
+            recent = (push for start, push in pushes.items() if 0 <= step - start < arrow_steps)
+            frames.append(_frame(position, angle, length, next(recent, 0.0)))
 
         states = environment.state.T.astype(np.float32)
         terminated, _ = environment.advance(q_values(states).argmax(axis=1))
@@ -55,19 +63,15 @@ def animation(q_values: QFunction) -> bytes:
         "GIF",
         save_all=True,
         append_images=frames[1:],
-        duration=1000 // FRAMES_PER_SECOND,
+        duration=max(SHORTEST_FRAME, round(1000 * steps_per_frame * plant.step_seconds)),
         loop=0,
         optimize=True,
     )
     return image.getvalue()
 
 
-def _shown_push(step: int) -> float:
-    """Return the push whose arrow is shown at a step, in m/s; 0 if there is none."""
-    return next((push for start, push in PUSHES.items() if 0 <= step - start < ARROW_STEPS), 0.0)
-
-
-def _frame(position: float, angle: float, push: float) -> Image.Image:
+def _frame(position: float, angle: float, length: float, push: float) -> Image.Image:
+    """Draw a frame with a pole of so many pixels, and the arrow of a push, if there is one."""
     image = Image.new("P", SIZE, 0)
     image.putpalette([channel for colour in _PALETTE.values() for channel in colour])
     colour = {name: index for index, name in enumerate(_PALETTE)}
@@ -81,7 +85,6 @@ def _frame(position: float, angle: float, push: float) -> Image.Image:
 
     # Cart, pole and joint.
     draw.rectangle((cart_x - 26, cart_y - 12, cart_x + 26, cart_y + 12), fill=colour["cart"])
-    length = SCALE * 1.2
     tip = (cart_x + math.sin(angle) * length, cart_y - 8 - math.cos(angle) * length)
     draw.line((cart_x, cart_y - 8, *tip), fill=colour["pole"], width=7)
     draw.ellipse((cart_x - 4, cart_y - 12, cart_x + 4, cart_y - 4), fill=colour["rail"])

@@ -1,15 +1,12 @@
-"""Export of a training run as a bundle.
+"""Export of a policy, of a training run or imported, as a bundle.
 
 What ships is what was evaluated: the scores are measured on the ONNX file that was written.
 """
 
 import copy
-import platform
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -25,22 +22,23 @@ from models.manifest import (
     Manifest,
     Network,
     Parity,
-    Provenance,
+    Plant,
     RobustnessEvaluation,
     StateValue,
 )
 from training.envs.cartpole import ENVIRONMENT, time_limit
+from training.envs.state_statistics import StateStatistics, StateSummary
+from training.evaluation import recovery
 from training.evaluation.episodes import EPISODES
 from training.evaluation.evaluator import PolicyEvaluation, evaluate_policy
 from training.evaluation.runtimes import from_network, from_onnx, from_torchscript
 from training.export import formats, parity, plots
 from training.export.animation import animation
+from training.export.candidates import Candidate
 from training.export.model_card import model_card
 from training.export.reference import layers_of
 from training.network import DQNetwork
-from training.recipes import title
-from training.trainer import Run
-from training.types import Float32Array, QFunction
+from training.types import Float32Array, OnStage, QFunction, no_stage
 
 ACTIONS = ("left", "right")
 STATE = (
@@ -49,9 +47,6 @@ STATE = (
     ("pole_angle", "rad"),
     ("pole_angular_velocity", "rad/s"),
 )
-LIBRARIES = ("torch", "gymnasium", "numpy", "onnx", "onnxruntime")
-CODE = ("training", "models/*.py", "pyproject.toml", "constraints.txt")  # what a policy depends on
-ROOT = Path(__file__).parents[2]
 
 
 class GateError(Exception):
@@ -64,7 +59,7 @@ class GateError(Exception):
 
 
 def export(
-    run: Run,
+    candidate: Candidate,
     folder: Path,
     *,
     name: str,
@@ -73,40 +68,44 @@ def export(
     force: bool = False,
     episodes: int = EPISODES,
     scenario_episodes: int | None = None,
-    commit: str | None = None,
+    on_stage: OnStage = no_stage,
 ) -> Bundle:
-    """Export a run as a bundle.
+    """Export a policy as a bundle.
 
     The files are made, the ONNX file is evaluated, all runtimes are compared, and only then the
     bundle is put in its place. `force` exports a policy that fails its gate, with the failure in
-    the manifest. `scenario_episodes` replaces each scenario's own number of episodes. `commit` is
-    that of the project where the code lies outside of git.
+    the manifest. `scenario_episodes` replaces each scenario's own number of episodes. `on_stage` is
+    told what is being done.
 
     Raises `PolicyFileError` when a file does not agree with the network, `GateError` when the
     policy is not good enough, and `BundleError` when the place is taken. Nothing is written then.
     """
     bundle.check_place(folder)
-    files = _make_files(run.network)
+    on_stage("the policy's files", 0.0)
+    files = _make_files(candidate.network)
 
     result = evaluate_policy(
         files.onnx_policy,
-        run.recipe.gate,
-        stopped=run.stopped,
+        candidate.gate,
+        stopped=candidate.provenance.stopped,
+        plant=candidate.plant,
         episodes=episodes,
         scenario_episodes=scenario_episodes,
+        on_stage=on_stage,
     )
     if not result.gate.passed and not force:
         raise GateError(result.gate)
 
-    extra_files = _extra_files(run, name, files.onnx_policy, result.robustness)
+    on_stage("pictures", 0.0)
+    extra_files = _extra_files(candidate, name, files.onnx_policy, result.robustness)
+    on_stage("comparison of the runtimes", 0.0)
     manifest = _manifest(
-        run,
+        candidate,
         files,
         result,
         name=name,
         model_version=model_version,
         created=created,
-        commit=current_commit() or commit,
         extra_files=("README.md", *sorted(extra_files)),
     )
     contents = {
@@ -165,25 +164,28 @@ def _make_files(network: DQNetwork) -> _Files:
 
 
 def _manifest(
-    run: Run,
+    candidate: Candidate,
     files: _Files,
     result: PolicyEvaluation,
     *,
     name: str,
     model_version: str,
     created: datetime,
-    commit: str | None,
     extra_files: tuple[str, ...],
 ) -> Manifest:
-    network, states = files.network, _state_values(run)
-    agreement, golden_states = _check_parity(files, states, result.states, run.seed)
+    network = files.network
+    states = _state_values(candidate.state_summary or _summary_of(result, candidate.plant))
+    agreement, golden_states = _check_parity(candidate, files, states, result.states)
     return Manifest(
         name=name,
         version=model_version,
         created=created,
-        provenance=_provenance(run, commit),
+        provenance=candidate.provenance,
         environment=Environment(
-            id=ENVIRONMENT, step_seconds=CartPoleEnv().tau, max_episode_steps=time_limit()
+            id=ENVIRONMENT,
+            step_seconds=candidate.plant.step_seconds,
+            max_episode_steps=time_limit(candidate.plant),
+            plant=candidate.plant,
         ),
         state=states,
         actions=ACTIONS,
@@ -202,7 +204,10 @@ def _manifest(
 
 
 def _check_parity(
-    files: _Files, values: tuple[StateValue, ...], on_policy: Float32Array, seed: int
+    candidate: Candidate,
+    files: _Files,
+    values: tuple[StateValue, ...],
+    on_policy: Float32Array,
 ) -> tuple[Parity, tuple[GoldenState, ...]]:
     """Compare all runtimes, and pick the golden states from what they were compared on."""
     # Where the environment has no bound, the range in training is the bound.
@@ -212,30 +217,32 @@ def _check_parity(
         on_policy,
         np.array(low, np.float32),
         np.array(high, np.float32),
-        np.random.default_rng(seed),
+        np.random.default_rng(candidate.provenance.seed),
     )
     runtimes = {
         "torch": from_network(files.network),
         "onnx": files.onnx_policy,
         "torchscript": from_torchscript(files.torchscript),
+        **candidate.runtimes,
     }
     layers = layers_of(files.network)
     return parity.compare(layers, runtimes, states), parity.golden_states(layers, states)
 
 
 def _extra_files(
-    run: Run, name: str, q_values: QFunction, robustness: RobustnessEvaluation
+    candidate: Candidate, name: str, q_values: QFunction, robustness: RobustnessEvaluation
 ) -> dict[str, bytes]:
     """Return the files for people, but for the model card."""
     files = {
         **_pictures(name, robustness),
-        "scores.csv": plots.scores_csv(run.history),
         "surface.png": plots.decision_surface(q_values, f"{name}: preferred action"),
-        "policy.gif": animation(q_values),
+        "policy.gif": animation(q_values, candidate.plant),
     }
-    if run.history:
+    if candidate.provenance.origin is None:
+        files["scores.csv"] = plots.scores_csv(candidate.history)
+    if candidate.history:
         files["scores.png"] = plots.scores_plot(
-            run.history, f"{name}: recipe {run.recipe.name}, seed {run.seed}"
+            candidate.history, f"{name}: {candidate.history_title}"
         )
     return files
 
@@ -248,11 +255,22 @@ def _pictures(name: str, robustness: RobustnessEvaluation) -> dict[str, bytes]:
     return files
 
 
-def _state_values(run: Run) -> tuple[StateValue, ...]:
+def _summary_of(result: PolicyEvaluation, plant: Plant) -> StateSummary:
+    """Return range and quantiles of the states of an evaluation.
+
+    The starts of the scenario `recovery` are among them: the policy was evaluated from these, too.
+    """
+    statistics = StateStatistics(np.random.default_rng(result.evaluation.seed))
+    starts = recovery.starts_for(result.evaluation.seed, plant).starts
+    statistics.update(np.concatenate([result.states, starts.astype(np.float32)]))
+    summary = statistics.summary()
+    assert summary is not None, "an evaluation has states"
+    return summary
+
+
+def _state_values(summary: StateSummary) -> tuple[StateValue, ...]:
     space = CartPoleEnv().observation_space
     assert isinstance(space, gym.spaces.Box)
-    summary = run.state_summary
-    assert summary is not None, "a run without a step cannot be exported"
     return tuple(
         StateValue(
             name=name,
@@ -271,45 +289,3 @@ def _state_values(run: Run) -> tuple[StateValue, ...]:
 
 def _finite(bound: float) -> float | None:
     return bound if np.isfinite(bound) else None
-
-
-def _provenance(run: Run, commit: str | None) -> Provenance:
-    return Provenance(
-        recipe=title(run.recipe),
-        hyperparameters=run.recipe.model_dump(mode="json"),
-        seed=run.seed,
-        device=run.device,
-        processor=run.processor,
-        versions={
-            "python": platform.python_version(),
-            **{library: version(library) for library in LIBRARIES},
-        },
-        commit=commit,
-        steps=run.steps,
-        stopped=run.stopped,
-        seconds=run.seconds,
-    )
-
-
-def current_commit() -> str | None:
-    """Return the commit of the checkout; none outside of git.
-
-    It ends in +changes where the code that trains and exports differs from the commit.
-    """
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 - git is found by PATH
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        changed = subprocess.run(  # noqa: S603 - fixed words
-            ["git", "diff", "--quiet", "HEAD", "--", *CODE],  # noqa: S607 - git is found by PATH
-            cwd=ROOT,
-            capture_output=True,
-            check=False,
-        ).returncode
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit}+changes" if changed else commit

@@ -2,10 +2,24 @@
 
 from collections.abc import Iterable
 
-from models.manifest import Manifest, Recovery, RobustnessEvaluation
+from models.manifest import Environment, Manifest, Plant, Recovery, RobustnessEvaluation
 from training.evaluation.intervals import with_interval
 
 OLDEST_ONNXRUNTIME = "1.15.0"  # `python -m benchmarks.training.oldest_onnxruntime` tries it
+UNITS = {  # of the plant's constants
+    "cart_mass": "kg",
+    "pole_mass": "kg",
+    "half_length": "m",
+    "force": "N",
+    "gravity": "m/s²",
+    "step_seconds": "s",
+    "friction": "N·s/m",
+}
+ORIGINS = {
+    "onnx": "an ONNX file",
+    "stable-baselines3": "an archive",
+    "state-dict": "a state dict of torch",
+}
 PICTURES = {
     "policy.gif": "The policy balances a pole that is pushed",
     "robustness.png": "Success rate in each scenario, beside an LQR",
@@ -24,7 +38,7 @@ def model_card(manifest: Manifest) -> bytes:
         _interface(manifest),
         _files(manifest),
         _usage(manifest),
-        LIMITS,
+        _limits(manifest),
     )
     return "\n".join(sections).encode()
 
@@ -54,7 +68,29 @@ def _introduction(manifest: Manifest) -> str:
 {worth}A policy that keeps the pole of `{manifest.environment.id}` up: a fully connected network,
 {widths} with ReLU, that maps a state to one Q-value per action. The greedy action is the first with
 the highest Q-value. This page is generated from `manifest.json`.
-{_picture(manifest, "policy.gif")}"""
+{_plant(manifest.environment)}{_picture(manifest, "policy.gif")}"""
+
+
+def _plant(environment: Environment) -> str:
+    """Tell the plant, where it is not that of CartPole-v1."""
+    standard, plant = Plant(), environment.plant
+    if plant == standard:
+        return ""
+    rows = (
+        (
+            f"`{name}`",
+            UNITS[name],
+            f"{getattr(plant, name):g}",
+            f"{getattr(standard, name):g}",
+        )
+        for name in Plant.model_fields
+    )
+    return f"""
+**It is for another plant than `{environment.id}` has**: training, the LQR and all scenarios are of
+this one. Ask it for an action each {plant.step_seconds:g} s.
+
+{_table(("constant", "unit", "this plant", "`CartPole-v1`"), rows)}
+"""
 
 
 def _performance(manifest: Manifest) -> str:
@@ -109,6 +145,15 @@ done, and nothing is known of the rest."""
 def _provenance(manifest: Manifest) -> str:
     made = manifest.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    if made.origin is not None:
+        return f"""## How it was made
+Another program has trained it: it was imported from `{made.origin.file}`
+({made.origin.size:,} bytes, SHA-256 `{made.origin.sha256}`),
+{ORIGINS[made.origin.kind]} written by {made.origin.library or "an unknown program"}.
+How it was trained is not known here.
+{manifest.created:%Y-%m-%d}, commit {made.commit or "unknown"}.
+{versions}.
+"""
     hyperparameters = _table(
         ("hyperparameter", "value"),
         (
@@ -130,7 +175,7 @@ Recipe `{made.recipe}`, seed {made.seed}, on {made.device} ({made.processor}):
 
 def _interface(manifest: Manifest) -> str:
     states = _table(
-        ("state value", "unit", "bounds of the environment", "range in training"),
+        ("state value", "unit", "bounds of the environment", f"range in {_ranges_of(manifest)}"),
         (
             (
                 f"`{value.name}`",
@@ -195,14 +240,20 @@ action = int(q_values.argmax(axis=1)[0])  # {actions}
 """
 
 
-LIMITS = """## Limits
+def _limits(manifest: Manifest) -> str:
+    return f"""## Limits
 - It was trained and evaluated in simulation. How often it succeeds there is in the table above;
   nothing is promised for another plant.
-- Outside the range in training it still answers, but nobody checked those answers; the service
-  names such values in `out_of_range`.
+- Outside the range in {_ranges_of(manifest)} it still answers, but nobody checked those answers;
+  the service names such values in `out_of_range`.
 - A Q-value is a discounted sum of rewards as the policy estimates it, not a probability, and not
   comparable between bundles.
 """
+
+
+def _ranges_of(manifest: Manifest) -> str:
+    """Say where the ranges of the state values come from."""
+    return "training" if manifest.provenance.origin is None else "evaluation"
 
 
 def _picture(manifest: Manifest, name: str) -> str:

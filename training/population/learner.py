@@ -1,10 +1,10 @@
 """One update of K agents at once: targets, loss, gradient and Adam.
 
 Agent k's loss is the mean over its own minibatch, and Adam is elementwise, so that no agent changes
-another. The gradient is written out by hand, a few lines a layer: at these sizes the time is the
-overhead of calls, and autograd doubles it. A test holds it to autograd's. All work happens in
-tensors that are allocated once, with fixed shapes and no branch on data, so on a GPU an update can
-be captured in one CUDA graph.
+another; in an ensemble all agents have one minibatch and one target. The gradient is written out by
+hand, a few lines a layer: at these sizes the time is the overhead of calls, and autograd doubles
+it. A test holds it to autograd's. All work happens in tensors that are allocated once, with fixed
+shapes and no branch on data, so on a GPU an update can be captured in one CUDA graph.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ class UpdateSettings:
     weight_ema: float = 0.0
     huber_delta: float = 1.0
     advantage: float = 0.0
+    ensemble: bool = False
 
 
 class PopulationLearner:
@@ -41,7 +42,9 @@ class PopulationLearner:
         self.networks, self.settings = networks, settings
         agents, device = networks.agents, networks.device
         self._size = settings.batch_size
-        self.minibatch = Minibatch.empty(agents, self._size, networks.widths[0], device)
+        # One minibatch and one target for each agent, or for all of them.
+        self._targets = 1 if settings.ensemble else agents
+        self.minibatch = Minibatch.empty(self._targets, self._size, networks.widths[0], device)
 
         self.gradient = networks.new_layers()
         self.learning_rate = torch.tensor(settings.learning_rate, device=device)
@@ -52,22 +55,34 @@ class PopulationLearner:
         def rows(count: int) -> list[Tensor]:
             return [torch.zeros(agents, count, width, device=device) for width in networks.widths]
 
-        # State and bootstrap state of each transition are two rows of one batch.
+        # State and bootstrap state of each transition are two rows of one batch. In an ensemble the
+        # online networks are asked for the states alone: the target networks' mean chooses.
         self._scaled_states = torch.zeros_like(self.minibatch.states)
-        *self._hidden, self._q = rows(2 * self._size)[1:]
+        scaled_rows = self._scaled_states.view(self._targets, 2 * self._size, -1)
+        self._target_inputs = scaled_rows.expand(agents, -1, -1)
         *self._target_hidden, self._target_q = rows(2 * self._size)[1:]
+        *self._hidden, self._q = rows(self._size if settings.ensemble else 2 * self._size)[1:]
         *self._hidden_gradients, self._q_gradient = rows(self._size)[1:]
 
-        # One number for each transition, (K, batch, 1).
+        # What of it the gradient needs, (K, batch, width): the rows of the states.
+        self._states = self._of_states(self._scaled_states).expand(agents, -1, -1)
+        self._inputs = self._target_inputs
+        self._hidden_of_states, self._q_of_states = self._hidden, self._q
+        if settings.ensemble:
+            self._inputs = self._states
+            self._mean_target_q = torch.zeros_like(self._target_q[:1])
+        else:
+            self._hidden_of_states = [self._of_states(hidden) for hidden in self._hidden]
+            self._q_of_states = self._of_states(self._q)
+
+        # One number for each transition: (targets, batch, 1), and (K, batch, 1) below.
         self._best_actions = torch.zeros_like(self.minibatch.actions)
-        (
-            self._goals,
-            self._target_q_best,
-            self._target_q_taken,
-            self._q_taken,
-            self._td_errors,
-            self._loss_gradient,
-        ) = (torch.zeros_like(self.minibatch.rewards) for _ in range(6))
+        self._goals, self._target_q_best, self._target_q_taken = (
+            torch.zeros_like(self.minibatch.rewards) for _ in range(3)
+        )
+        self._q_taken, self._td_errors, self._loss_gradient = (
+            torch.zeros(agents, self._size, 1, device=device) for _ in range(3)
+        )
 
     def update(self) -> None:
         """Take one step of Adam for every agent, and let target and average follow."""
@@ -87,11 +102,11 @@ class PopulationLearner:
 
         Each is the mean over the agents.
         """
-        q_values = self._of_states(self._q)
+        q_values = self._q_of_states
         best = q_values.topk(2, dim=2).values
         squares = [tensor.square().sum(dim=1) for tensor in self.gradient.by_agent()]
         loss = torch.nn.functional.huber_loss(
-            self._q_taken, self._goals, delta=self.settings.huber_delta
+            self._q_taken, self._goals.expand_as(self._q_taken), delta=self.settings.huber_delta
         )
         return {
             "loss": float(loss),
@@ -139,10 +154,13 @@ class PopulationLearner:
     def _compute_q_values(self) -> None:
         """Compute the Q-values of both states of each transition, by online and target weights."""
         networks = self.networks
-        torch.mul(self.minibatch.states, networks.inverse_scale, out=self._scaled_states)
-        states = self._scaled_states.view(networks.agents, 2 * self._size, -1)
-        forward(networks.online, states, self._hidden, self._q)
-        forward(networks.target, states, self._target_hidden, self._target_q)
+        states = self.minibatch.states
+        if networks.limits is not None:
+            states = torch.clamp(states, -networks.limits, networks.limits, out=self._scaled_states)
+        torch.mul(states, networks.inverse_scale, out=self._scaled_states)
+
+        forward(networks.online, self._inputs, self._hidden, self._q)
+        forward(networks.target, self._target_inputs, self._target_hidden, self._target_q)
 
     def _compute_goals(self) -> None:
         """Compute what each Q(s, a) is moved to.
@@ -150,23 +168,29 @@ class PopulationLearner:
         The Double DQN target r + γⁿ Q⁻(s′, argmax Q(s′)), van Hasselt et al. 2016, eq. 4; less
         α (max Q⁻(s) - Q⁻(s, a)), advantage learning, Bellemare et al. 2016, "Increasing the Action
         Gap", eq. 7: a step of 20 ms changes a value so little that without it the gap between two
-        actions is lost in the error of the network.
+        actions is lost in the error of the network. In an ensemble both are the mean of the target
+        networks, Anschel et al. 2017, "Averaged-DQN", algorithm 3: what one network errs by is no
+        other's target.
         """
-        batch, alpha = self.minibatch, self.settings.advantage
-        torch.argmax(self._of_next_states(self._q), dim=2, keepdim=True, out=self._best_actions)
-        next_values = self._of_next_states(self._target_q)
+        batch, alpha, target_q = self.minibatch, self.settings.advantage, self._target_q
+        chosen_by = self._q
+        if self.settings.ensemble:
+            target_q = torch.mean(target_q, 0, keepdim=True, out=self._mean_target_q)
+            chosen_by = target_q
+
+        next_values = self._of_next_states(target_q)
+        torch.argmax(self._of_next_states(chosen_by), dim=2, keepdim=True, out=self._best_actions)
         torch.gather(next_values, 2, self._best_actions, out=self._goals)
         torch.addcmul(batch.rewards, batch.discounts, self._goals, out=self._goals)
 
         if alpha:
-            values = self._of_states(self._target_q)
+            values = self._of_states(target_q)
             torch.amax(values, 2, keepdim=True, out=self._target_q_best)
             torch.gather(values, 2, batch.actions, out=self._target_q_taken)
             self._goals.sub_(self._target_q_best.sub_(self._target_q_taken), alpha=alpha)
 
     def _compute_td_errors(self) -> None:
-        actions = self.minibatch.actions
-        torch.gather(self._of_states(self._q), 2, actions, out=self._q_taken)
+        torch.gather(self._q_of_states, 2, self._actions, out=self._q_taken)
         torch.sub(self._q_taken, self._goals, out=self._td_errors)
 
     def _compute_gradient(self) -> None:
@@ -178,11 +202,11 @@ class PopulationLearner:
         delta = self.settings.huber_delta
         self._loss_gradient.copy_(self._td_errors).clamp_(-delta, delta).div_(self._size)
         gradient = self._q_gradient.zero_()
-        gradient.scatter_(2, self.minibatch.actions, self._loss_gradient)
+        gradient.scatter_(2, self._actions, self._loss_gradient)
 
         online = self.networks.online
         for layer in reversed(range(len(online.weights))):
-            inputs = self._of_states(self._hidden[layer - 1] if layer else self._scaled_states)
+            inputs = self._hidden_of_states[layer - 1] if layer else self._states
             torch.bmm(inputs.transpose(1, 2), gradient, out=self.gradient.weights[layer])
             torch.sum(gradient, 1, keepdim=True, out=self.gradient.biases[layer])
             if layer:
@@ -212,13 +236,18 @@ class PopulationLearner:
             maximize=False,
         )
 
+    @property
+    def _actions(self) -> Tensor:
+        """The actions of each agent's transitions, (K, batch, 1)."""
+        return self.minibatch.actions.expand(self.networks.agents, -1, -1)
+
     def _of_states(self, rows: Tensor) -> Tensor:
-        """Return the rows that belong to the states of the transitions, (K, batch, width)."""
-        return rows.view(self.networks.agents, self._size, 2, -1)[:, :, 0]
+        """Return the rows that belong to the states of the transitions, (…, batch, width)."""
+        return rows.view(len(rows), self._size, 2, -1)[:, :, 0]
 
     def _of_next_states(self, rows: Tensor) -> Tensor:
-        """Return the rows that belong to the bootstrap states, (K, batch, width)."""
-        return rows.view(self.networks.agents, self._size, 2, -1)[:, :, 1]
+        """Return the rows that belong to the bootstrap states, (…, batch, width)."""
+        return rows.view(len(rows), self._size, 2, -1)[:, :, 1]
 
     def _adam_tensors(self) -> dict[str, Tensor]:
         return {

@@ -44,8 +44,10 @@ class StackedLayers:
 class StackedQNetworks:
     """K Q-networks, their target copies and the moving average of their weights.
 
-    `scale` are the values of the state that count as 1 in learning. The networks that leave this
-    class take states as they are: their first weights hold the scale.
+    `scale` are the values of the state that count as 1 in learning, and `limits` those beyond which
+    a state counts as if it lay at the limit. The networks that leave this class take states as they
+    are: their first weights hold the scale, and a layer of two units a value before them holds the
+    limits.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class StackedQNetworks:
         rng: np.random.Generator,
         *,
         scale: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0),
+        limits: tuple[float, ...] | None = None,
         actions: int = 2,
         device: str = "cpu",
     ) -> None:
         self.agents, self.hidden, self.device = agents, hidden, device
         self.widths = (len(scale), *hidden, actions)
         self.inverse_scale = 1 / torch.tensor(scale, device=device)
+        self.limits = None if limits is None else torch.tensor(limits, device=device)
         self.online, self.target, self.average = (self.new_layers() for _ in range(3))
 
         for weights, biases in self.online.pairs():
@@ -86,7 +90,12 @@ class StackedQNetworks:
 
     def act(self, states: Float32Array, epsilon: float, rng: np.random.Generator) -> Int64Array:
         """Return ε-greedy actions, (K · n,), in states (K · n, 4), agent by agent."""
-        q_values = self.q_values(states.reshape(self.agents, -1, states.shape[1]))
+        states = states.reshape(self.agents, -1, states.shape[1])
+        if self.limits is not None:
+            # At each step a clip costs less than the layer that does it in an exported network.
+            ends = self.limits.numpy(force=True)
+            states = np.clip(states, -ends, ends)
+        q_values = q_values_of(self._unlimited(), states)
         greedy = q_values.argmax(axis=2).reshape(-1)
         explore, choice = rng.random((2, len(greedy)))
         random_actions = (choice * q_values.shape[2]).astype(np.int64)
@@ -95,15 +104,19 @@ class StackedQNetworks:
 
     def to_numpy(self, layers: StackedLayers | None = None) -> NumpyLayers:
         """Return weights and biases of networks that take states as they are."""
-        (first, biases), *others = [
-            (weights.numpy(force=True), biases.numpy(force=True))
-            for weights, biases in (layers or self.online).pairs()
-        ]
-        return [(first * self.inverse_scale.numpy(force=True)[:, None], biases), *others]
+        (first, biases), *others = self._unlimited(layers)
+        if self.limits is None:
+            return [(first, biases), *others]
+        return [*_limited(first, biases, self.limits.numpy(force=True)), *others]
+
+    @property
+    def exported_hidden(self) -> tuple[int, ...]:
+        """Units of each hidden layer of an agent as a network of its own."""
+        return self.hidden if self.limits is None else (2 * len(self.limits), *self.hidden)
 
     def agent(self, k: int, layers: StackedLayers | None = None) -> DQNetwork:
         """Return agent k as a network of its own."""
-        network = DQNetwork(self.hidden, self.widths[0], self.widths[-1])
+        network = DQNetwork(self.exported_hidden, self.widths[0], self.widths[-1])
         with torch.no_grad():
             for layer, (weights, biases) in zip(
                 network.linear_layers(), self.to_numpy(layers), strict=True
@@ -111,6 +124,14 @@ class StackedQNetworks:
                 layer.weight.copy_(torch.from_numpy(weights[k].T))
                 layer.bias.copy_(torch.from_numpy(biases[k, 0]))
         return network
+
+    def _unlimited(self, layers: StackedLayers | None = None) -> NumpyLayers:
+        """Return weights and biases without the layer that limits the states."""
+        (first, biases), *others = [
+            (weights.numpy(force=True), biases.numpy(force=True))
+            for weights, biases in (layers or self.online).pairs()
+        ]
+        return [(first * self.inverse_scale.numpy(force=True)[:, None], biases), *others]
 
     def count_finite(self) -> int:
         """Return the number of agents whose weights are all finite."""
@@ -133,6 +154,22 @@ class StackedQNetworks:
             "target": self.target.flat,
             "average": self.average.flat,
         }
+
+
+def _limited(first: Float32Array, biases: Float32Array, limits: Float32Array) -> NumpyLayers:
+    """Return the first layer of K networks, and one before it that limits the state.
+
+    A value s limited to ± L is relu(s + L) - relu(s - L) - L: sums and ReLU, as all of the network.
+    """
+    identity = np.eye(len(limits), dtype=np.float32)
+    ends = np.concatenate([limits, -limits])
+    agents = len(first)
+    clip = (
+        np.tile(np.concatenate([identity, identity], axis=1), (agents, 1, 1)),
+        np.tile(ends, (agents, 1, 1)),
+    )
+    offsets = (limits[:, None] * first).sum(axis=1, keepdims=True)
+    return [clip, (np.concatenate([first, -first], axis=1), biases - offsets)]
 
 
 def forward(layers: StackedLayers, states: Tensor, hidden: list[Tensor], q_values: Tensor) -> None:

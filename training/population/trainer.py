@@ -1,8 +1,9 @@
 """Training of K DQN agents side by side.
 
 The story of one vector step: every agent acts ε-greedily in its environments, stores the
-transitions in its replay buffer and learns from minibatches of it. Every `eval_frequency` steps all
-agents are evaluated greedily, and the best one so far is kept: `selection` says how.
+transitions in its replay buffer (in an ensemble there is one for all) and learns from minibatches
+of it. Every `eval_frequency` steps all agents are evaluated greedily, and the best one so far is
+kept: `selection` says how.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 
 from training.envs.cartpole import RandomizedCartPole
+from training.envs.plant import time_ratio
 from training.envs.state_statistics import StateStatistics, StateSummary
 from training.network import DQNetwork
 from training.population.learner import PopulationLearner, UpdateSettings
@@ -23,6 +25,7 @@ from training.snapshot import Snapshot, Stateful
 from training.trainer import History, Progress, Stopped, stopped_in
 from training.types import BoolArray, Float32Array, Float64Array
 
+REPORT_FREQUENCY = 100  # steps of the vector environment between two reports, at most
 RETURN_SMOOTHING = 0.05  # weight of the newest episode in an agent's smoothed return
 HISTORY_COLUMNS = (
     "steps",
@@ -50,16 +53,18 @@ class PopulationTrainer:
             recipe.hidden,
             np.random.default_rng(weights),
             scale=recipe.scale,
+            limits=recipe.limits,
             device=device.type,
         )
         self._learner = PopulationLearner(self._networks, _update_settings(recipe))
         self._update = self._learner.update if device.type == "cpu" else self._learner.captured()
+        buffers = 1 if recipe.ensemble else recipe.agents
         self._replay_buffer = ReplayBuffer(
-            recipe.agents,
+            buffers,
             recipe.buffer_size,
-            recipe.num_envs,
+            recipe.agents * recipe.num_envs // buffers,
             n_step=recipe.n_step,
-            gamma=recipe.gamma,
+            gamma=recipe.gamma ** time_ratio(recipe.plant),
             device=device.type,
         )
         self._environment = RandomizedCartPole(
@@ -67,12 +72,15 @@ class PopulationTrainer:
             recipe.domain_randomization,
             recipe.reward,
             recipe.max_episode_steps,
+            recipe.plant,
         )
         self._environment.reset(seed=int(environment.generate_state(1)[0]))
 
         self._exploration = np.random.default_rng(exploration)
         self._sampling = np.random.default_rng(sampling)
-        self._selection = ModelSelection(recipe.model_selection, recipe.hidden)
+        self._selection = ModelSelection(
+            recipe.model_selection, self._networks.exported_hidden, recipe.plant
+        )
         self._returns = _EpisodeReturns(recipe.agents, recipe.num_envs)
         # A random stream of its own, so that the statistics do not change what is learned.
         self._statistics = StateStatistics(np.random.default_rng((seed, 1)))
@@ -108,7 +116,7 @@ class PopulationTrainer:
         return self._networks.agent(0, self._evaluated_layers) if best is None else best.network
 
     def advance(self, elapsed: Callable[[], float]) -> Progress:
-        """Train until the next greedy check, or to the end, and check."""
+        """Train for a while, and at every `eval_frequency` and at the end check greedily."""
         recipe = self.recipe
         observed_states = []
         with torch.no_grad():  # the gradient is written by hand
@@ -116,13 +124,19 @@ class PopulationTrainer:
                 observed_states.append(self._environment.observed_states)
                 self._step()
                 at_end = self.agent_steps >= recipe.steps
-                if at_end or self.vector_steps % recipe.eval_frequency == 0:
+                at_check = at_end or self.vector_steps % recipe.eval_frequency == 0
+                if at_check or self.vector_steps % REPORT_FREQUENCY == 0:
                     break
             self._statistics.update(np.concatenate(observed_states))
-            scores = self._selection.check(
-                self._networks, self._evaluated_layers, self.vector_steps
-            )
+            if not at_check:
+                return self._glimpse(elapsed())
 
+            scores = self._selection.check(
+                self._networks,
+                self._evaluated_layers,
+                self.vector_steps,
+                progress=self.agent_steps / recipe.steps,
+            )
         if at_end or self._selection.is_final:
             self.stopped = "limit" if self._selection.best is None else "solved"
         return self._progress(scores, elapsed())
@@ -193,6 +207,27 @@ class PopulationTrainer:
                 self._update()
         self.vector_steps += 1
 
+    def _glimpse(self, seconds: float) -> Progress:
+        """Report how far training is, between two checks."""
+        returns = self._returns.smoothed
+        line = (
+            f"{self._position(seconds)}  return of an episode: best {returns.max():.2f}"
+            f"  median {np.median(returns):.2f}"
+        )
+        return Progress(line, {"steps": self.steps, "seconds": seconds}, is_logged=False)
+
+    def _position(self, seconds: float) -> str:
+        """Return where training stands; the time left is known where it goes on to its end."""
+        recipe = self.recipe
+        speed = self.steps / seconds if seconds > 0 else 0.0
+        text = (
+            f"step {self.agent_steps:>7,}/{recipe.steps:,}  ε {self.epsilon:.3f}"
+            f"  {speed:>7,.0f} steps/s"
+        )
+        if recipe.model_selection == "first":
+            return text
+        return f"{text}  {seconds * (recipe.steps / self.agent_steps - 1):>4.0f} s left"
+
     def _progress(self, scores: Float64Array, seconds: float) -> Progress:
         """Note the check in the history, and report it."""
         recipe, best = self.recipe, self._selection.best
@@ -209,14 +244,11 @@ class PopulationTrainer:
         self.history.append(row)
 
         finite = self._networks.count_finite()
-        speed = self.steps / seconds if seconds > 0 else 0.0
-        seconds_left = seconds * (recipe.steps / self.agent_steps - 1)
         selected = "none" if best is None else f"{best.score:.3f}"
         line = (
-            f"step {self.agent_steps:>7,}/{recipe.steps:,}  finite {finite}/{recipe.agents}"
+            f"{self._position(seconds)}  finite {finite}/{recipe.agents}"
             f"  best {row['best_score']:.3f}  median {row['median_score']:.3f}"
-            f"  selected {selected:>5}  ε {self.epsilon:.3f}"
-            f"  {speed:>7,.0f} steps/s  {seconds_left:>4.0f} s left"
+            f"  selected {selected:>5}"
         )
         metrics = {
             **row,
@@ -263,4 +295,5 @@ def _update_settings(recipe: PopulationRecipe) -> UpdateSettings:
         weight_ema=recipe.weight_ema,
         huber_delta=recipe.huber_delta,
         advantage=recipe.advantage,
+        ensemble=recipe.ensemble,
     )

@@ -26,6 +26,7 @@ from training.evaluation.episodes import EPISODES
 from training.evaluation.lqr import lqr
 from training.evaluation.robustness import Scenario, success_rates
 from training.evaluation.runtimes import from_onnx
+from training.export.candidates import from_run
 from training.export.exporter import export
 from training.network import choose_device
 from training.recipes import AnyRecipe, BaselineRecipe
@@ -100,7 +101,7 @@ def _run(
 
     trained = time.monotonic()
     written = export(
-        run,
+        from_run(run, commit=work.sweep.commit),
         scratch / "bundle",
         name=f"{recipe.name}-{trial.name}",
         model_version="1",
@@ -108,7 +109,6 @@ def _run(
         force=True,  # a policy that fails its gate is a result, too
         episodes=work.sweep.evaluation.episodes or EPISODES,
         scenario_episodes=work.sweep.evaluation.scenario_episodes,
-        commit=work.sweep.commit,
     )
     row = {
         **results.row_of(work.sweep, trial, run, written),

@@ -15,7 +15,8 @@ def test_a_start_says_what_it_serves_and_what_goes_on_beside(
     with start("--bundle", str(COMMITTED), *beside):
         log = (tmp_path / "service.log").read_text()
     assert (
-        f"Serving cartpole-dqn, version 1, from {COMMITTED}: {committed.digest}, by onnx;"
+        f"Serving cartpole-dqn, version 1, from {COMMITTED}: {committed.digest}, by onnx,"
+        " for steps of 0.02 s;"
         f" shadow {COMMITTED}; record {record}; watched each 2 s\n"
     ) in log
 

@@ -10,6 +10,7 @@ from benchmarks.operations import bundles
 from benchmarks.operations.bundles import Fault
 from models import bundle
 from models.bundle import Bundle
+from models.manifest import Plant
 from service.inference import admission
 from service.inference.backends import BackendName, Float32Array
 from service.inference.errors import NotAdmittedError
@@ -139,3 +140,14 @@ def test_what_was_admitted_answers_as_the_file_that_was_read_whatever_happens_to
     assert q_values == pytest.approx([value / 2 for value in state.q_values])
     with pytest.raises(admission.REFUSALS):
         bundle.read(half.folder)
+
+
+def test_another_step_is_admitted_at_the_start_only(tmp_path: Path, committed: Bundle) -> None:
+    environment = committed.manifest.environment
+    fast = environment.model_copy(
+        update={"step_seconds": 0.01, "plant": Plant(pole_mass=0.3, step_seconds=0.01)}
+    )
+    other = bundles.relative(committed, tmp_path / "other", bundles.halved, environment=fast)
+    assert admission.admit(other.folder, "onnx", 0).bundle.manifest.environment == fast
+    with pytest.raises(NotAdmittedError, match=r"is for steps of 0\.01 s, and the bundle served"):
+        admission.admit(other.folder, "onnx", 0, committed.manifest)

@@ -85,6 +85,7 @@ def test_the_metadata_is_the_protocols(client: TestClient) -> None:
         "name": "cartpole-dqn",
         "versions": ["1"],
         "platform": "onnx_onnxv1",
+        "properties": {"step_seconds": "0.02"},
         "inputs": [{"name": "state", "datatype": "FP32", "shape": [-1, 4]}],
         "outputs": [
             {"name": "q_values", "datatype": "FP32", "shape": [-1, 2]},

@@ -76,3 +76,30 @@ def test_a_policy_that_survives_nothing_of_a_delay_says_so_before_it_has_passed(
 def test_the_lines_of_training_have_a_legend(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     Output(json_output=False).print_legend(RECIPES[name])
     assert "ε: share of random actions" in capsys.readouterr().out
+
+
+def test_what_is_better_and_worse_than_the_lqr_is_said_by_intervals(
+    committed: Bundle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {
+        scenario.name: scenario.lqr_success_rate
+        for scenario in committed.manifest.robustness.scenarios
+    }
+    robustness = with_rates(committed, **{**rates, "recovery": 0.9, "push_1": 0.5})
+    gate = Gate(name="nominal", passed=True, failures=())
+    lines = printed(committed, robustness, gate, capsys, monkeypatch).splitlines()
+    assert "better than the LQR: recovery" in lines
+    assert "worse than the LQR: push 1" in lines
+
+
+def test_elsewhere_than_in_a_terminal_each_stage_is_told_once_as_it_begins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for json_output, expected in (
+        (False, ["stage pictures", "stage files"]),
+        (True, ['{"stage": "pictures"}', '{"stage": "files"}']),
+    ):
+        with Output(json_output=json_output).stages() as on_stage:
+            for stage, done in (("pictures", 0.0), ("pictures", 0.5), ("files", 0.0)):
+                on_stage(stage, done)
+        assert capsys.readouterr().out.splitlines() == expected

@@ -38,7 +38,7 @@ def test_wrong_words_are_refused_by_the_flag(
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--set", "steppes=3"], "steppes: recipe default has no such hyperparameter"),
+        (["--set", "steppes=3"], "steppes: recipe quick has no such hyperparameter"),
         (["--set", "gamma=2.0"], "gamma: "),
         (["--search", "nowhere.toml"], "nowhere.toml: cannot be read"),
         (["--plants", "nowhere.toml"], "nowhere.toml: cannot be read"),
@@ -55,7 +55,7 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
     named: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["sweep", "--recipe", "default", *arguments]) == 1
+    assert main(["sweep", "--recipe", "quick", *arguments]) == 1
     told = capsys.readouterr().err
     assert named in told
     assert len(told.splitlines()) == 1
@@ -66,7 +66,7 @@ def test_a_dry_run_prints_trials_time_and_cost_and_makes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["--recipe", "default", "--seeds", "3,5", "--cpus", "2", "--price", "100", "--dry-run"]
+    words = ["--recipe", "quick", "--seeds", "3,5", "--cpus", "2", "--price", "100", "--dry-run"]
     assert main(["sweep", *words]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["trial 0: default, seed 3", "trial 1: default, seed 5"]
@@ -80,7 +80,7 @@ def test_a_dry_run_is_read_by_programs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    words = ["--recipe", "default", "--ablation", "--seeds", "0", "--dry-run", "--json"]
+    words = ["--recipe", "quick", "--ablation", "--seeds", "0", "--dry-run", "--json"]
     assert main(["sweep", *words]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == {"trial": 0, "variation": "the whole recipe", "seed": 0, "changes": {}}

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from models.manifest import Plant
+from training.envs.plant import step, steps_of
 from training.evaluation.recoverable import (
     HALF_WIDTHS,
     STEPS,
-    Plant,
+    UnprovenError,
     draw_starts,
     inside,
     judge,
@@ -31,7 +33,7 @@ def starts(n: int, seed: int = 3) -> Float64Array:
 
 def test_the_steps_are_gymnasiums() -> None:
     environment, states = CartPoleEnv(), starts(50)
-    stepped = NOMINAL.step(states.T.copy(), np.arange(50) % 2 == 1)
+    stepped = step(NOMINAL, states.T.copy(), np.arange(50) % 2 == 1)
     for column, state in enumerate(states):
         environment.state, environment.steps_beyond_terminated = state, None
         environment.step(column % 2)  # type: ignore[no-untyped-call] # Gymnasium's
@@ -53,11 +55,11 @@ def test_a_plan_saves_its_start(plant: Plant) -> None:
     verdicts = judge(plant, drawn)
     saved = drawn[verdicts.saved]
     actions = planned_actions(plant, saved, verdicts.plans[verdicts.saved])
-    assert actions.shape == (STEPS, len(saved))
+    assert actions.shape == (steps_of(plant, STEPS), len(saved))
 
     states = saved.T.copy()
     for right in actions:
-        states = plant.step(states, right == 1)
+        states = step(plant, states, right == 1)
         assert inside(states).all()
 
 
@@ -69,7 +71,7 @@ def test_random_actions_save_no_start_that_is_proven_lost() -> None:
     alive, pushes = np.ones(len(lost), np.bool_), rng.random(len(lost)) < 0.5
     for _ in range(STEPS):
         pushes ^= rng.random(len(pushes)) < 0.2
-        states = NOMINAL.step(states, pushes)
+        states = step(NOMINAL, states, pushes)
         alive &= inside(states)
         states[:, ~alive] = 0.0
     assert not (alive & lost).any()
@@ -93,6 +95,15 @@ def test_the_mirrored_start_has_the_same_verdict() -> None:
 def test_a_plant_for_which_nothing_is_proven_is_refused() -> None:
     with pytest.raises(ValueError, match="do not keep the order"):
         proven_lost(Plant(force=100.0), np.zeros((4, 1)))
+
+
+def test_with_friction_nothing_is_proven_and_starts_are_saved_all_the_same() -> None:
+    braked = Plant(friction=2.0)
+    with pytest.raises(UnprovenError, match="with friction"):
+        proven_lost(braked, np.zeros((4, 1)))
+    verdicts = judge(braked, starts(100))
+    assert not verdicts.lost.any()
+    assert 0.1 < verdicts.saved.mean() < 0.6
 
 
 def test_starts_lie_in_the_box_and_fill_it() -> None:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
+from training.envs.plant import STANDARD
 from training.evaluation import recovery
 from training.evaluation.lqr import lqr
-from training.evaluation.recoverable import HALF_WIDTHS, Plant, planned_actions
+from training.evaluation.recoverable import HALF_WIDTHS, planned_actions
 from training.seeding import EVALUATION_SEEDS, VALIDATION_SEEDS
 
 PURPOSES = {"evaluation": EVALUATION_SEEDS.start, "validation": VALIDATION_SEEDS.start}
@@ -17,13 +18,13 @@ def test_each_start_in_the_file_is_saved_by_its_plan(seed: int) -> None:
     found = recovery.starts_for(seed)
     assert found.starts.shape == (recovery.STARTS, 4)
     assert (np.abs(found.starts) <= np.array(HALF_WIDTHS, np.float32)).all()
-    assert recovery.saves(recovery.replay(Plant(), found), found.starts).all()
+    assert recovery.saves(recovery.replay(STANDARD, found), found.starts).all()
 
 
 def test_plans_also_hold_in_gymnasiums_environment_for_one_pole() -> None:
     found, environment = recovery.starts_for(EVALUATION_SEEDS.start), CartPoleEnv()
     rows = slice(0, None, 100)
-    actions = planned_actions(Plant(), found.starts[rows], found.plans[rows])
+    actions = planned_actions(STANDARD, found.starts[rows], found.plans[rows])
     for start, sequence in zip(found.starts[rows], actions.T, strict=True):
         environment.state, environment.steps_beyond_terminated = start, None
         for action in sequence:

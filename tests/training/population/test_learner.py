@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.inference.torchscript_code import checked_archive
+from training.evaluation.runtimes import from_onnx, from_torchscript
+from training.export.formats import to_onnx, to_torchscript
+from training.network import DQNetwork
 from training.population.learner import PopulationLearner, UpdateSettings
 from training.population.q_networks import StackedQNetworks
 from training.population.replay_buffer import Minibatch
@@ -26,15 +30,20 @@ def learner(
     *,
     advantage: float = 0.0,
     huber_delta: float = 1.0,
+    ensemble: bool = False,
     scale: tuple[float, ...] = (1, 1, 1, 1),
+    limits: tuple[float, ...] | None = None,
 ) -> PopulationLearner:
-    networks = StackedQNetworks(agents, (24, 24), np.random.default_rng(seed), scale=scale)
+    networks = StackedQNetworks(
+        agents, (24, 24), np.random.default_rng(seed), scale=scale, limits=limits
+    )
     settings = UpdateSettings(
         batch_size=batch_size,
         learning_rate=1e-2,
         tau=0.1,
         advantage=advantage,
         huber_delta=huber_delta,
+        ensemble=ensemble,
     )
     return PopulationLearner(networks, settings)
 
@@ -67,10 +76,11 @@ def test_one_agent_of_the_population_equals_its_own_network() -> None:
 @pytest.mark.parametrize("agents", [1, 4])
 @pytest.mark.parametrize("advantage", [0.0, 0.7])
 @pytest.mark.parametrize("huber_delta", [0.1, 1000.0])
+@pytest.mark.parametrize("ensemble", [False, True])
 def test_gradient_by_hand_equals_autograds(
-    agents: int, advantage: float, huber_delta: float
+    agents: int, advantage: float, huber_delta: float, ensemble: bool
 ) -> None:
-    ours = learner(agents, advantage=advantage, huber_delta=huber_delta)
+    ours = learner(agents, advantage=advantage, huber_delta=huber_delta, ensemble=ensemble)
     stacked = ours.networks
     stacked.target.flat.mul_(1.5)
     fill(ours.minibatch, np.random.default_rng(1))
@@ -78,19 +88,25 @@ def test_gradient_by_hand_equals_autograds(
     targets = [stacked.agent(k, stacked.target) for k in range(agents)]
     ours.update()
     batch = ours.minibatch
-    for k, (network, target) in enumerate(zip(agents_alone, targets, strict=True)):
-        states, next_states = batch.states[k, :, 0], batch.states[k, :, 1]
+
+    def mean(of: list[DQNetwork], k: int, states: torch.Tensor) -> torch.Tensor:
+        """Return agent k's Q-values, or in an ensemble the mean of all agents'."""
+        rows = torch.stack([network(states) for network in of]).detach()
+        return rows.mean(0) if ensemble else rows[k]
+
+    for k, network in enumerate(agents_alone):
+        row = 0 if ensemble else k
+        states, next_states = batch.states[row, :, 0], batch.states[row, :, 1]
+        choosing = targets if ensemble else agents_alone
+        best = mean(choosing, k, next_states).argmax(1, keepdim=True)
+        goal = batch.rewards[row] + batch.discounts[row] * mean(targets, k, next_states).gather(
+            1, best
+        )
+        here = mean(targets, k, states)
+        goal -= advantage * (here.max(1, keepdim=True).values - here.gather(1, batch.actions[row]))
         with torch.enable_grad():
-            best = network(next_states).argmax(1, keepdim=True)
-            goal = (
-                batch.rewards[k] + batch.discounts[k] * target(next_states).gather(1, best).detach()
-            )
-            here = target(states).detach()
-            goal -= advantage * (
-                here.max(1, keepdim=True).values - here.gather(1, batch.actions[k])
-            )
             torch.nn.functional.huber_loss(
-                network(states).gather(1, batch.actions[k]), goal, delta=huber_delta
+                network(states).gather(1, batch.actions[row]), goal, delta=huber_delta
             ).backward()  # type: ignore[no-untyped-call]  # torch's own
         for layer, weights, biases in zip(
             network.linear_layers(), ours.gradient.weights, ours.gradient.biases, strict=True
@@ -118,6 +134,33 @@ def test_scale_of_the_states_is_folded_into_the_exported_network() -> None:
     scaled.update()
     other.update()
     torch.testing.assert_close(scaled.networks.online.flat, other.networks.online.flat)
+
+
+def test_a_state_beyond_the_limits_counts_as_the_limit_in_learning_and_in_every_file() -> None:
+    limits = (2.4, 9.0, 0.2095, 9.0)
+    limited = learner(2, scale=(1, 1, 0.1, 2), limits=limits)
+    other = learner(2, scale=(1, 1, 0.1, 2))
+
+    far = np.random.default_rng(1).uniform(-3, 3, (2, 500, 4)) * limits
+    states = far.astype(np.float32)
+    ends = np.array(limits, np.float32)
+    expected = other.networks.q_values(np.clip(states, -ends, ends))
+    np.testing.assert_allclose(limited.networks.q_values(states), expected, rtol=1e-4, atol=1e-5)
+
+    network = limited.networks.agent(1)
+    assert network.hidden == limited.networks.exported_hidden == (8, 24, 24)
+    archive = checked_archive(to_torchscript(network))
+    for q_values in (from_onnx(to_onnx(network)), from_torchscript(archive)):
+        np.testing.assert_allclose(q_values(states[1]), expected[1], rtol=1e-4, atol=1e-5)
+
+    fill(limited.minibatch, np.random.default_rng(1))
+    limited.minibatch.states.mul_(torch.tensor(limits))
+    fill(other.minibatch, np.random.default_rng(1))
+    end = torch.tensor(limits)
+    other.minibatch.states.mul_(end).clamp_(-end, end)
+    limited.update()
+    other.update()
+    torch.testing.assert_close(limited.networks.online.flat, other.networks.online.flat)
 
 
 def test_metrics_are_those_of_the_last_update() -> None:

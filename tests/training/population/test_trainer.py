@@ -18,6 +18,7 @@ SMALL = recipe(
     "robust",
     {
         "agents": 3,
+        "num_envs": 8,
         "steps": 1_600,
         "eval_frequency": 100,
         "buffer_size": 5_000,
@@ -39,8 +40,12 @@ def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_pat
             "3",
             "--steps",
             "1600",
+            "--num-envs",
+            "8",
             "--eval-frequency",
             "100",
+            "--learning-starts",
+            "1000",
             "--buffer-size",
             "5000",
             "--force",
@@ -63,11 +68,11 @@ def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_pat
     assert untimed[0] == untimed[1]
 
 
-def test_default_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> (
+def test_quick_learns_to_balance_within_its_steps_and_stops_at_the_first_agent_that_passes() -> (
     None
 ):
     reports: list[Progress] = []
-    run = train(recipe("default", {}), 0, CPU, on_progress=reports.append)
+    run = train(recipe("quick", {}), 0, CPU, on_progress=reports.append)
     assert run.stopped == "solved"
     assert reports[-1].metrics["best_score"] == 1
     assert run.history[-1]["steps"] < 60_000
@@ -95,5 +100,5 @@ def test_every_check_reports_what_a_program_may_draw() -> None:
 
 
 def test_training_that_uses_up_its_steps_without_a_pass_is_not_solved() -> None:
-    run = train(recipe("default", {"steps": 600, "agents": 2}), 0, CPU)
+    run = train(recipe("quick", {"steps": 600, "agents": 2}), 0, CPU)
     assert run.stopped == "limit"

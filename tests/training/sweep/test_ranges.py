@@ -20,7 +20,7 @@ hidden = { choices = [[16, 16], [32, 32]] }
 def search(tmp_path: Path, text: str, seeds: tuple[int, ...] = (0, 1)) -> Search:
     path = tmp_path / "search.toml"
     path.write_text(text)
-    return read_search(path, "default", {}, seeds)
+    return read_search(path, "quick", {}, seeds)
 
 
 def row(number: int, score: float, steps: int, status: str = results.DONE) -> Row:
@@ -45,7 +45,7 @@ def test_a_search_is_read_from_its_file(tmp_path: Path) -> None:
     ("line", "named"),
     [
         ("", "hyperparameters: "),
-        ("wrong = { low = 1, high = 2 }", "wrong: recipe default has no such hyperparameter"),
+        ("wrong = { low = 1, high = 2 }", "wrong: recipe quick has no such hyperparameter"),
         ("gamma = { low = 0.9, high = 1.5 }", "gamma: "),
         ("gamma = { low = 0.9, high = 0.9 }", "is empty: low is 0.9, and high 0.9"),
         ("gamma = { low = 0.9 }", "expected"),

@@ -14,7 +14,7 @@ def sweep(seeds: int = 3, **changes: object) -> Sweep:
         "id": new_id(),
         "created": now(),
         "kind": "seeds",
-        "recipe": "default",
+        "recipe": "quick",
         "changes": {},
         "trials": seed_trials([("", {})], range(seeds)),
         "code": code_digest(),
@@ -51,7 +51,7 @@ def test_a_driver_that_is_always_started_with_resume_begins_where_there_is_nothi
     ("changes", "named"),
     [
         ({"seeds": 4}, "of 3 trials, and these 4 are not the same"),
-        ({"recipe": "robust"}, "its recipe is 'default', and not 'robust'"),
+        ({"recipe": "robust"}, "its recipe is 'quick', and not 'robust'"),
         ({"changes": {"steps": 3}}, "its changes is {}, and not {'steps': 3}"),
         ({"code": "other"}, "the code that trains was another"),
     ],

@@ -2,7 +2,7 @@
 
 import { colour, element, isOpen, make, Surface } from "./dom.js";
 import { service } from "./service.js";
-import { SCENARIOS } from "./scenarios.js";
+import { baseOf, DEFAULT_SETTING, isSamePlant, SCENARIOS } from "./scenarios.js";
 import { wilson } from "./statistics.js";
 
 /**
@@ -55,15 +55,16 @@ export class Evidence {
 
   /** @param {Record<string, any>} model */
   _showFacts({ digest, backend, manifest }) {
-    const { provenance, evaluation, network, gate, parity } = manifest;
+    const { environment, provenance, evaluation, network, gate, parity } = manifest;
+    const origin = provenance.origin ?? null;
     const versions = Object.entries(provenance.versions).map(([name, version]) => `${name} ${version}`);
     /** @type {[string, string, string?][]} */
     const facts = [
       ["Name", `${manifest.name}, version ${manifest.version}`],
       ["Digest", digest, "mono"],
       ["Made", `${manifest.created.slice(0, 16).replace("T", " ")} UTC, commit ${String(provenance.commit).slice(0, 12)}`],
-      ["Recipe", `${provenance.recipe}, seed ${provenance.seed}, on ${provenance.device}`],
-      ["Training", `${provenance.steps.toLocaleString("en")} steps in ${provenance.seconds.toFixed(1)} s`],
+      ...(origin === null ? trainingFacts(provenance) : originFacts(origin)),
+      ["Plant", plantText(environment)],
       ["Network", [network.inputs, ...network.hidden, network.outputs].join(" → ")],
       ["Evaluation", `mean ${evaluation.mean.toFixed(1)} steps, worst ${evaluation.minimum}, over ${evaluation.episodes.toLocaleString("en")} episodes`],
       ["Gate", `${gate.name}: ${gate.passed ? "passed" : `failed, ${gate.failures.join("; ")}`}`],
@@ -153,6 +154,30 @@ export class Evidence {
       context.stroke();
     });
   }
+}
+
+/** @param {Record<string, any>} provenance @returns {[string, string][]} */
+function trainingFacts(provenance) {
+  return [
+    ["Recipe", `${provenance.recipe}, seed ${provenance.seed}, on ${provenance.device}`],
+    ["Training", `${provenance.steps.toLocaleString("en")} steps in ${provenance.seconds.toFixed(1)} s`],
+  ];
+}
+
+/** @param {Record<string, any>} origin  of a policy that another program has trained @returns {[string, string, string?][]} */
+function originFacts(origin) {
+  return [
+    ["Imported from", `${origin.file}, ${origin.library ?? "of an unknown program"}`],
+    ["SHA-256 of that", origin.sha256, "mono"],
+  ];
+}
+
+/** @param {Record<string, any>} environment */
+function plantText({ id, plant, step_seconds: step }) {
+  const pace = `steps of ${step} s`;
+  if (plant === undefined || isSamePlant(baseOf({ plant }), DEFAULT_SETTING)) return `${id}, ${pace}`;
+  const { cart_mass: cart, pole_mass: pole, half_length: length, force, gravity, friction } = plant;
+  return `a cart of ${cart} kg, a pole of ${pole} kg and half length ${length} m, ${force} N, gravity ${gravity} m/s², friction ${friction} N·s/m, ${pace}`;
 }
 
 /** @param {HTMLTableElement} table @param {number} column @param {string} text */

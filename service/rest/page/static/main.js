@@ -6,7 +6,7 @@ import { element, isOpen, setText } from "./dom.js";
 import { Evidence } from "./evidence.js";
 import { Operators } from "./operators.js";
 import { POSITION_LIMIT } from "./physics.js";
-import { SCENARIOS } from "./scenarios.js";
+import { SCENARIOS, stepsOf } from "./scenarios.js";
 import { listenToPointer, Scene } from "./scene.js";
 import { service } from "./service.js";
 import { Speed } from "./speed.js";
@@ -43,7 +43,7 @@ const tell = (kind, fields = {}) => worker.postMessage({ kind, ...fields });
 
 const carts = [cartOf("scene"), cartOf("rival-scene")];
 const [cart] = carts;
-const controls = new Controls((setting, begin) => tell("set", { setting, begin }));
+const controls = new Controls((setting, begin) => tell("set", { setting, base: controls.base, begin }));
 const why = new Why();
 const surface = new DecisionSurface(why);
 const speedPanel = new Speed();
@@ -242,7 +242,7 @@ function writeBanner() {
   } else if (paused) {
     text = "Paused";
   } else if (scenario !== undefined) {
-    text = `${preset}: step ${cart.steps.toLocaleString("en")} of ${scenario.steps.toLocaleString("en")}${watched ? `; ${survived} of ${watched} runs survived` : ""}`;
+    text = `${preset}: step ${cart.steps.toLocaleString("en")} of ${stepsOf(scenario, controls.base).toLocaleString("en")}${watched ? `; ${survived} of ${watched} runs survived` : ""}`;
   }
   const banner = element("banner");
   banner.hidden = text === "";
@@ -265,6 +265,7 @@ async function readModel() {
     element("key-form").hidden = true;
     digest = answer.digest;
     setText(element("policy-name"), `${answer.manifest.name} ${answer.manifest.version}, ${answer.digest.slice(7, 15)}`);
+    controls.followPlant(answer.manifest.environment);
     why.describe(answer.manifest.state);
     evidence.show(answer);
     void surface.ask(answer.digest);
@@ -390,7 +391,7 @@ document.addEventListener("visibilitychange", () => {
 });
 element("surface").addEventListener("toggle", () => isOpen("surface") && surface.draw(cart.state));
 
-tell("start", { address: service.address, setting: controls.setting, visible: !document.hidden });
+tell("start", { address: service.address, setting: controls.setting, base: controls.base, visible: !document.hidden });
 compare.start();
 element("stage").classList.add("drawn");
 requestAnimationFrame(frame);

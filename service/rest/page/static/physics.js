@@ -1,5 +1,5 @@
 /**
- * The cart with its pole: the equations, constants and integrator of Gymnasium's CartPole
+ * The cart with its pole: the equations, constants and integrator of Gymnasium's CartPole, and friction
  * (`gymnasium/envs/classic_control/cartpole.py`, after https://coneural.org/florian/papers/05_cart_pole.pdf).
  * A test runs this module against Gymnasium; the terms stay in Gymnasium's order, so that they round alike.
  *
@@ -12,6 +12,7 @@
  * @property {number} halfLength  m, half of the pole's length
  * @property {number} gravity     m/s²
  * @property {number} stepTime    s, between two states
+ * @property {number} friction    N·s/m, what brakes the cart by its velocity
  *
  * @typedef {"euler" | "semi-implicit"} Integrator  Gymnasium's `kinematics_integrator`
  */
@@ -24,6 +25,7 @@ export const NOMINAL_PLANT = Object.freeze({
   halfLength: 0.5,
   gravity: 9.8,
   stepTime: 0.02,
+  friction: 0,
 });
 
 export const POSITION_LIMIT = 2.4; // m
@@ -44,7 +46,8 @@ export function step(state, force, plant, integrator = "euler") {
   const cosine = Math.cos(theta);
   const sine = Math.sin(theta);
 
-  const temp = (force + poleMassLength * (thetaDot * thetaDot) * sine) / totalMass;
+  const braked = force - plant.friction * xDot;
+  const temp = (braked + poleMassLength * (thetaDot * thetaDot) * sine) / totalMass;
   const thetaAcc =
     (plant.gravity * sine - cosine * temp) /
     (plant.halfLength * (4 / 3 - (plant.poleMass * (cosine * cosine)) / totalMass));

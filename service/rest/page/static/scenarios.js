@@ -1,6 +1,7 @@
 /**
  * What a run is under, and the presets: the scenarios of the robustness evaluation, by the manifest's own names
- * (`training/evaluation/robustness.py` has the ranges; a test holds the two lists together).
+ * (`training/evaluation/robustness.py` has the ranges; a test holds the two lists together). Ranges and steps are those of
+ * CartPole-v1; for a policy of another plant they are scaled as the evaluation scales them.
  *
  * @typedef {import("./physics.js").State} State
  * @typedef {import("./physics.js").Plant} Plant
@@ -15,8 +16,10 @@
  * @property {number} cartMass     kg
  * @property {number} poleMass     kg
  * @property {number} halfLength   m
+ * @property {number} gravity      m/s²
  * @property {number} stepTime     ms
- * @property {number} push         m/s, every 50 steps a uniform draw in ± this
+ * @property {number} friction     N·s/m
+ * @property {number} push         m/s, each second a uniform draw in ± this
  * @property {number} startRange   half width of the first state's range
  * @property {State | null} start  first state, in place of a draw
  *
@@ -24,6 +27,7 @@
  * @property {string} name
  * @property {string} meaning
  * @property {number} steps                  a run is survived if nothing fell in so many
+ * @property {boolean} [exactly]             of any plant, not as many as last as long
  * @property {[number, number][]} [force]    ranges: one of them, each as likely, for each run
  * @property {[number, number][]} [halfLength]
  * @property {[number, number][]} [poleMass]
@@ -36,9 +40,9 @@
 
 import { Random } from "./random.js";
 
-export const PUSH_INTERVAL = 50; // steps
+const PUSH_SECONDS = 1;
 
-/** @type {Readonly<Setting>} */
+/** CartPole-v1. @type {Readonly<Setting>} */
 export const DEFAULT_SETTING = Object.freeze({
   preset: "",
   seed: 1,
@@ -49,7 +53,9 @@ export const DEFAULT_SETTING = Object.freeze({
   cartMass: 1,
   poleMass: 0.1,
   halfLength: 0.5,
+  gravity: 9.8,
   stepTime: 20,
+  friction: 0,
   push: 0,
   startRange: 0.05,
   start: null,
@@ -70,10 +76,13 @@ export const LIMITS = Object.freeze({
   startRange: [0, 0.2],
 });
 
+/** What of a setting is the plant's. @type {readonly ("force" | "cartMass" | "poleMass" | "halfLength" | "gravity" | "stepTime" | "friction")[]} */
+const PLANT_NAMES = ["force", "cartMass", "poleMass", "halfLength", "gravity", "stepTime", "friction"];
+
 /** @type {readonly Scenario[]} */
 export const SCENARIOS = Object.freeze([
-  { name: "nominal", meaning: "CartPole-v1 as it is", steps: 500 },
-  { name: "10,000 steps", meaning: "the same, twenty times as long", steps: 10000 },
+  { name: "nominal", meaning: "the plant as it is", steps: 500 },
+  { name: "10,000 steps", meaning: "the same, for many more steps", steps: 10000, exactly: true },
   {
     name: "moderate",
     meaning: "another motor, pole length and pole mass for each run",
@@ -122,35 +131,84 @@ export const SCENARIOS = Object.freeze([
 ]);
 
 /**
+ * The setting in which nothing disturbs the plant that a policy is for.
+ * @param {Record<string, any>} environment  of the policy's manifest; `plant` is missing in older ones
+ * @returns {Readonly<Setting>}
+ */
+export function baseOf({ plant }) {
+  if (plant === undefined) return DEFAULT_SETTING;
+  return Object.freeze({
+    ...DEFAULT_SETTING,
+    force: plant.force,
+    cartMass: plant.cart_mass,
+    poleMass: plant.pole_mass,
+    halfLength: plant.half_length,
+    gravity: plant.gravity,
+    stepTime: Number((plant.step_seconds * 1000).toPrecision(12)),
+    friction: plant.friction,
+  });
+}
+
+/** @param {Setting} one @param {Setting} other  whether both are of the same plant */
+export function isSamePlant(one, other) {
+  return PLANT_NAMES.every((name) => one[name] === other[name]);
+}
+
+/**
+ * The range of a slider: so wide that the plant is in it.
+ * @param {string} name
+ * @param {Setting} base
+ * @returns {[number, number]}
+ */
+export function limitsOf(name, base) {
+  const [low, high] = LIMITS[name];
+  const value = base[/** @type {"noise"} */ (name)];
+  return [Math.min(low, value), Math.max(high, value)];
+}
+
+/** How many steps a run of a scenario lasts. @param {Scenario} scenario @param {Setting} base */
+export function stepsOf(scenario, base) {
+  if (scenario.exactly) return scenario.steps;
+  return Math.round((scenario.steps * DEFAULT_SETTING.stepTime) / base.stepTime);
+}
+
+/** Steps between two pushes. @param {Setting} setting */
+export function pushIntervalOf(setting) {
+  return Math.max(1, Math.round((1000 * PUSH_SECONDS) / setting.stepTime));
+}
+
+/**
  * The setting of one run of a scenario; what it draws comes from the seed.
  * @param {string} name
  * @param {number} seed
+ * @param {Readonly<Setting>} [base]  the plant as it is
  * @returns {Setting}
  */
-export function settingOf(name, seed) {
+export function settingOf(name, seed, base = DEFAULT_SETTING) {
   const scenario = SCENARIOS.find((each) => each.name === name);
-  if (scenario === undefined) return { ...DEFAULT_SETTING, seed };
+  if (scenario === undefined) return { ...base, seed };
   const random = new Random(seed);
 
-  /** @param {[number, number][] | undefined} ranges @param {number} otherwise */
-  const draw = (ranges, otherwise) => {
-    if (ranges === undefined) return otherwise;
+  /** @param {"force" | "halfLength" | "poleMass"} value */
+  const draw = (value) => {
+    const ranges = scenario[value];
+    if (ranges === undefined) return base[value];
     const [low, high] = ranges[Math.floor(random.next() * ranges.length)];
-    return random.uniform(low, high);
+    return random.uniform(low, high) * (base[value] / DEFAULT_SETTING[value]);
   };
 
   return {
-    ...DEFAULT_SETTING,
+    ...base,
     preset: name,
     seed,
-    force: draw(scenario.force, DEFAULT_SETTING.force),
-    halfLength: draw(scenario.halfLength, DEFAULT_SETTING.halfLength),
-    poleMass: draw(scenario.poleMass, DEFAULT_SETTING.poleMass),
+    force: draw("force"),
+    halfLength: draw("halfLength"),
+    poleMass: draw("poleMass"),
     noise: scenario.noise ?? 0,
     delay: scenario.delay ?? 0,
     push: scenario.push ?? 0,
     dropped: scenario.dropped ?? 0,
-    startRange: scenario.start ?? DEFAULT_SETTING.startRange,
+    startRange: scenario.start ?? base.startRange,
   };
 }
 
@@ -161,17 +219,19 @@ export function plantOf(setting) {
     cartMass: setting.cartMass,
     poleMass: setting.poleMass,
     halfLength: setting.halfLength,
-    gravity: 9.8,
+    gravity: setting.gravity,
     stepTime: setting.stepTime / 1000,
+    friction: setting.friction,
   };
 }
 
 /**
- * The part of an address after `#` that restores a setting: what differs from the default, a scenario by its name.
+ * The part of an address after `#` that restores a setting: what differs from the plant as it is, a scenario by its name.
  * @param {Setting} setting
+ * @param {Readonly<Setting>} [plain]  the plant as it is
  */
-export function toFragment(setting) {
-  const base = settingOf(setting.preset, setting.seed);
+export function toFragment(setting, plain = DEFAULT_SETTING) {
+  const base = settingOf(setting.preset, setting.seed, plain);
   const fields = new URLSearchParams();
   if (setting.preset) fields.set("preset", setting.preset);
   if (setting.seed !== DEFAULT_SETTING.seed) fields.set("seed", String(setting.seed));
@@ -186,19 +246,20 @@ export function toFragment(setting) {
 /**
  * The setting that a fragment holds. What is unknown or no number is left out; what is too large is limited.
  * @param {string} fragment  with or without its `#`
+ * @param {Readonly<Setting>} [base]  the plant as it is
  * @returns {Setting}
  */
-export function fromFragment(fragment) {
+export function fromFragment(fragment, base = DEFAULT_SETTING) {
   const fields = new URLSearchParams(fragment.replace(/^#/, ""));
   const preset = SCENARIOS.some((each) => each.name === fields.get("preset")) ? fields.get("preset") : "";
-  const seed = limited("seed", Math.trunc(Number(fields.get("seed") ?? DEFAULT_SETTING.seed)));
+  const seed = limited("seed", Math.trunc(Number(fields.get("seed") ?? DEFAULT_SETTING.seed)), base);
   /** @type {Setting} */
-  const setting = settingOf(preset ?? "", seed ?? DEFAULT_SETTING.seed);
+  const setting = settingOf(preset ?? "", seed ?? DEFAULT_SETTING.seed, base);
 
   for (const name of Object.keys(LIMITS)) {
     const text = fields.get(name);
     if (name === "seed" || text === null || text.trim() === "") continue;
-    const value = limited(name, name === "delay" ? Math.trunc(Number(text)) : Number(text));
+    const value = limited(name, name === "delay" ? Math.trunc(Number(text)) : Number(text), base);
     if (value !== null) setting[/** @type {"noise"} */ (name)] = value;
   }
   const start = (fields.get("start") ?? "").split(",").map(Number);
@@ -208,9 +269,9 @@ export function fromFragment(fragment) {
   return setting;
 }
 
-/** @param {string} name @param {number} value @returns {number | null} */
-function limited(name, value) {
+/** @param {string} name @param {number} value @param {Setting} base @returns {number | null} */
+function limited(name, value, base) {
   if (!Number.isFinite(value)) return null;
-  const [low, high] = LIMITS[name];
+  const [low, high] = limitsOf(name, base);
   return Math.max(low, Math.min(high, value));
 }

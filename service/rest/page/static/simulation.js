@@ -2,7 +2,7 @@
 
 import { hasFallen, step } from "./physics.js";
 import { Random } from "./random.js";
-import { PUSH_INTERVAL, plantOf } from "./scenarios.js";
+import { plantOf, pushIntervalOf } from "./scenarios.js";
 
 /**
  * @typedef {import("./physics.js").State} State
@@ -64,7 +64,7 @@ export class Simulation {
     this._step(this.applied);
     this.steps += this.fallen ? 0 : 1;
 
-    if (this.setting.push > 0 && this.steps % PUSH_INTERVAL === 0 && this._pushes !== undefined) {
+    if (this.setting.push > 0 && this.steps % pushIntervalOf(this.setting) === 0 && this._pushes !== undefined) {
       this.push(this._pushes.uniform(-this.setting.push, this.setting.push));
     }
   }

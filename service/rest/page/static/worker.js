@@ -7,7 +7,7 @@
 
 import { PolicyClient } from "./policy_client.js";
 import { Random } from "./random.js";
-import { DEFAULT_SETTING, settingOf, SCENARIOS } from "./scenarios.js";
+import { DEFAULT_SETTING, SCENARIOS, settingOf, stepsOf } from "./scenarios.js";
 import { Simulation } from "./simulation.js";
 
 /**
@@ -188,8 +188,10 @@ class Comparison {
   }
 }
 
+/** @type {Readonly<Setting>} the plant that the policy is for, as it is */
+let base = DEFAULT_SETTING;
 /** @type {Setting} */
-let setting = { ...DEFAULT_SETTING };
+let setting = { ...base };
 /** @type {Cart[]} */
 let carts = [];
 /** @type {Comparison | null} */
@@ -213,7 +215,7 @@ function beginRun(next) {
   if (next) {
     const scenario = SCENARIOS.some((each) => each.name === setting.preset);
     const seed = (setting.seed + 1) >>> 0;
-    setting = scenario ? { ...settingOf(setting.preset, seed), start: setting.start } : { ...setting, seed };
+    setting = scenario ? { ...settingOf(setting.preset, seed, base), start: setting.start } : { ...setting, seed };
   }
   begunAt = performance.now();
   for (const cart of carts) cart.begin();
@@ -234,7 +236,7 @@ function tick() {
 /** A scenario's run that lasted its steps is survived, and the next one begins. @param {Simulation} simulation */
 function endScenario(simulation) {
   const scenario = SCENARIOS.find((each) => each.name === setting.preset);
-  if (scenario === undefined || simulation.fallen || simulation.steps < scenario.steps || drive) return;
+  if (scenario === undefined || simulation.fallen || simulation.steps < stepsOf(scenario, base) || drive) return;
   postMessage({ kind: "survived", preset: setting.preset, steps: simulation.steps });
   beginRun(true);
 }
@@ -273,18 +275,20 @@ function schedule() {
 
 /** @type {Record<string, (message: any) => void>} */
 const handlers = {
-  /** @param {{address: Address, setting: Setting, visible: boolean}} message */
+  /** @param {{address: Address, setting: Setting, base: Readonly<Setting>, visible: boolean}} message */
   start(message) {
     setting = message.setting;
+    base = message.base;
     visible = message.visible;
     carts = [new Cart(message.address, 0)];
     beginRun(false);
     schedule();
   },
-  /** @param {{setting: Setting, begin: boolean}} message */
+  /** @param {{setting: Setting, base: Readonly<Setting>, begin: boolean}} message */
   set(message) {
     const stepTime = setting.stepTime;
     setting = message.setting;
+    base = message.base;
     if (message.begin) beginRun(false);
     else for (const cart of carts) cart.simulation.setting = setting;
     if (message.begin || stepTime !== setting.stepTime) schedule();
