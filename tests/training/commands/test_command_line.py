@@ -275,7 +275,7 @@ def test_a_standard_error_that_takes_no_text_loses_no_work_either(tmp_path: Path
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
     evaluated = run('"$@" | head -n 1', "evaluate", str(COMMITTED), "--episodes", "10")
-    assert evaluated.stdout.startswith("10 greedy episodes of policy.onnx: mean ")
+    assert evaluated.stdout == "stage 10 greedy episodes\n"
     assert evaluated.stderr == ""
 
 
@@ -344,7 +344,8 @@ def test_evaluate_measures_the_file_on_episodes_and_seed_asked_for(
         )
         == 0
     )
-    result = json.loads(capsys.readouterr().out)
+    *stages, result = map(json.loads, capsys.readouterr().out.splitlines())
+    assert stages[0] == {"stage": "30 greedy episodes"}
     assert result["evaluation"]["episodes"] == 30
     assert result["evaluation"]["seed"] == result["robustness"]["seed"] == EVALUATION_SEEDS[5]
     assert result["gate"]["passed"]
@@ -378,7 +379,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
-        while "episode" not in lines[-1]:
+        while not lines[-1].startswith("episode "):
             lines.append(process.stdout.readline())
             assert lines[-1], "".join(lines)
         process.send_signal(signal.SIGINT)
@@ -648,7 +649,7 @@ def test_a_bundle_is_of_the_plant_it_was_trained_for_and_is_evaluated_on_it(
     monkeypatch.setattr(recovery, "MAP_SIZE", 5)
     out = tmp_path / "heavy"
     heavy = ["--plant.pole-mass", "0.3", "--plant.step-seconds", "0.04"]
-    short = ["default", "--steps", "200", "--agents", "2", "--force"]
+    short = ["quick", "--steps", "200", "--agents", "2", "--force"]
     places = ["--out", str(out), "--run", str(tmp_path / "run")]
     assert main(["train", *short, *heavy, *places]) == 0
     shown = capsys.readouterr().out
@@ -667,7 +668,8 @@ def test_a_bundle_is_of_the_plant_it_was_trained_for_and_is_evaluated_on_it(
     assert "| `pole_mass` | kg | 0.3 | 0.1 |" in card
 
     assert main(["evaluate", str(out), "--json"]) == 1
-    searched, evaluated = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    searched, *_, evaluated = lines
     assert searched["searched_starts"] == 60
     assert evaluated["evaluation"] == manifest.evaluation.model_dump()
     assert evaluated["robustness"] == json.loads(manifest.robustness.model_dump_json())
