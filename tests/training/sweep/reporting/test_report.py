@@ -91,7 +91,7 @@ def test_the_table_has_every_hyperparameter_of_every_trial(storage: Storage) -> 
     rows = parquet.read_table(io.BytesIO(content)).to_pylist()
     assert len(rows) == 8
     assert [each["hyperparameter: mirror"] for each in rows[:2]] == [True, False]
-    assert rows[0]["hyperparameter: domain_randomization.start"] == [1.0, 1.0, 0.15, 1.0]
+    assert rows[0]["hyperparameter: domain_randomization.start"] == [2.4, 3.0, 0.2095, 3.0]
 
 
 def test_pictures_can_be_seen(storage: Storage) -> None:
