@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         description="folder of a second bundle that answers the same states unseen, to be compared",
     )
     shadow_margin: Number = Field(
-        1, description="gap between the live Q-values from which on a disagreement counts as wide"
+        0.1, description="gap between the live Q-values from which on a disagreement counts as wide"
     )
 
     # Limits
