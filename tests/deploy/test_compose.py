@@ -128,14 +128,12 @@ class Running:
     """The set-up on this machine, and how one of its processes is stopped and started."""
 
     nginx: int
-    prometheus: int
+    prometheus: httpx2.Client  # of its HTTP API
     stop: Callable[[], None]
     start: Callable[[], None]
 
     def query(self, path: str, **parameters: str) -> Any:
-        """Ask Prometheus' HTTP API."""
-        address = f"http://127.0.0.1:{self.prometheus}/api/v1/{path}"
-        return httpx2.get(address, params=parameters).json()["data"]
+        return self.prometheus.get(path, params=parameters).json()["data"]
 
     def value(self, expression: str) -> float | None:
         result = self.query("query", query=expression)["result"]
@@ -217,7 +215,8 @@ def setup(
         begin()
         proxy = whole.enter_context(nginx(ports, text))
         own = whole.enter_context(prometheus(folder, ports))
-        yield Running(proxy, own, second.close, begin)
+        api = whole.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{own}/api/v1/"))
+        yield Running(proxy, api, second.close, begin)
 
 
 def test_http_and_streams_come_through_nginx_and_are_scraped(setup: Running) -> None:
