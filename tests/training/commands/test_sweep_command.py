@@ -67,7 +67,7 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
 ) -> None:
     storage = str(tmp_path / "sweep")
-    words = ["--recipe", "default", "--address", address, "--dry-run", "--storage", storage]
+    words = ["--recipe", "quick", "--address", address, "--dry-run", "--storage", storage]
     assert main(["sweep", *words]) == 1
     assert f"--address: {address}: nobody answers there" in capsys.readouterr().err
 
