@@ -102,6 +102,11 @@ async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]
             # Whatever it was may be over the next time; until then it is logged once.
             if str(error) != failure:
                 failure = str(error)
-                log.exception("cannot see whether there is another bundle to serve")
+                log.error(
+                    "cannot see whether there is another bundle to serve: %s",
+                    error,
+                    # A folder that is cleaned in this moment is no fault of the program.
+                    exc_info=None if isinstance(error, OSError) else error,
+                )
         else:
             failure = ""
