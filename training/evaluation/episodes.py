@@ -40,7 +40,7 @@ def run_episodes(
     environment.reset(seed=seed)
     steps = np.zeros(episodes, np.int64)
     running = np.ones(episodes, np.bool_)
-    visited = []
+    visited: list[Float32Array] = []
     limit = time_limit(plant)
 
     while running.any():
