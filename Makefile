@@ -77,6 +77,8 @@ bench: setup ## measure against peers, quickly
 bench-training: setup ## measure training against peers over many seeds (an hour)
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.training.kill
+	$(BIN)/python -m benchmarks.training.plants
+	$(BIN)/python -m benchmarks.training.imports
 
 chaos: setup ## faults while callers call, as root, for ten minutes (ROUNDS)
 	$(BIN)/python -m benchmarks.operations.chaos --rounds $(ROUNDS)
@@ -135,11 +137,11 @@ image: ## build the service's container image with docker or buildah (IMAGE, SOU
 image-training: ## build the image that trains, with CUDA where there are wheels for it
 	$(BUILD) --target training --tag $(TRAINING_IMAGE) .
 
-AGAIN = $(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION) FORMAT=oci BUILD_FLAGS="$(BUILD_FLAGS) --no-cache"
-image-proof: setup ## build the image again and again, compare, and run it in every way (root, runc)
-	$(AGAIN) IMAGE=$(IMAGE)-one
-	$(AGAIN) IMAGE=$(IMAGE)-two
-	$(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION)
+AGAIN = $(MAKE) image EPOCH=$(EPOCH) REVISION=$(REVISION) BUILD_FLAGS="$(BUILD_FLAGS) --no-cache"
+image-proof: setup ## build the image three times, compare, and run it in every way (root, runc)
+	$(AGAIN) FORMAT=oci IMAGE=$(IMAGE)-one
+	$(AGAIN) FORMAT=oci IMAGE=$(IMAGE)-two
+	$(AGAIN) IMAGE=$(IMAGE)
 	$(BIN)/python -m benchmarks.operations.image $(IMAGE) --builds $(IMAGE)-one $(IMAGE)-two
 
 locks: .venv/.release ## write the locks of the images from constraints.txt

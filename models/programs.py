@@ -1,6 +1,7 @@
 """What the programs of training and service have in common where they meet the system."""
 
 import codecs
+import io
 import os
 import signal
 import sys
@@ -57,7 +58,8 @@ def allow_any_terminal() -> None:
     """
     codecs.register_error("upright.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None and hasattr(stream, "reconfigure"):  # a test may put others there
+        # None: it is closed. Others than Python's own may stand there in tests.
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
             stream.reconfigure(errors="upright.plain")
 
 

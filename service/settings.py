@@ -19,8 +19,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
+    CliDualFlag,
     CliSuppress,
-    CliToggleFlag,
     EnvSettingsSource,
     InitSettingsSource,
     NoDecode,
@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     uds_mode: Annotated[str, Metavar("MODE")] = Field(
         "660", pattern="^[0-7]{3}$", description="permissions of the Unix socket, in octal"
     )
-    uds_only: CliToggleFlag[bool] = Field(
+    uds_only: CliDualFlag[bool] = Field(
         False, description="listen on the Unix socket in place of TCP"
     )
     grpc_port: Port | None = Field(
@@ -187,7 +187,7 @@ class Settings(BaseSettings):
         description="folder of a second bundle that answers the same states unseen, to be compared",
     )
     shadow_margin: Number = Field(
-        1, description="gap between the live Q-values from which on a disagreement counts as wide"
+        0.1, description="gap between the live Q-values from which on a disagreement counts as wide"
     )
 
     # Limits
@@ -231,7 +231,7 @@ class Settings(BaseSettings):
         " number",
     )
 
-    refuse_out_of_range: CliToggleFlag[bool] = Field(
+    refuse_out_of_range: CliDualFlag[bool] = Field(
         False,
         description="refuse states outside what training saw (422), in place of an action; a"
         ' request can ask for it by "strict": true',
@@ -303,11 +303,11 @@ class Settings(BaseSettings):
 
     # Observing
     log_format: LogFormat = Field("people", description="lines for people, or JSON for programs")
-    log_requests: CliToggleFlag[bool] = Field(
+    log_requests: CliDualFlag[bool] = Field(
         False, description="log a line for each request, not only for those that failed"
     )
-    log_states: CliToggleFlag[bool] = Field(False, description="those lines hold the states too")
-    tracing: CliToggleFlag[bool] = Field(
+    log_states: CliDualFlag[bool] = Field(False, description="those lines hold the states too")
+    tracing: CliDualFlag[bool] = Field(
         False, description="an OpenTelemetry span for each request; needs the extra tracing"
     )
 

@@ -9,7 +9,7 @@ an import must refuse.
 import argparse
 from pathlib import Path
 
-from sb3_peer import STEPS, ZOO
+from sb3_peer import STEPS, ZOO  # type: ignore[import-not-found] # it lies beside this script
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ from training.sweep.trials import Trial, seed_trials
 
 SHORT = "quick"
 EPISODES = Evaluation(episodes=20, scenario_episodes=4)
-KILL_SECONDS = (2.0, 8.0)  # between two kills
+KILLS = (0.3, 1.5)  # trials' lengths between two kills
 SCALE = (1_000, 2_500, 5_000, 10_000)
 LONGEST_SECONDS = 1_800.0  # of one sweep
 
@@ -58,6 +58,7 @@ def main() -> None:
     }
     parser.add_argument("--only", nargs="*", choices=parts, default=list(parts))
     parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--folder", type=Path, help="keep what is made here, and use what is there")
     options = parser.parse_args()
     print(
         f"{processor()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python"
@@ -65,7 +66,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.only:
-            parts[name](Path(temporary), options.trials)
+            parts[name](options.folder or Path(temporary), options.trials)
 
 
 # One after the other, and by Ray
@@ -141,14 +142,16 @@ def _kill(folder: Path, trials: int) -> None:
     """Kill processes of trials at random moments, and the driver once; then compare."""
     moments = random.Random(0)  # noqa: S311 - moments, not secrets
     swept = folder / "killed"
-    driver = _start(_command(swept, trials))
+    expected, length = _expected(folder, trials)
+    driver = _start(_command(swept, trials, "--resume"))
     kills, drivers = 0, 0
     deadline = time.monotonic() + LONGEST_SECONDS
     while time.monotonic() < deadline:
         try:
-            driver.wait(moments.uniform(*KILL_SECONDS))
+            driver.wait(length * moments.uniform(*KILLS))
             if driver.returncode == 0:
                 break
+            driver = _start(_command(swept, trials, "--resume"))  # Ray itself was lost
         except subprocess.TimeoutExpired:
             pass
         rows = len(list((swept / "rows").glob("*"))) if (swept / "rows").exists() else 0
@@ -162,7 +165,6 @@ def _kill(folder: Path, trials: int) -> None:
             kills += 1
     driver.kill()
 
-    expected = _expected(folder, trials)
     found = _digests(swept)
     same = sum(digest == expected[seed] for seed, digest in found.items())
     rows_read = parquet.read_table(swept / results.TABLE).to_pylist()
@@ -174,12 +176,19 @@ def _kill(folder: Path, trials: int) -> None:
     )
 
 
-def _expected(folder: Path, trials: int) -> dict[int, str]:
-    """Return the digests of undisturbed trainings, by seed."""
-    if not (folder / "before" / results.TABLE).exists():
-        _one_after_the_other(folder / "before", range(trials))
-        return _digests(folder / "before")
-    return _digests(folder / "before") | _digests(folder / "after")
+def _expected(folder: Path, trials: int) -> tuple[dict[int, str], float]:
+    """Return the digests of undisturbed trainings by seed, and a trial's length in seconds."""
+    places = [folder / "before", folder / "after"]
+    if not (places[0] / results.TABLE).exists():
+        _one_after_the_other(places[0], range(trials))
+    tables = [
+        parquet.read_table(place / results.TABLE).to_pylist()
+        for place in places
+        if (place / results.TABLE).exists()
+    ]
+    rows = [row for table in tables for row in table]
+    lengths = [row["train_seconds"] + row["evaluation_seconds"] for row in rows]
+    return {row["seed"]: row["onnx_sha256"] for row in rows}, sum(lengths) / len(lengths)
 
 
 def _start(command: list[str]) -> "subprocess.Popen[bytes]":
@@ -222,7 +231,7 @@ def _nodes(folder: Path, trials: int) -> None:
     try:
         driver_environment = {**environment, "PYTHONPATH": str(ROOT)}
         driver = subprocess.Popen(
-            _command(swept, trials, "--address", f"127.0.0.1:{port}"),
+            _command(swept, trials, "--resume", "--address", f"127.0.0.1:{port}"),
             cwd=ROOT,
             env=driver_environment,
             stdout=subprocess.PIPE,
@@ -240,7 +249,7 @@ def _nodes(folder: Path, trials: int) -> None:
     lost = sum("it goes on, attempt" in line for line in text.splitlines())
     rows = parquet.read_table(swept / results.TABLE).to_pylist()
     done = sum(row["status"] == results.DONE for row in rows)
-    expected = _expected(folder, trials)
+    expected, _ = _expected(folder, trials)
     same = sum(digest == expected[seed] for seed, digest in _digests(swept).items())
     print(
         f"two nodes of one CPU, one of them killed after {trials // 4} trials: {done} of {trials}"

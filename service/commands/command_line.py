@@ -5,6 +5,7 @@ with the environment, is a `UsageError` of one line, which names flags and varia
 written. Nothing here may import what a command needs to run: `--help` must not wait for it.
 """
 
+import inspect
 import os
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from collections.abc import Collection, Iterator, Sequence
@@ -124,7 +125,8 @@ def parse(arguments: Sequence[str]) -> Command:
         words.insert(0, SERVE)
     name = words[0]
     if name not in COMMANDS:
-        raise UsageError(f"{name!r} is no command{nearest(name, COMMANDS)}")
+        close = nearest(name, COMMANDS)
+        raise UsageError(f"{name!r} is no command{close} (see {PROGRAM} --help)")
     if name == SERVE:
         _check_variables()
 
@@ -193,7 +195,7 @@ class Parser(ArgumentParser):
             action = next(each for each in self._actions if name in "/".join(each.option_strings))
             message = f"{name} needs a value: {name} {action.metavar}"
         elif fault.startswith("ignored explicit argument"):
-            message = f"{name} takes no value: it is on where it is given"
+            message = f"{name.partition('/')[0]} takes no value: it is on where it is given"
         else:
             message = message.replace("the following arguments are required", "missing")
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -220,6 +222,8 @@ def _add_command(root: "Parser", subparsers: Any, name: str, **options: Any) -> 
     if name == SERVE:
         options["usage"] = f"{PROGRAM} [COMMAND] [OPTIONS]"
         options["description"] = _description()
+    else:
+        options["description"] = inspect.getdoc(_options_class(name))
     parser: Parser = subparsers.add_parser(name, **options)
     root.parsers[name] = parser
     return parser
@@ -234,7 +238,8 @@ def _description() -> str:
     return (
         f"Serve a policy, or do another command:\n{commands}\n"
         f"`{PROGRAM} COMMAND --help` shows another command's options.\n\n"
-        "Each option of serve is an environment variable too, in brackets; the option wins."
+        "Each option of serve is an environment variable too, in brackets; the option wins. What a"
+        " variable or a file switches on, the option with --no- switches off."
     )
 
 
@@ -281,6 +286,8 @@ def _help(command: str, name: str, field: FieldInfo) -> str:
         text += f" (default: {default})"
     if command == SERVE:
         text += f" [{variable(name)}]"
+    elif field.is_required():
+        text += " (required)"
     return text.replace("%", "%%")
 
 

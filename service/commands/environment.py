@@ -38,8 +38,10 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a question after the choice that is most like a word, empty if none is."""
     from difflib import get_close_matches  # only those who mistype wait for it
 
-    matches = get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
+    # Without their dashes, by which all flags are alike.
+    bare = {choice.lstrip("-"): choice for choice in choices}
+    matches = get_close_matches(word.lstrip("-"), list(bare), n=1)
+    return f"; did you mean {bare[matches[0]]}?" if matches else ""
 
 
 def _ours() -> dict[str, str]:

@@ -8,19 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.checks import (
-    CHART,
-    KUBERNETES,
-    Object,
-    code_problems,
-    dockerfile_user,
-    kubernetes_problems,
-    name_of,
-    problems,
-    render,
-    settings_of,
-    type_problems,
-)
+from tests.deploy.checks import problems
+from tests.deploy.objects import CHART, KUBERNETES, Object, name_of, render
+from tests.deploy.schemas import kubernetes_problems, type_problems
+from tests.deploy.service_code import code_problems, dockerfile_user, settings_of
 from tests.support import chart_schema
 from tests.support.deploy_tools import run, tool
 from tests.support.project import ROOT

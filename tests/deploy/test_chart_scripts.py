@@ -14,7 +14,7 @@ import httpx2
 import pytest
 
 from models import bundle
-from tests.deploy.checks import CHART
+from tests.deploy.objects import CHART
 from tests.support.project import COMMITTED
 from tests.support.service import Start, run_program, wait_for
 

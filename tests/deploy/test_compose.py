@@ -22,7 +22,7 @@ import yaml
 from websockets.sync.client import connect
 
 from benchmarks.operations.restart import nginx
-from tests.deploy.checks import dockerfile_user, metric_problems, settings_of
+from tests.deploy.service_code import dockerfile_user, metric_problems, settings_of
 from tests.end_to_end.test_drain import running
 from tests.support import compose_nginx
 from tests.support.deploy_tools import run
@@ -128,14 +128,12 @@ class Running:
     """The set-up on this machine, and how one of its processes is stopped and started."""
 
     nginx: int
-    prometheus: int
+    prometheus: httpx2.Client  # of its HTTP API
     stop: Callable[[], None]
     start: Callable[[], None]
 
     def query(self, path: str, **parameters: str) -> Any:
-        """Ask Prometheus' HTTP API."""
-        address = f"http://127.0.0.1:{self.prometheus}/api/v1/{path}"
-        return httpx2.get(address, params=parameters).json()["data"]
+        return self.prometheus.get(path, params=parameters).json()["data"]
 
     def value(self, expression: str) -> float | None:
         result = self.query("query", query=expression)["result"]
@@ -149,8 +147,8 @@ class Running:
 
 @contextmanager
 def prometheus(folder: Path, ports: tuple[int, int]) -> Iterator[int]:
-    """Run Prometheus by the files that compose.yaml mounts, with seconds cut to tenths."""
-    text = (FOLDER / "prometheus.yml").read_text().replace(": 15s", ": 200ms")
+    """Run Prometheus by the files that compose.yaml mounts, asking each second."""
+    text = (FOLDER / "prometheus.yml").read_text().replace(": 15s", ": 1s")
     for name, port in zip(SERVICES, ports, strict=True):
         text = text.replace(f"{name}:8000", f"127.0.0.1:{port}")
     (folder / "prometheus.yml").write_text(text)
@@ -217,7 +215,8 @@ def setup(
         begin()
         proxy = whole.enter_context(nginx(ports, text))
         own = whole.enter_context(prometheus(folder, ports))
-        yield Running(proxy, own, second.close, begin)
+        api = whole.enter_context(httpx2.Client(base_url=f"http://127.0.0.1:{own}/api/v1/"))
+        yield Running(proxy, api, second.close, begin)
 
 
 def test_http_and_streams_come_through_nginx_and_are_scraped(setup: Running) -> None:
@@ -237,14 +236,15 @@ def test_http_and_streams_come_through_nginx_and_are_scraped(setup: Running) -> 
 
 def test_an_alert_fires_and_is_resolved_and_callers_notice_nothing(setup: Running) -> None:
     wait_for(lambda: setup.value('count(up{job="upright"} == 1)') == 2)
-    assert setup.alerts() == {}
+    # Others may fire on a slow machine: the times that they wait are cut to half a second here.
+    wait_for(lambda: "UprightDown" not in setup.alerts())
     setup.stop()
     wait_for(lambda: setup.alerts().get("UprightDown") == "firing")
     with httpx2.Client(base_url=f"http://127.0.0.1:{setup.nginx}") as client:
         for _ in range(10):
             assert client.post("/act", json={"state": STATE}).status_code == 200
     setup.start()
-    wait_for(lambda: setup.alerts() == {})
+    wait_for(lambda: "UprightDown" not in setup.alerts())
 
 
 def test_prometheus_answers_each_query_of_the_dashboard(setup: Running) -> None:

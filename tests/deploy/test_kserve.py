@@ -5,17 +5,11 @@ import copy
 import pytest
 
 from service.settings import KSERVE_NAME
-from tests.deploy.checks import (
-    Object,
-    code_problems,
-    kserve_problems,
-    kubernetes_problems,
-    objects_in,
-    pod_problems,
-    problems,
-    settings_of,
-    type_problems,
-)
+from tests.deploy.checks import problems
+from tests.deploy.kserve_models import kserve_problems
+from tests.deploy.objects import Object, objects_in
+from tests.deploy.schemas import kubernetes_problems, type_problems
+from tests.deploy.service_code import code_problems, pod_problems, settings_of
 from tests.support.project import ROOT
 
 FOLDER = ROOT / "deploy" / "kserve"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.checks import CHART, Object, problems, render
+from tests.deploy.checks import problems
+from tests.deploy.objects import CHART, Object, render
 from tests.deploy.test_chart import MATRIX
 
 
@@ -78,6 +79,9 @@ MISTAKES = {
         "selects 0 Deployments", HELPERS,
         "    app.kubernetes.io/component: {{ .component }}\n  ports:",
         "    app.kubernetes.io/component: live\n  ports:",
+    ),
+    "a budget that counts the test's pod": Mistake(
+        "which no controller keeps", "templates/pdb.yaml", "[stable, canary]", "[stable, test]"
     ),
     "a probe of a path that is not there": Mistake(
         "/healthz", HELPERS, '"path" "/health/ready"', '"path" "/healthz"'

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.checks import render
+from tests.deploy.objects import render
 from tests.deploy.test_chart import MATRIX
 from tests.support.deploy_tools import run
 from tests.support.project import ROOT

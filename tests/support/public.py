@@ -85,9 +85,9 @@ def _client() -> dict[str, str]:
 
 
 def _signature(value: object) -> str:
-    if not callable(value) or (not inspect.isroutine(value) and not inspect.isclass(value)):
-        return repr(value)
-    return ", ".join(inspect.signature(value).parameters)
+    if inspect.isclass(value) or inspect.isroutine(value):
+        return ", ".join(inspect.signature(value).parameters)
+    return repr(value)
 
 
 if __name__ == "__main__":

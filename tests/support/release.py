@@ -77,7 +77,8 @@ def build_client() -> None:
     environment = DIST / ".client"
     venv.create(environment, clear=True, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-index", wheel)
+    # Isolated: what PYTHONPATH names is no part of an empty environment.
+    run(python, "-I", "-m", "pip", "install", "--quiet", "--no-index", wheel)
     port = free_port()
     with service(port):
         run(python, "-I", "-c", ASK, f"http://127.0.0.1:{port}")
@@ -103,7 +104,7 @@ def build_image(version: str, source: str, flags: str) -> str:
 def build_chart() -> None:
     """Package the chart, where it and helm are there."""
     if CHART.exists():
-        helm = shutil.which("helm") or str(ROOT / ".venv/bin/helm")
+        helm = shutil.which("helm") or str(ROOT / ".venv/deploy/helm")
         run(helm, "package", CHART, "--destination", DIST)
 
 

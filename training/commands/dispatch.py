@@ -12,6 +12,7 @@ from models.programs import INTERRUPTED, discard_output, explain_missing_library
 from models.text import printable
 from training.commands.command_line import (
     PROGRAM,
+    Command,
     EvaluateCommand,
     ExportCommand,
     ImportCommand,
@@ -30,18 +31,9 @@ def dispatch(words: Sequence[str]) -> int:
     was typed is no command.
     """
     errors = Console(stderr=True, soft_wrap=True, highlight=False)
-    try:
-        command = parse(words)
-    except UsageError as error:
-        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
-        sys.exit(2)
-    except OSError as error:  # of a help that nobody gets
-        discard_output()
-        errors.print(f"{PROGRAM}: standard output cannot be written ({error.strerror})")
-        sys.exit(LOST)
-
-    # Importing the commands imports torch, which takes seconds.
     with silent_interrupts():
+        command = _read(words, errors)
+        # Importing the commands imports torch, which takes seconds.
         from training.commands import run
 
     try:
@@ -62,6 +54,19 @@ def dispatch(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         errors.print(f"{PROGRAM}: interrupted")
         return INTERRUPTED
+
+
+def _read(words: Sequence[str], errors: Console) -> Command:
+    """Return the command that was typed. Exits by itself where there is none, or help is asked."""
+    try:
+        return parse(words)
+    except UsageError as error:
+        errors.print(f"{PROGRAM}: {escape(printable(str(error)))}")
+        sys.exit(2)
+    except OSError as error:  # of a help that nobody gets
+        discard_output()
+        errors.print(f"{PROGRAM}: standard output cannot be written ({error.strerror})")
+        sys.exit(LOST)
 
 
 def _sweep(command: SweepCommand) -> int:

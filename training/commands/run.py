@@ -94,7 +94,6 @@ def evaluate(command: EvaluateCommand) -> int:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
-    output = Output(json_output=command.json_output)
     with output.stages() as on_stage:
         result = evaluate_policy(
             q_values,

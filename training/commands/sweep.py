@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -78,7 +78,7 @@ def _sweep(command: SweepCommand, output: Output) -> int:
             checkpoint_every=command.checkpoint_every,
             any_processor=command.any_processor,
         )
-        rows = [row for row in results.read_rows(storage) if row["status"] != results.FAILED]
+        rows = session.kept(storage)
         if session.has_work(storage, begun):
             _print_duration(begun, rows, command, resources, output)
         is_complete = _run(command, work, begun, resources, output)
@@ -134,7 +134,7 @@ def _run(
         output.logger() as logger,
     ):
         check_room(resources.cpus, resources.gpus)
-        display = Display(logger, len(results.read_rows(storage)), session.size_of(begun))
+        display = Display(logger, len(session.kept(storage)), session.size_of(begun))
         if begun.search is not None:
             run_search(
                 work,
@@ -265,17 +265,19 @@ class Display:
         self._ended += 1
         text = f"trial {trial.number}{_variation(trial)}, seed {trial.seed}: {_result(row)}"
         metrics = {
-            "trial": float(trial.number),
-            "seed": float(trial.seed),
-            "ended": float(self._ended),
-            "total": float(self._total),
+            "trial": trial.number,
+            "seed": trial.seed,
+            "passed": bool(row.get("passed")),
+            "failed": row["status"] == results.FAILED,
+            "ended": self._ended,
+            "total": self._total,
         }
         self._log(f"{text}  [{self._overall(0.0)}]", metrics, is_logged=True)
 
     def lost(self, trial: Trial, reason: str, attempt: int) -> None:
         """Print that a trial is started again."""
         line = f"trial {trial.number}: {reason}; it goes on, attempt {attempt}"
-        self._log(line, {"trial": float(trial.number), "attempt": float(attempt)}, is_logged=True)
+        self._log(line, {"trial": trial.number, "attempt": attempt}, is_logged=True)
 
     def standing(self, running: dict[int, Standing]) -> None:
         """Show what runs."""
@@ -293,7 +295,7 @@ class Display:
         left = seconds / done * (self._total - self._ended_before - done)
         return f"{text}, {in_words(left)} left"
 
-    def _log(self, line: str, metrics: dict[str, float], *, is_logged: bool) -> None:
+    def _log(self, line: str, metrics: Mapping[str, float], *, is_logged: bool) -> None:
         self._logger.log(Progress(line, metrics, is_logged=is_logged))
 
 

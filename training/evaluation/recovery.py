@@ -62,8 +62,9 @@ def prepare(plant: Plant) -> RecoveryStarts:
 
     Returns the starts for evaluation. Raises `UncontrollableError`.
     """
+    starts = starts_for(SEEDS["evaluation"], plant)
     _verdicts_of_map(plant)
-    return starts_for(SEEDS["evaluation"], plant)
+    return starts
 
 
 def draw_map(controller: Controller, plant: Plant = STANDARD) -> RecoveryMap:

@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,13 @@ from training.sweep.plan import ROOT
 
 LOCAL = "local"
 OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials send are some kilobytes
-QUIET = {
+CONNECT_SECONDS = 5.0
+STARTS = 3  # of a Ray of our own, on a machine that may be busy
+SETTINGS = {
+    "RAY_BACKEND_LOG_LEVEL": "error",
+    # Milliseconds: on a busy machine its processes take longer than Ray would wait.
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
     "RAY_USAGE_STATS_ENABLED": "0",  # no reports over the network
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning of a setting that is to come
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
@@ -34,7 +41,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[None]:
     nobody else knows: whoever may call Ray may run any code. A cluster gets the code of this
     checkout. Raises `ClusterError`.
     """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     if address == LOCAL:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -47,31 +54,33 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[None]:
 def _own_ray(cpus: int | None, folder: Path) -> Iterator[None]:
     import ray  # only now: it reads the environment when it is imported
 
-    try:
-        ray.init(
-            address=LOCAL,
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            _temp_dir=str(folder),
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=LOCAL,
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
+            break
+        except Exception as error:  # Ray raises just that where a start takes more than 30 s
+            ray.shutdown()
+            if not left:
+                raise ClusterError(f"Ray cannot be started here: {_first_line(error)}") from error
+    yield from _until_shutdown()
 
 
 def _cluster(address: str) -> Iterator[None]:
+    _check_listener(address)
     import ray
 
     # Each machine gets these packages as they are here, whatever its image holds.
     packages = [str(ROOT / name) for name in ("training", "models")]
-    variables = {name: value for name, value in QUIET.items() if name.startswith("RAY_")}
+    variables = {name: value for name, value in SETTINGS.items() if name.startswith("RAY_")}
     try:
         ray.init(
             address=address,
@@ -81,8 +90,19 @@ def _cluster(address: str) -> Iterator[None]:
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ClusterError(f"--address: {address}: {_first_line(error)}") from error
+    yield from _until_shutdown()
+
+
+def _until_shutdown() -> Iterator[None]:
+    import ray
+
     try:
         yield
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray was lost ({_first_line(error)}); what has ended is kept, and the same command"
+            " goes on with --resume"
+        ) from error
     finally:
         ray.shutdown()
 
@@ -113,6 +133,18 @@ def check_room(cpus: float, gpus: float) -> None:
         f"--cpus-per-trial {cpus:g} --gpus-per-trial {gpus:g}: no machine has so much at once;"
         f" the most are {largest['CPU']:g} CPUs and {largest['GPU']:g} GPUs"
     )
+
+
+def _check_listener(address: str) -> None:
+    """Refuse an address where nobody listens: Ray would try it for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # `auto`, which Ray knows more of
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ClusterError(f"--address: {address}: nobody answers there ({reason})") from error
 
 
 @contextmanager

@@ -54,6 +54,11 @@ def read(storage: Storage) -> Sweep:
         raise SweepError(f"{storage.place}: {SWEEP} is none of this release: {error}") from error
 
 
+def kept(storage: Storage) -> list[Row]:
+    """Return the rows of trials that have ended, and not by a failure."""
+    return [row for row in results.read_rows(storage) if row["status"] != results.FAILED]
+
+
 def remaining(storage: Storage, sweep: Sweep) -> list[Trial]:
     """Return the trials that are to be run now: without a row, or with that of a failure.
 
@@ -73,10 +78,9 @@ def is_complete(storage: Storage, sweep: Sweep) -> bool:
     """Return whether every trial has ended, well or not."""
     rows = results.read_rows(storage)
     ended = {row["trial"] for row in rows}
-    searched = sum(row["variation"] == SEARCHED for row in rows)
-    if sweep.search is not None and searched < sweep.search.trials:
-        return False
-    return all(trial.number in ended for trial in _trials(sweep, rows))
+    return _has_searched(sweep, rows) and all(
+        trial.number in ended for trial in _trials(sweep, rows)
+    )
 
 
 def size_of(sweep: Sweep) -> int:
@@ -87,8 +91,16 @@ def size_of(sweep: Sweep) -> int:
 
 
 def _trials(sweep: Sweep, rows: Sequence[Row]) -> Sequence[Trial]:
-    """Return all trials, but for those that Tune runs."""
-    return sweep.trials if sweep.search is None else confirmation(sweep.search, rows)
+    """Return all trials, but for those that Tune runs, and those that wait for its end."""
+    if sweep.search is None:
+        return sweep.trials
+    return confirmation(sweep.search, rows) if _has_searched(sweep, rows) else ()
+
+
+def _has_searched(sweep: Sweep, rows: Sequence[Row]) -> bool:
+    """Return whether all of Tune's trials have ended, where there are to be any."""
+    searched = sum(row["variation"] == SEARCHED for row in rows)
+    return sweep.search is None or searched >= sweep.search.trials
 
 
 def check_recipes(sweep: Sweep) -> None:

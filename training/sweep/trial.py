@@ -17,20 +17,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
-from models.bundle import Bundle
 from training import checkpoints as checkpoint_files
 from training.checkpoints import ARRAYS, STATE, CheckpointError, Checkpoints, Identity, State
 from training.evaluation.episodes import EPISODES
-from training.evaluation.lqr import lqr
-from training.evaluation.robustness import Scenario, success_rates
-from training.evaluation.runtimes import from_onnx
 from training.export.candidates import from_run
 from training.export.exporter import export
 from training.network import choose_device
 from training.recipes import AnyRecipe, BaselineRecipe
-from training.seeding import EVALUATION_SEEDS
 from training.sweep import results
 from training.sweep.plan import Sweep, code_digest, now
 from training.sweep.results import Row
@@ -38,7 +31,6 @@ from training.sweep.storage import Storage
 from training.sweep.trials import Trial
 from training.train import train
 from training.trainer import Progress, Run
-from training.types import Float32Array, Int64Array
 
 SWEEP = "sweep.json"
 FIRST = f"{checkpoint_files.PREFIX}000001"
@@ -112,7 +104,6 @@ def _run(
     )
     row = {
         **results.row_of(work.sweep, trial, run, written),
-        **_on_its_plant(trial, written, work.sweep.evaluation.scenario_episodes),
         "resumed_from_seconds": resumed_from,
         "evaluation_seconds": time.monotonic() - trained,
         **_circumstances(attempt, started),
@@ -226,33 +217,6 @@ def share_done(recipe: AnyRecipe, progress: Progress) -> float:
     if isinstance(recipe, BaselineRecipe):
         return progress.metrics["episode"] / recipe.episodes
     return progress.metrics["steps"] / (recipe.steps * recipe.agents)
-
-
-def _on_its_plant(trial: Trial, written: Bundle, episodes: int | None) -> Row:
-    """Return the success rates of a trial's policy and of the LQR on the trial's own plant."""
-    if trial.plant is None:
-        return {}
-    plant = trial.plant
-    scenario = Scenario(
-        "own plant",
-        force=((plant.force, plant.force),),
-        half_length=((plant.half_length, plant.half_length),),
-        pole_mass=((plant.pole_mass, plant.pole_mass),),
-    )
-    q_values = from_onnx(written.artifacts["onnx"])
-
-    def policy_and_lqr(states: Float32Array) -> Int64Array:
-        middle = len(states) // 2
-        chosen: Int64Array = q_values(states[:middle]).argmax(axis=1)
-        return np.concatenate([chosen, lqr(states[middle:])])
-
-    rates = success_rates(
-        policy_and_lqr, EVALUATION_SEEDS.start, (scenario,), episodes=episodes, copies=2
-    )
-    return {
-        results.rate_column(scenario.name): float(rates[0, 0]),
-        results.lqr_column(scenario.name): float(rates[1, 0]),
-    }
 
 
 def _circumstances(attempt: int, started: datetime) -> Row:

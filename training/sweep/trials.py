@@ -3,10 +3,10 @@
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
+from models.manifest import Plant
 from training.seeding import TRAINING_SEEDS
 
 Changes = dict[str, JsonValue]  # hyperparameters by name, as `recipes.recipe` takes them
@@ -25,17 +25,6 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Plant(Part):
-    """A cart-pole of one's own: one policy is trained for it, and evaluated on it."""
-
-    force: Positive = 10.0  # N, of one push of the motor
-    half_length: Positive = 0.5  # m, of the pole
-    pole_mass: Positive = 0.1  # kg
-
-
 class _Ablation(Part):
     """A recipe without one of its ingredients."""
 
@@ -50,7 +39,6 @@ class Trial(Part):
     variation: str  # what is special in it, in words; trials that differ by the seed share it
     seed: int
     changes: Changes = {}  # of the sweep's recipe
-    plant: Plant | None = None
 
     @property
     def name(self) -> str:
@@ -132,35 +120,22 @@ def ablations(name: str) -> list[tuple[str, Changes]]:
 def plant_trials(path: Path, seeds: Sequence[int]) -> tuple[Trial, ...]:
     """Return a trial for each plant of a file and each seed.
 
-    A plant is a table `[plants.NAME]` with `force` (N), `half_length` (m) and `pole_mass` (kg);
-    what is left out is the nominal plant's. Raises `SweepError`.
+    A plant is a table `[plants.NAME]` with what differs from the standard plant, such as
+    `pole_mass` (kg). Raises `SweepError`.
     """
     tables = read_toml(path).get("plants")
     if not isinstance(tables, dict) or not tables:
         raise SweepError(f"{path}: has no plants; expected tables such as [plants.heavy]")
 
-    plants = {}
+    variations: list[tuple[str, Changes]] = []
     for name, table in tables.items():
         try:
-            plants[name] = Plant.model_validate(table)
+            plant = Plant.model_validate(table)
         except ValidationError as error:
             raise SweepError(f"{path}: [plants.{name}] {problem_of(error)}") from error
-    return tuple(
-        trial.model_copy(update={"plant": plants[trial.variation]})
-        for trial in seed_trials(
-            ((name, _of_plant(plant)) for name, plant in plants.items()), seeds
-        )
-    )
-
-
-def _of_plant(plant: Plant) -> Changes:
-    """Return what makes a recipe train on one plant alone."""
-    return {
-        "domain_randomization.force": [plant.force, plant.force],
-        "domain_randomization.half_length": [plant.half_length, plant.half_length],
-        "domain_randomization.pole_mass": [plant.pole_mass, plant.pole_mass],
-        "domain_randomization.nominal": 0.0,
-    }
+        values = plant.model_dump(exclude_unset=True)
+        variations.append((name, {f"plant.{part}": value for part, value in values.items()}))
+    return seed_trials(variations, seeds)
 
 
 def read_toml(path: Path) -> dict[str, object]:

@@ -29,9 +29,14 @@ class Window:
     seen: tuple[str, ...]
 
 
-def fault_at(windows: Sequence[Window], due: float) -> Window | None:
-    """Return the fault in whose time a request was due, the last one that began before it."""
-    begun = [window for window in windows if window.begin <= due <= window.end + AFTER_SECONDS]
+def fault_at(windows: Sequence[Window], event: Event) -> Window | None:
+    """Return the fault during which a request was under way, the last one that began before."""
+    due, seconds, _ = event
+    begun = [
+        window
+        for window in windows
+        if window.begin <= due + seconds and due <= window.end + AFTER_SECONDS
+    ]
     return begun[-1] if begun else None
 
 
@@ -40,7 +45,7 @@ def rows(windows: Sequence[Window], happened: Mapping[str, Iterable[Event]]) -> 
     groups: dict[tuple[str, str], list[tuple[Event, Window | None]]] = defaultdict(list)
     for caller, events in happened.items():
         for event in events:
-            window = fault_at(windows, event[0])
+            window = fault_at(windows, event)
             groups[window.fault if window else CALM, caller].append((event, window))
     order = [CALM, *dict.fromkeys(window.fault for window in windows)]
     return [
@@ -99,9 +104,9 @@ def failings(windows: Sequence[Window], happened: Mapping[str, Sequence[Event]])
             if outcomes[outcome]
         ]
     failed: Counter[str] = Counter()
-    for due, _, outcome in happened.get("http", ()):
-        if outcome.startswith("failed"):
-            window = fault_at(windows, due)
+    for event in happened.get("http", ()):
+        if event[2].startswith("failed"):
+            window = fault_at(windows, event)
             failed[window.fault if window else CALM] += 1
     kills = sum(window.fault == "SIGKILL" for window in windows)
     for fault, times in failed.items():
@@ -110,10 +115,10 @@ def failings(windows: Sequence[Window], happened: Mapping[str, Sequence[Event]])
     for caller, events in happened.items():
         long_after = Counter(
             window.fault
-            for due, _, outcome in events
-            if outcome != "ok"
-            and (window := fault_at(windows, due))
-            and due > window.end + RECOVERY_SECONDS
+            for event in events
+            if event[2] != "ok"
+            and (window := fault_at(windows, event))
+            and event[0] > window.end + RECOVERY_SECONDS
         )
         found += [
             f"{caller}: {times} not answered more than {RECOVERY_SECONDS:.0f} s after: {fault}"

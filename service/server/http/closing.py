@@ -52,7 +52,7 @@ class ClosableConnection(HttpConnection):
         if self.flow.write_paused:
             return
         if self._age.exceeds(settings.max_connection_age, now):
-            self.drain()
+            self.close_after_next_answer()
 
         match expired:
             case Expired.KEEP_ALIVE:

@@ -23,7 +23,8 @@ def test_the_help_shows_the_commands_and_the_settings_in_their_groups(
     assert titles[-len(GROUP_STARTS) :] == list(GROUP_STARTS.values())
     for shown in ("--port PORT", "--bundle FOLDER", "--drain SECONDS", "--max-body BYTES"):
         assert f"  {shown} " in result.stdout
-    assert re.search(r"^  --tracing {2,}", result.stdout, re.MULTILINE)  # a switch has no value
+    # A switch has no value.
+    assert re.search(r"^  --tracing, --no-tracing$", result.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["key", "replay", "export"])
@@ -43,6 +44,9 @@ def test_each_command_has_a_help_of_its_own(command: str) -> None:
         (["--port"], "--port needs a value: --port PORT"),
         (["--tracing", "true"], "--tracing takes no value"),
         (["--tracing=true"], "--tracing takes no value"),
+        (["--no-tracing", "1"], "--no-tracing takes no value"),
+        (["--no-port"], "--no-port is no flag; did you mean --port?"),
+        (["--version"], "--version is no flag\n"),
         (["--port", "1", "key"], "'key' is no flag"),
         (["replya", "x"], "'replya' is no command; did you mean replay?"),
         (["--port", "x"], "--port: should be a valid integer"),
@@ -77,6 +81,24 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(
     assert (settings.log_requests, settings.cors_origin) == (True, ["https://a.example"])
     monkeypatch.setenv("UPRIGHT_CONFIG", str(file))
     assert parse_settings([]).log_format == "json"
+
+
+def test_a_switch_that_the_environment_has_on_can_be_switched_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UPRIGHT_LOG_REQUESTS", "true")
+    assert parse_settings([]).log_requests
+    assert not parse_settings(["--no-log-requests"]).log_requests
+    monkeypatch.setenv("UPRIGHT_LOG_REQUESTS", "false")
+    assert parse_settings(["--log-requests"]).log_requests
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_the_help_is_for_terminals_of_any_encoding(encoding: str) -> None:
+    result = run_program("--help", environment={"PYTHONIOENCODING": encoding})
+    assert (result.returncode, result.stderr) == (0, "")
+    dots = "…" if encoding == "utf-8" else "..."
+    assert f"--host ADDRESS[,ADDRESS{dots}]" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from service.records.reader import read
 from service.records.schema import STATE
 from tests.support.project import ROOT
 from tests.support.records import ask
-from tests.support.service import Start, clean_environment, run_program
+from tests.support.service import Start, clean_environment, run_program, wait_for
 
 WITHOUT_PYARROW = """
 import runpy, sys
@@ -60,6 +60,7 @@ def test_a_record_is_replayed_with_its_older_files_while_the_service_writes_it(
 ) -> None:
     with start("--record", str(record)) as address:
         ask(address, range(40, 45))
+        wait_for(lambda: record.exists() and run("replay", record)[0] == 0)
         code, shown, _ = run("replay", record)
     assert code == 0
     assert int(shown.split()[0]) >= 40

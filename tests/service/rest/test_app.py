@@ -127,11 +127,11 @@ def test_a_bad_body_is_refused_with_what_and_where(
 
 
 def test_the_largest_32_bit_float_is_read_as_a_number(client: TestClient) -> None:
-    """It is refused for what the policy makes of it, not for what it is."""
     answer = client.post(
         "/act", json={"state": [3.4028234663852886e38, 3.4028234663852886e38, 0, 0]}
     )
-    assert answer.json()["type"] == "urn:upright:problem:state-too-extreme"
+    assert answer.status_code == 200  # the network takes it as the end of what training saw
+    assert answer.json()["out_of_range"] == ["cart_position", "cart_velocity"]
 
 
 @hypothesis_settings(

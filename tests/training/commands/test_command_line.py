@@ -18,12 +18,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models import bundle, files
-from models.manifest import MANIFEST
+from models.manifest import MANIFEST, Plant
 from tests.support.project import COMMITTED, ROOT
 from tests.support.service import Start, clean_environment, run_program
 from training.__main__ import main
 from training.checkpoints import Checkpoints, Identity
 from training.commands.command_line import TrainCommand, parse
+from training.evaluation import recovery
 from training.export import formats
 from training.export.model_card import model_card
 from training.loggers import TensorBoardLogger
@@ -274,7 +275,7 @@ def test_a_standard_error_that_takes_no_text_loses_no_work_either(tmp_path: Path
 
 def test_a_reader_that_leaves_is_no_failure() -> None:
     evaluated = run('"$@" | head -n 1', "evaluate", str(COMMITTED), "--episodes", "10")
-    assert evaluated.stdout.startswith("10 greedy episodes of policy.onnx: mean ")
+    assert evaluated.stdout == "stage 10 greedy episodes\n"
     assert evaluated.stderr == ""
 
 
@@ -343,7 +344,8 @@ def test_evaluate_measures_the_file_on_episodes_and_seed_asked_for(
         )
         == 0
     )
-    result = json.loads(capsys.readouterr().out)
+    *stages, result = map(json.loads, capsys.readouterr().out.splitlines())
+    assert stages[0] == {"stage": "30 greedy episodes"}
     assert result["evaluation"]["episodes"] == 30
     assert result["evaluation"]["seed"] == result["robustness"]["seed"] == EVALUATION_SEEDS[5]
     assert result["gate"]["passed"]
@@ -377,7 +379,7 @@ def test_ctrl_c_ends_cleanly_and_keeps_what_was_learned(tmp_path: Path) -> None:
     ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline()]
-        while "episode" not in lines[-1]:
+        while not lines[-1].startswith("episode "):
             lines.append(process.stdout.readline())
             assert lines[-1], "".join(lines)
         process.send_signal(signal.SIGINT)
@@ -598,3 +600,76 @@ def test_a_home_that_cannot_be_written_brings_no_noise(tmp_path: Path) -> None:
         check=True,
     )
     assert trained.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "named"),
+    [
+        ("--plant.cart-mass", "0", "--plant.cart-mass: Input should be greater than"),
+        ("--plant.pole-mass", "-1", "--plant.pole-mass: Input should be greater than"),
+        ("--plant.force", "nan", "--plant.force: Input should be a finite number"),
+        ("--plant.step-seconds", "2", "--plant.step-seconds: Input should be less than"),
+        ("--plant.friction", "40", "--plant: friction: 40 N·s/m takes 73%"),
+        ("--plant.mass", "1", "--plant.mass"),
+    ],
+)
+def test_a_plant_that_cannot_be_is_refused_by_its_flag(
+    flag: str, value: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["train"], ["import", "policy.onnx"]):
+        with pytest.raises(SystemExit) as ended:
+            main([*command, flag, value, "--out", str(tmp_path / "b")])
+        assert ended.value.code == 2
+        assert named in told(capsys)
+
+
+def test_the_baseline_has_the_standard_plant_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "baseline", "--plant.force", "5", "--out", str(tmp_path / "b")])
+    assert ended.value.code == 2
+    assert "--plant.force" in told(capsys)
+
+
+def test_a_plant_that_nothing_keeps_up_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recovery, "DRAWN", 20)
+    weak = ["--plant.force", "0.1", "--plant.cart-mass", "100"]
+    assert main(["train", *weak, "--out", str(tmp_path / "b"), "--run", str(tmp_path / "r")]) == 1
+    assert "--plant: of 20 starts none can be kept up" in told(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_of_the_plant_it_was_trained_for_and_is_evaluated_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recovery, "DRAWN", 60)  # a search of thousands takes longer
+    monkeypatch.setattr(recovery, "MAP_SIZE", 5)
+    out = tmp_path / "heavy"
+    heavy = ["--plant.pole-mass", "0.3", "--plant.step-seconds", "0.04"]
+    short = ["quick", "--steps", "200", "--agents", "2", "--force"]
+    places = ["--out", str(out), "--run", str(tmp_path / "run")]
+    assert main(["train", *short, *heavy, *places]) == 0
+    shown = capsys.readouterr().out
+    assert "searched_starts 60, saved " in shown
+
+    plant = Plant(pole_mass=0.3, step_seconds=0.04)
+    manifest = bundle.read(out).manifest
+    assert manifest.environment.plant == plant
+    assert manifest.environment.max_episode_steps == 250
+    assert manifest.provenance.hyperparameters["plant"] == plant.model_dump()
+    scenarios = {each.name: each for each in manifest.robustness.scenarios}
+    assert scenarios["nominal"].steps == 250
+    assert scenarios["recovery"].episodes < 60  # no more than there are starts
+    card = (out / "README.md").read_text()
+    assert "It is for another plant than `CartPole-v1` has" in card
+    assert "| `pole_mass` | kg | 0.3 | 0.1 |" in card
+
+    assert main(["evaluate", str(out), "--json"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    searched, *_, evaluated = lines
+    assert searched["searched_starts"] == 60
+    assert evaluated["evaluation"] == manifest.evaluation.model_dump()
+    assert evaluated["robustness"] == json.loads(manifest.robustness.model_dump_json())

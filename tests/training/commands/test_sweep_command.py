@@ -62,6 +62,16 @@ def test_what_cannot_be_done_is_one_line_before_anything_is_trained(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    storage = str(tmp_path / "sweep")
+    words = ["--recipe", "quick", "--address", address, "--dry-run", "--storage", storage]
+    assert main(["sweep", *words]) == 1
+    assert f"--address: {address}: nobody answers there" in capsys.readouterr().err
+
+
 def test_a_dry_run_prints_trials_time_and_cost_and_makes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -384,7 +384,7 @@ def test_an_imported_policy_passes_its_gate_and_is_served(
     assert imported.artifacts["onnx"] == committed.artifacts["onnx"]
     assert imported.manifest.evaluation == committed.manifest.evaluation
     assert imported.manifest.gate.passed
-    assert served.decide(STATES[:1]).actions in ([0], [1])
+    assert list(served.decide(STATES[:1]).actions) in ([0], [1])
 
 
 def test_manifest_and_card_of_an_import_tell_where_it_is_from(imported: Bundle) -> None:

@@ -4,9 +4,11 @@ import pytest
 
 from training.sweep import results, session
 from training.sweep.plan import Sweep, code_digest, new_id, now
+from training.sweep.ranges import Range, Search
+from training.sweep.search import SEARCHED
 from training.sweep.storage import Storage
 from training.sweep.trial import SWEEP
-from training.sweep.trials import SweepError, seed_trials
+from training.sweep.trials import SweepError, Trial, seed_trials
 
 
 def sweep(seeds: int = 3, **changes: object) -> Sweep:
@@ -88,6 +90,28 @@ def test_trials_that_failed_are_run_again_and_those_that_ended_are_not(storage: 
     assert session.has_work(storage, begun)  # the one that failed
     keep_row(storage, begun, 1, results.DONE)
     assert not session.has_work(storage, begun)
+
+
+def test_what_a_search_has_found_is_compared_only_once_it_has_ended(storage: Storage) -> None:
+    search = Search(trials=2, hyperparameters={"gamma": Range(low=0.9, high=0.99)}, seeds=(0, 1))
+    begun = session.begin(storage, sweep(kind="search", trials=(), search=search), resume=False)
+
+    def end(number: int, gamma: float) -> None:
+        trial = Trial(number=number, variation=SEARCHED, seed=9, changes={"gamma": gamma})
+        row = results.row_without_policy(
+            begun, trial, results.DONE, reason="", validation_score=gamma
+        )
+        storage.write(results.path_of(trial), results.to_json(row))
+
+    end(1, 0.95)  # the driver is interrupted here
+    assert session.remaining(storage, begun) == []
+    assert not session.is_complete(storage, begun)
+    end(2, 0.97)
+    assert [trial.changes for trial in session.remaining(storage, begun)] == [
+        {},
+        {"gamma": 0.97},
+    ] * 2
+    assert session.size_of(begun) == 6
 
 
 def test_a_hyperparameter_that_a_row_gets_wrong_is_found_before_any_trial_is_run() -> None:

@@ -13,7 +13,7 @@ from training.sweep import results
 from training.sweep.plan import Evaluation, Sweep, code_digest, new_id, now
 from training.sweep.storage import Storage
 from training.sweep.trial import SWEEP, TrialError, Work, run_trial, unpack
-from training.sweep.trials import Changes, Plant, Trial
+from training.sweep.trials import Changes, Trial
 from training.trainer import Progress
 
 CHANGES: Changes = {"episodes": 30, "stop_mean": 1000.0}
@@ -132,13 +132,6 @@ def test_a_policy_that_passes_is_a_bundle_with_all_of_its_provenance(tmp_path: P
     assert [row[results.rate_column(each.name)] for each in scenarios] == [
         each.success_rate for each in scenarios
     ]
-
-
-def test_a_policy_for_a_plant_is_evaluated_on_it(tmp_path: Path) -> None:
-    trial = TRIAL.model_copy(update={"plant": Plant(pole_mass=0.3)})
-    row = run_trial(begin(tmp_path), trial, 1, silent)
-    assert row["LQR: own plant"] == 1
-    assert row["success rate: own plant"] in (0, 0.5, 1)
 
 
 def test_a_machine_without_the_sweeps_storage_or_code_is_named(tmp_path: Path) -> None:

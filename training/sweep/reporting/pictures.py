@@ -12,6 +12,7 @@ from training.export.plots import BLUE, GREY, RED
 from training.sweep import results
 from training.sweep.plan import Sweep
 from training.sweep.results import Row
+from training.sweep.search import SEARCHED
 from training.types import Float64Array
 
 if TYPE_CHECKING:
@@ -59,31 +60,39 @@ def success_by_seed(rows: Sequence[Row]) -> bytes:
 
 
 def parallel_coordinates(rows: Sequence[Row]) -> bytes | None:
-    """Return a line a trial through the hyperparameters that differ, coloured by its score.
+    """Return a line for each trial of a search through the hyperparameters in which they differ.
 
-    None where no hyperparameter differs.
+    The better it is, the brighter. None where they differ in none.
     """
-    scored = [row for row in rows if isinstance(row.get("validation_score"), int | float)]
+    scored = [
+        row
+        for row in rows
+        if row["variation"] == SEARCHED and results.number(row, "validation_score") is not None
+    ]
     columns = _differing(scored)
     if not columns:
         return None
 
     from matplotlib import colormaps
 
-    scores = _numbers(scored, "validation_score")
     names = [*columns, "validation_score"]
-    axes_values = np.array([_scaled(_numbers(scored, name)) for name in names])
-    colours = colormaps["viridis"](_scaled(scores))
+    if any(results.number(row, "steps") is not None for row in scored):
+        names.insert(-1, "steps")  # those that were ended early have none
+    values = [_numbers(scored, name) for name in names]
+    heights = np.array([_scaled(each) for each in values])
+    # By the score, and among equals by the steps: the last is the best.
+    order = np.lexsort((-np.nan_to_num(values[-2], nan=np.inf), values[-1]))
+    colours = colormaps["viridis"](np.linspace(0, 1, len(order)))
     figure = _figure(max(6, 1.8 * len(names)), 4.5)
     axes = figure.subplots()
-    for number in np.argsort(scores):
-        axes.plot(axes_values[:, number], color=colours[number], alpha=0.7, linewidth=1.2)
-    for position, name in enumerate(names):
+    for number, colour in zip(order, colours, strict=True):
+        axes.plot(heights[:, number], color=colour, alpha=0.7, linewidth=1.2, marker=".")
+    for position, each in enumerate(values):
         axes.axvline(position, color=GREY, linewidth=0.8)
-        _label_ends(axes, position, _numbers(scored, name))
+        _label_ends(axes, position, each)
     axes.set_xticks(range(len(names)), [_short(name) for name in names])
     axes.set_yticks([])
-    axes.set(title="trials of the search, the best score brightest", ylim=(-0.12, 1.12))
+    axes.set(title="trials of the search, the best brightest", ylim=(-0.12, 1.12))
     return _png(figure)
 
 
