@@ -70,7 +70,8 @@ def test_a_late_bundle_is_served_where_the_service_was_alive_and_not_ready(
             shutil.copy(file, folder)
             time.sleep(0.1)
 
-        with httpx2.Client(base_url=address) as client:
+        # Who calls while the processes start waits for an answer, on a loaded machine for long.
+        with httpx2.Client(base_url=address, timeout=60) as client:
             wait_for(lambda: client.get("/health/ready").status_code == 200)
             assert client.post("/act", json=STATE).json()["action"] == 1
             assert samples(client.get("/metrics").text)["upright_ready", ()] == 1
