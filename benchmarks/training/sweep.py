@@ -42,6 +42,7 @@ SHORT = "quick"
 EPISODES = Evaluation(episodes=20, scenario_episodes=4)
 KILLS = (0.3, 1.5)  # trials' lengths between two kills
 SCALE = (1_000, 2_500, 5_000, 10_000)
+NODE_SECONDS = 30.0  # until a second node has joined
 LONGEST_SECONDS = 1_800.0  # of one sweep
 
 
@@ -225,9 +226,9 @@ def _nodes(folder: Path, trials: int) -> None:
     environment["PYTHONPATH"] = ""  # the nodes get the code from the driver
     places = [Path(tempfile.mkdtemp(prefix="ray-")) for _ in range(2)]
     head = _node(places[0], environment, "--head", f"--port={port}", "--include-dashboard=false")
-    time.sleep(8)
+    _wait_for(port)
     other = _node(places[1], environment, f"--address=127.0.0.1:{port}")
-    time.sleep(5)
+    time.sleep(NODE_SECONDS)
     try:
         driver_environment = {**environment, "PYTHONPATH": str(ROOT)}
         driver = subprocess.Popen(
@@ -256,6 +257,19 @@ def _nodes(folder: Path, trials: int) -> None:
         f" trials ended, {lost} went on on the other node, {same} with the same policy.onnx;"
         f" exit code {driver.returncode}"
     )
+
+
+def _wait_for(port: int) -> None:
+    """Wait until a node listens."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    raise TimeoutError("the head of the cluster did not start")
 
 
 def with_group(leader: int) -> None:

@@ -16,7 +16,6 @@ OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what trials sen
 CONNECT_SECONDS = 5.0
 STARTS = 3  # of a Ray of our own, on a machine that may be busy
 SETTINGS = {
-    "RAY_BACKEND_LOG_LEVEL": "error",
     # Milliseconds: on a busy machine its processes take longer than Ray would wait.
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
