@@ -21,7 +21,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from benchmarks.operations import bundles
 from models.bundle import Bundle
+from models.manifest import Plant
 from service.endpoints import ENDPOINTS, GRPC_LABEL
 from tests.support.metrics import samples
 from tests.support.programs import needed
@@ -339,6 +341,26 @@ def test_a_scenario_that_lasts_counts_as_survived(
 ) -> None:
     page = open_page(f"{address}/#preset=nominal&stepTime=5")
     until(page, "/1 of 1 runs survived/.test(document.getElementById('banner').textContent)")
+
+
+def test_the_page_begins_with_the_plant_of_the_policy_and_tells_it(
+    open_page: Callable[..., Page], committed: Bundle, tmp_path: Path
+) -> None:
+    plant = Plant(pole_mass=0.3, step_seconds=0.025)
+    environment = committed.manifest.environment.model_copy(
+        update={"step_seconds": 0.025, "plant": plant}
+    )
+    bundles.relative(committed, tmp_path / "heavy", bundles.halved, environment=environment)
+    port = free_port()
+    with service(port, "--bundle", str(tmp_path / "heavy")):
+        page = open_page(f"http://127.0.0.1:{port}/#delay=1")
+        until(page, "document.getElementById('slider-poleMass').value === '0.3'")
+        assert page.input_value("#slider-stepTime") == "25"
+        assert page.input_value("#slider-delay") == "1"  # of the link
+        assert page.evaluate("location.hash") == "#delay=1"  # the plant is no change of it
+        until_steps(page, 20)
+        assert "a pole of 0.3 kg" in page.inner_text("#facts")
+        assert "steps of 0.025 s" in page.inner_text("#facts")
 
 
 def test_a_link_restores_the_setting(open_page: Callable[..., Page], address: str) -> None:
