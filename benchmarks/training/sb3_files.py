@@ -43,7 +43,7 @@ def main() -> None:
     DQN("MlpPolicy", "CartPole-v1", device="cpu", policy_kwargs=tanh).save(
         folder / "refused-tanh.zip"
     )
-    images: gym.Env[object, object] = FakeImageEnv(64, 64, 3, discrete=True)
+    images: gym.Env[object, object] = FakeImageEnv(2, 64, 64, n_channels=3)
     DQN("CnnPolicy", images, device="cpu", buffer_size=100).save(folder / "refused-images.zip")
 
 

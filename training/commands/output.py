@@ -64,11 +64,11 @@ class Output:
         return JsonLogger(self._console) if self.json_output else ConsoleLogger(self._console)
 
     @contextmanager
-    def stages(self) -> Iterator[OnStage]:
+    def stages(self, *, is_told: bool = True) -> Iterator[OnStage]:
         """Give a function that shows what is being done, and the share of it that is done.
 
         A terminal shows a bar, which goes on turning while there is nothing to tell. Elsewhere each
-        stage is one line, or one JSON object, as it begins.
+        stage is one line, or one JSON object, as it begins, if it `is_told`.
         """
         current = ""
         with Progress(
@@ -85,7 +85,7 @@ class Output:
             def on_stage(stage: str, done: float) -> None:
                 nonlocal current
                 if bars.disable:
-                    if stage != current:
+                    if is_told and stage != current:
                         self.print_facts(stage=stage)
                 elif stage != current:
                     bars.reset(bar, description=stage)

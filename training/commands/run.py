@@ -89,12 +89,12 @@ def evaluate(command: EvaluateCommand) -> int:
 
     output = Output(json_output=command.json_output)
     plant = evaluated.manifest.environment.plant
-    _prepare(plant, output)
+    _prepare(plant, output, is_told=not command.json_output)  # one object is promised
     try:
         q_values = from_onnx(evaluated.artifacts["onnx"])
     except PolicyFileError as error:
         raise CommandError(f"{command.bundle}: {error}") from error
-    with output.stages() as on_stage:
+    with output.stages(is_told=not command.json_output) as on_stage:
         result = evaluate_policy(
             q_values,
             evaluated.manifest.gate.name,
@@ -163,7 +163,7 @@ def import_policy(command: ImportCommand) -> int:
     return _write_bundle(candidate, command.bundle, name, output, kept_in=None)
 
 
-def _prepare(plant: Plant, output: Output) -> None:
+def _prepare(plant: Plant, output: Output, *, is_told: bool = True) -> None:
     """Search for the starts that can be saved on a plant of the user's own, and say so."""
     if plant == STANDARD:
         return
@@ -175,12 +175,13 @@ def _prepare(plant: Plant, output: Output) -> None:
     except recovery.UncontrollableError as error:
         raise CommandError(f"--plant: {error}") from error
 
-    output.print_facts(
-        searched_starts=starts.drawn,
-        saved=starts.saved,
-        lost=starts.lost,
-        seconds=round(time.monotonic() - started, 1),
-    )
+    if is_told:
+        output.print_facts(
+            searched_starts=starts.drawn,
+            saved=starts.saved,
+            lost=starts.lost,
+            seconds=round(time.monotonic() - started, 1),
+        )
 
 
 def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bool]:
