@@ -1,6 +1,7 @@
 """What tests share: the committed bundle, small runs, and the real server on a loopback port."""
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,11 @@ from training.export.exporter import export
 from training.recipes import recipe
 from training.train import train
 from training.trainer import Run
+
+# A shell starts what runs in the background with Ctrl-C ignored, and what tests start would inherit
+# that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example has a deadline: how long one takes is a matter of the machine.
 hypothesis.settings.register_profile("tests", deadline=None)
