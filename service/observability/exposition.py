@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from service.endpoints import LABELS, OTHER_LABEL
@@ -62,15 +62,14 @@ def _requests(layout: Layout, total: Sequence[float]) -> Iterator["Metric"]:
         labels=("endpoint",),
     )
     for endpoint in LABELS:
+        first = layout.requests[endpoint]
+        if not any(total[first : first + len(layout.statuses)]):  # most are never asked for
+            continue
         for status, index in layout.statuses.items():
-            if count := total[layout.requests[endpoint] + index]:
+            if count := total[first + index]:
                 requests.add_metric((endpoint, str(status)), count)
-
         histogram = layout.request_seconds[endpoint]
-        buckets = histogram.buckets(total)
-        _, requests_in_all = buckets[-1]
-        if requests_in_all:
-            seconds.add_metric((endpoint,), buckets, total[histogram.sum])
+        seconds.add_metric((endpoint,), histogram.buckets(total), total[histogram.sum])
 
     yield requests
     yield seconds
@@ -159,7 +158,9 @@ def _events(layout: Layout, total: Sequence[float]) -> Iterator["Metric"]:
         yield family
 
 
+@cache
 def _build() -> dict[str, str]:
+    """Return what the service runs on; to read it from the disk takes a third of a scrape."""
     return {
         "version": _version("upright"),
         "python": platform.python_version(),
