@@ -27,6 +27,7 @@ from pathlib import Path
 from pyarrow import parquet
 
 from benchmarks.environments import ROOT
+from tests.support.programs import trial_processes
 from training.checkpoints import processor
 from training.sweep import results
 from training.sweep.cluster import LOCAL, connected
@@ -161,7 +162,7 @@ def _kill(folder: Path, trials: int) -> None:
             driver.wait()
             drivers += 1
             driver = _start(_command(swept, trials, "--resume"))
-        elif processes := _trial_processes(driver.pid):
+        elif processes := trial_processes(driver.pid):
             os.kill(moments.choice(processes), signal.SIGKILL)
             kills += 1
     driver.kill()
@@ -194,26 +195,6 @@ def _expected(folder: Path, trials: int) -> tuple[dict[int, str], float]:
 
 def _start(command: list[str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _trial_processes(parent: int) -> list[int]:
-    """Return the processes below another that run a trial now."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="],  # noqa: S607 - found by PATH
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
-    below, known = {parent}, 0
-    while len(below) > known:
-        known = len(below)
-        below |= {int(pid) for pid, above, _ in processes if int(above) in below}
-    return [
-        int(pid)
-        for pid, _, name in processes
-        if int(pid) in below and name.startswith("ray::_run_and_report")
-    ]
 
 
 # Two nodes

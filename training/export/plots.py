@@ -43,7 +43,7 @@ def scores_plot(history: History, title: str) -> bytes:
     That is the score of each episode and its running mean, or, of a population, the score of the
     best and of the median agent.
     """
-    figure = _figure(9, 4.5)
+    figure = figure_of(9, 4.5)
     axes = figure.subplots()
     counter = next(iter(history[0]))
     if "score" in history[0]:
@@ -54,7 +54,7 @@ def scores_plot(history: History, title: str) -> bytes:
     axes.set(title=title, xlabel=counter.replace("_", " "))
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _plot_episodes(axes: "Axes", history: History, counter: str) -> None:
@@ -83,7 +83,7 @@ def _plot_agents(axes: "Axes", history: History, counter: str) -> None:
 def robustness_chart(robustness: RobustnessEvaluation, title: str) -> bytes:
     """Return a pair of bars for each scenario, the policy beside the LQR."""
     scenarios = robustness.scenarios
-    figure = _figure(11, 4)
+    figure = figure_of(11, 4)
     axes = figure.subplots()
 
     x = np.arange(len(scenarios))
@@ -97,7 +97,7 @@ def robustness_chart(robustness: RobustnessEvaluation, title: str) -> bytes:
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.25, axis="y")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def recovery_map(recovery: Recovery, title: str) -> bytes:
@@ -110,7 +110,7 @@ def recovery_map(recovery: Recovery, title: str) -> bytes:
     colours = [colour for colour, _ in MAP_COLOURS.values()]
     width, height = recovery.map.half_widths
 
-    figure = _figure(6.5, 5)
+    figure = figure_of(6.5, 5)
     axes = figure.subplots()
     axes.imshow(
         image,
@@ -134,7 +134,7 @@ def recovery_map(recovery: Recovery, title: str) -> bytes:
         frameon=False,
         fontsize=8,
     )
-    return _png(figure)
+    return png_of(figure)
 
 
 def decision_surface(q_values: QFunction, title: str) -> bytes:
@@ -148,7 +148,7 @@ def decision_surface(q_values: QFunction, title: str) -> bytes:
     q = q_values(grid.reshape(-1, 4)).reshape(*grid.shape[:2], -1)
     difference = q[..., 1] - q[..., 0]
 
-    figure = _figure(6, 4.5)
+    figure = figure_of(6, 4.5)
     axes = figure.subplots()
     largest = float(np.abs(difference).max())
     mesh = axes.pcolormesh(
@@ -166,10 +166,11 @@ def decision_surface(q_values: QFunction, title: str) -> bytes:
     )
     axes.set(title=title, xlabel="pole angle (°)", ylabel="pole angular velocity (rad/s)")
     figure.colorbar(mesh, label="Q(right) - Q(left)")
-    return _png(figure)
+    return png_of(figure)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def figure_of(width: float, height: float) -> "Figure":
+    """Return an empty picture of so many inches."""
     # It warns of a home that cannot be written, where it would keep what it knows of fonts.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -177,7 +178,8 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), dpi=110, layout="constrained")
 
 
-def _png(figure: "Figure") -> bytes:
+def png_of(figure: "Figure") -> bytes:
+    """Return a picture as a PNG file."""
     image = io.BytesIO()
     # Without the name of the software, so that the same picture has the same bytes.
     figure.savefig(image, format="png", metadata={"Software": None})

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from pyarrow import parquet
 
+from tests.support.programs import trial_processes
 from tests.support.project import ROOT
 from tests.support.service import clean_environment, wait_for
 from training.export import formats
@@ -25,26 +26,6 @@ def command(storage: Path, *arguments: str) -> list[str]:
     changes = [f"{name}={value}" for name, value in TINY.items()]
     words = ["--recipe", "quick", "--set", *changes, "--storage", str(storage), *FAST, *arguments]
     return [sys.executable, "-m", "training", "sweep", *words]
-
-
-def workers(parent: int) -> list[int]:
-    """Return the processes below another that run a trial now."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="],  # noqa: S607 - found by PATH
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    processes = [line.split(maxsplit=2) for line in listed.splitlines()]
-    below, known = {parent}, 0
-    while len(below) > known:
-        known = len(below)
-        below |= {int(pid) for pid, above, _ in processes if int(above) in below}
-    return [
-        int(pid)
-        for pid, _, name in processes
-        if int(pid) in below and name.startswith("ray::_run_and_report")
-    ]
 
 
 def sha256_of_an_undisturbed_training(seed: int) -> str:
@@ -68,8 +49,8 @@ def test_a_trial_that_is_killed_ends_with_the_bytes_of_an_undisturbed_one(tmp_pa
     ):
         try:
             wait_for(lambda: any((storage / "checkpoints").glob("*.zip")), 120)
-            wait_for(lambda: len(workers(process.pid)) > 0)
-            os.kill(workers(process.pid)[0], signal.SIGKILL)
+            wait_for(lambda: len(trial_processes(process.pid)) > 0)
+            os.kill(trial_processes(process.pid)[0], signal.SIGKILL)
             assert process.wait(120) == 0, log.read_text()
         finally:
             process.kill()

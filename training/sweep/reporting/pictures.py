@@ -1,14 +1,12 @@
 """The pictures of a sweep, as PNG."""
 
-import io
-import logging
 from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from training.export.plots import BLUE, GREY, RED
+from training.export.plots import BLUE, GREY, RED, figure_of, png_of
 from training.sweep import results
 from training.sweep.plan import Sweep
 from training.sweep.results import Row
@@ -17,7 +15,6 @@ from training.types import Float64Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SHOWN_VARIATIONS = 30
 SHOWN_TRIALS = 2_000  # points and lines above this only make a picture slow
@@ -40,7 +37,7 @@ def draw(sweep: Sweep, rows: Sequence[Row]) -> dict[str, bytes]:
 def success_by_seed(rows: Sequence[Row]) -> bytes:
     """Return each trial's mean success rate over the scenarios, a line of points a variation."""
     names = list(dict.fromkeys(str(row["variation"]) for row in rows))[:SHOWN_VARIATIONS]
-    figure = _figure(9, 2 + 0.35 * len(names))
+    figure = figure_of(9, 2 + 0.35 * len(names))
     axes = figure.subplots()
     for position, name in enumerate(names):
         group = [row for row in rows if row["variation"] == name]
@@ -56,7 +53,7 @@ def success_by_seed(rows: Sequence[Row]) -> bytes:
         xlabel="success rate, mean over the scenarios",
     )
     axes.grid(alpha=0.25, axis="x")
-    return _png(figure)
+    return png_of(figure)
 
 
 def parallel_coordinates(rows: Sequence[Row]) -> bytes | None:
@@ -83,7 +80,7 @@ def parallel_coordinates(rows: Sequence[Row]) -> bytes | None:
     # By the score, and among equals by the steps: the last is the best.
     order = np.lexsort((-np.nan_to_num(values[-2], nan=np.inf), values[-1]))
     colours = colormaps["viridis"](np.linspace(0, 1, len(order)))
-    figure = _figure(max(6, 1.8 * len(names)), 4.5)
+    figure = figure_of(max(6, 1.8 * len(names)), 4.5)
     axes = figure.subplots()
     for number, colour in zip(order, colours, strict=True):
         axes.plot(heights[:, number], color=colour, alpha=0.7, linewidth=1.2, marker=".")
@@ -93,7 +90,7 @@ def parallel_coordinates(rows: Sequence[Row]) -> bytes | None:
     axes.set_xticks(range(len(names)), [_short(name) for name in names])
     axes.set_yticks([])
     axes.set(title="trials of the search, the best brightest", ylim=(-0.12, 1.12))
-    return _png(figure)
+    return png_of(figure)
 
 
 def scenario_against_scenario(rows: Sequence[Row]) -> bytes | None:
@@ -109,7 +106,7 @@ def scenario_against_scenario(rows: Sequence[Row]) -> bytes | None:
         return None
 
     width = min(3, len(pairs))
-    figure = _figure(3.2 * width, 3.2 * -(-len(pairs) // width))
+    figure = figure_of(3.2 * width, 3.2 * -(-len(pairs) // width))
     grid = figure.subplots(-(-len(pairs) // width), width, squeeze=False)
     for axes in grid.flat[len(pairs) :]:
         axes.axis("off")
@@ -126,7 +123,7 @@ def scenario_against_scenario(rows: Sequence[Row]) -> bytes | None:
         axes.set(xlabel=one.removeprefix(results.RATE), ylabel=other.removeprefix(results.RATE))
         axes.grid(alpha=0.25)
     figure.suptitle("success rates, scenario against scenario (red: gate not passed)")
-    return _png(figure)
+    return png_of(figure)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
@@ -165,18 +162,3 @@ def _label_ends(axes: "Axes", position: int, values: Float64Array) -> None:
 
 def _short(column: str) -> str:
     return column.removeprefix(results.HYPERPARAMETER).replace("_", " ")
-
-
-def _figure(width: float, height: float) -> "Figure":
-    # It warns of a home that cannot be written, where it would keep what it knows of fonts.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _png(figure: "Figure") -> bytes:
-    image = io.BytesIO()
-    # Without the name of the software, so that the same picture has the same bytes.
-    figure.savefig(image, format="png", metadata={"Software": None})
-    return image.getvalue()
