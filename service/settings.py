@@ -46,7 +46,7 @@ GROUP_STARTS = {
 
 
 class ConfigFileError(Exception):
-    """Raised when the file that `--config` names cannot be read as TOML."""
+    """Raised when the file that `--config` names cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -373,14 +373,12 @@ def read_config_file(path: Path) -> dict[str, Any]:
     The file may name a setting as its flag (`log-format`) or as its field (`log_format`). Raises
     `ConfigFileError`.
     """
-    import tomllib  # only those who have such a file wait for it
+    from models.toml import TomlError, read_toml  # only those who have such a file wait for it
 
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigFileError(f"--config {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, or a path that cannot be
-        raise ConfigFileError(f"--config {path}: cannot be read as TOML ({error})") from error
+        content = read_toml(path)
+    except TomlError as error:
+        raise ConfigFileError(f"--config {path}: {error}") from error
 
     if "config" in content:
         raise ConfigFileError(f"--config {path}: a file of settings cannot name another one")

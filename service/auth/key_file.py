@@ -2,7 +2,6 @@
 
 import hmac
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from models.files import atomic_replacement, exclusive_lock
+from models.toml import TomlError, read_toml
 from service.auth.keys import Comparison, Keys, KeysError, KnownKey
 from service.endpoints import Scope
 from service.settings import Settings
@@ -57,13 +57,9 @@ def read_entries(path: Path) -> list[KeyEntry]:
     Raises `KeysError`, whose text never holds what stands in place of a hash: it may be a key.
     """
     try:
-        content = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise KeysError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise KeysError(f"{path}: is no text") from error
-    except (ValueError, RecursionError) as error:  # the latter for thousands of brackets
-        raise KeysError(f"{path}: is no TOML: {error}") from error
+        content = read_toml(path)
+    except TomlError as error:
+        raise KeysError(f"{path}: {error}") from error
 
     try:
         entries = _Content.model_validate(content).key

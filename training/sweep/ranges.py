@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from training.recipes import RecipeError, recipe
-from training.sweep.trials import Changes, Part, SweepError, problem_of, read_toml
+from training.sweep.trials import Changes, Part, SweepError, problem_of, read_tables
 
 
 class Range(Part):
@@ -57,7 +57,7 @@ def read_search(path: Path, name: str, changes: Changes, seeds: Sequence[int]) -
     Raises `SweepError` for what is no search, and for ranges beyond what the recipe allows.
     """
     try:
-        search = Search.model_validate({**read_toml(path), "seeds": tuple(seeds)})
+        search = Search.model_validate({**read_tables(path), "seeds": tuple(seeds)})
     except ValidationError as error:
         raise SweepError(f"{path}: {problem_of(error)}") from error
     for hyperparameter, values in search.hyperparameters.items():

@@ -1,12 +1,12 @@
 """What a sweep trains: its trials, by seeds, by changes of the recipe, or by plants."""
 
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from models.manifest import Plant
+from models.toml import TomlError, parse_toml, read_toml
 from training.seeding import TRAINING_SEEDS
 
 Changes = dict[str, JsonValue]  # hyperparameters by name, as `recipes.recipe` takes them
@@ -79,8 +79,8 @@ def parse_changes(words: Sequence[str]) -> Changes:
         if not equals or not name:
             raise SweepError(f"{word!r} names no value; expected NAME=VALUE")
         try:
-            changes[name.replace("-", "_")] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError as error:
+            changes[name.replace("-", "_")] = parse_toml(f"value = {value}")["value"]
+        except TomlError as error:
             raise SweepError(
                 f"{value!r} is no value of TOML: a text needs quotes, a list brackets"
             ) from error
@@ -108,7 +108,7 @@ def ablations(name: str) -> list[tuple[str, Changes]]:
 
     Raises `SweepError` for a recipe that has none.
     """
-    rows = TypeAdapter(dict[str, list[_Ablation]]).validate_python(read_toml(ABLATIONS))
+    rows = TypeAdapter(dict[str, list[_Ablation]]).validate_python(read_tables(ABLATIONS))
     if name not in rows:
         raise SweepError(
             f"--ablation: recipe {name} has no rows in {ABLATIONS.name}; there are some for"
@@ -123,7 +123,7 @@ def plant_trials(path: Path, seeds: Sequence[int]) -> tuple[Trial, ...]:
     A plant is a table `[plants.NAME]` with what differs from the standard plant, such as
     `pole_mass` (kg). Raises `SweepError`.
     """
-    tables = read_toml(path).get("plants")
+    tables = read_tables(path).get("plants")
     if not isinstance(tables, dict) or not tables:
         raise SweepError(f"{path}: has no plants; expected tables such as [plants.heavy]")
 
@@ -138,14 +138,12 @@ def plant_trials(path: Path, seeds: Sequence[int]) -> tuple[Trial, ...]:
     return seed_trials(variations, seeds)
 
 
-def read_toml(path: Path) -> dict[str, object]:
+def read_tables(path: Path) -> dict[str, object]:
     """Return the tables of a TOML file. Raises `SweepError`, which names the file."""
     try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise SweepError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SweepError(f"{path}: is no TOML: {error}") from error
+        return read_toml(path)
+    except TomlError as error:
+        raise SweepError(f"{path}: {error}") from error
 
 
 def problem_of(error: ValidationError) -> str:

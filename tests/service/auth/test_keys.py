@@ -350,7 +350,7 @@ def test_a_file_of_keys_that_is_not_there_stops_the_start_with_one_line(tmp_path
     code, complaint = refused("--keys", str(tmp_path / "absent.toml"))
     assert (code, complaint) == (
         1,
-        f"upright: {tmp_path / 'absent.toml'}: No such file or directory\n",
+        f"upright: {tmp_path / 'absent.toml'}: cannot be read (No such file or directory)\n",
     )
 
 

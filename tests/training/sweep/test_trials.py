@@ -11,7 +11,7 @@ from training.sweep.trials import (
     parse_changes,
     parse_seeds,
     plant_trials,
-    read_toml,
+    read_tables,
     seed_trials,
 )
 
@@ -63,7 +63,7 @@ def test_every_variation_gets_a_seed_before_any_gets_the_next() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(read_toml(ABLATIONS)))
+@pytest.mark.parametrize("name", sorted(read_tables(ABLATIONS)))
 def test_every_row_of_an_ablation_changes_its_recipe(name: str) -> None:
     rows = ablations(name)
     assert rows[0] == (WHOLE_RECIPE, {})
