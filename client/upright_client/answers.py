@@ -14,6 +14,8 @@ from upright_client.protocols.protocol import Reply
 from upright_client.text import printable
 
 Document = dict[str, object]
+OUT_OF_RANGE = "urn:upright:problem:out-of-range"
+
 _decode = json.JSONDecoder().decode  # json.loads() looks for the encoding first, at every answer
 
 
@@ -72,6 +74,8 @@ def read_problem(document: Document) -> Failure | None:
         return Failure("denied", text)
     if status == 412:
         return Failure("other-bundle", text)
+    if status == 422 and document.get("type") == OUT_OF_RANGE:
+        return Failure("out-of-range", text)
     return Failure("failed" if status >= 500 else "refused", text)
 
 

@@ -33,11 +33,14 @@ class Calls:
         deadline: float,
         fallback: Fallback,
         pin_digest: str | None,
+        strict: bool,
         statistics: CallStatistics,
     ) -> None:
         self._deadline = deadline
         self._fallback = fallback
         self._pin_digest = pin_digest
+        self._strict = strict
+        self._end = b',"strict":true}' if strict else b"}"
         self._statistics = statistics
         # The first number is random, so that no answer to an earlier program is taken for one to
         # this.
@@ -48,7 +51,7 @@ class Calls:
         start = perf_counter()
         numbers = check_state(state)
         seq = next(self._seqs)
-        body = b'{"state":[%b],"seq":%d}' % (repr(numbers)[1:-1].encode(), seq)
+        body = b'{"state":[%b],"seq":%d%b' % (repr(numbers)[1:-1].encode(), seq, self._end)
         until = start + self._deadline
 
         outcome = await self._ask(pool, Request(ACT, body, seq, ANSWER_LIMIT), until)
@@ -72,7 +75,7 @@ class Calls:
         if not rows:
             return []
         seq = next(self._seqs)
-        body = json.dumps({"states": rows, "seq": seq}).encode()
+        body = json.dumps({"states": rows, "seq": seq, "strict": self._strict}).encode()
         if deadline is not None:
             check_seconds("deadline", deadline)
         until = start + (self._deadline if deadline is None else deadline)

@@ -33,6 +33,7 @@ class BaseClient(ABC):
     `fallback`: the action where there is no answer in time: a constant, `LastAction(first)`, or a
     function of the state.
     `pin_digest`: the bundle that may decide; an answer of any other is a fallback.
+    `strict`: a state outside what training saw is answered by the fallback, not by the policy.
     `key`: sent as `Authorization: Bearer …`.
     `ssl_context`: whom `https://` trusts, and this client's certificate if it has one; by default
     the system's authorities, and none.
@@ -51,11 +52,12 @@ class BaseClient(ABC):
         deadline: float = 0.02,
         fallback: Fallback,
         pin_digest: str | None = None,
+        strict: bool = False,
         key: str | None = None,
         ssl_context: "ssl.SSLContext | None" = None,
         connections: int = 1,
     ) -> None:
-        _check_arguments(transport, deadline, fallback, pin_digest, key, connections)
+        _check_arguments(transport, deadline, fallback, pin_digest, strict, key, connections)
         parsed_address = parse_address(address)
         if ssl_context is not None and not parsed_address.is_secure:
             raise ValueError(f"ssl_context is for https://, not for {os.fspath(address)!r}")
@@ -72,7 +74,7 @@ class BaseClient(ABC):
         runtime = self._new_runtime()
         first_action = fallback.first if isinstance(fallback, LastAction) else 0
         self._statistics = CallStatistics(first_action)
-        self._calls = Calls(deadline, fallback, pin_digest, self._statistics)
+        self._calls = Calls(deadline, fallback, pin_digest, strict, self._statistics)
 
         def make_pool(protocol: Transport, size: int) -> ConnectionPool:
             return ConnectionPool(
@@ -114,6 +116,7 @@ def _check_arguments(
     deadline: float,
     fallback: Fallback,
     pin_digest: str | None,
+    strict: bool,
     key: str | None,
     connections: int,
 ) -> None:
@@ -133,6 +136,8 @@ def _check_arguments(
         isinstance(pin_digest, str) and pin_digest.startswith("sha256:")
     ):
         raise ValueError(f"pin_digest is a digest such as sha256:…, not {describe(pin_digest)}")
+    if type(strict) is not bool:
+        raise TypeError(f"strict is True or False, not {describe(strict)}")
     if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable()):
         raise ValueError("key holds characters that no header may have")
     if type(connections) is not int or connections < 1:

@@ -11,6 +11,7 @@ Reason = Literal[
     "invalid-response",  # what came is no answer of this service
     "other-bundle",  # the answer came from another bundle than the pinned one
     "denied",  # the service does not answer to this client's key: 401 or 403
+    "out-of-range",  # a state is outside what training saw, which the client or service refuses
     "refused",  # the service refused the request: a problem with another status from 400 to 499
     "failed",  # the service failed: a problem with a status of 500 or above
     "closed",  # the client was closed

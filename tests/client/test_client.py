@@ -172,6 +172,7 @@ def test_misuse_is_raised_at_once_even_with_no_service(
         {"fallback": True},
         {"transport": "carrier pigeon"},
         {"pin_digest": "7f0c"},
+        {"strict": "yes"},
         {"key": "line\nbreak"},
         {"connections": 0},
     ],
@@ -286,6 +287,31 @@ def test_another_bundle_than_the_pinned_one_never_decides(
             0,
         )
         assert client.act_batch([STATE])[0].reason == "other-bundle"
+
+
+def test_a_strict_client_falls_back_in_states_that_training_never_saw(
+    make: Make, transport: str, port: int
+) -> None:
+    three_degrees = (0, 0, 3, 0)
+    with make(
+        f"http://127.0.0.1:{port}",
+        transport=transport,
+        deadline=PATIENT,
+        fallback=LastAction(0),
+        strict=True,
+    ) as client:
+        assert client.act(STATE).source == "policy"
+        decision = client.act(three_degrees)
+        assert (decision.source, decision.reason, decision.q_values) == (
+            "fallback",
+            "out-of-range",
+            (),
+        )
+        assert "pole_angle is 3 rad" in client.last_error
+        assert client.act_batch([STATE])[0].source == "policy"
+        assert [row.reason for row in client.act_batch([STATE, three_degrees])] == (
+            ["out-of-range"] * 2
+        )
 
 
 def test_a_state_that_the_service_refuses_is_a_fallback_with_its_reason(
