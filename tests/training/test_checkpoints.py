@@ -19,6 +19,7 @@ from safetensors.torch import save
 from tests.support.project import ROOT
 from training.checkpoints import CheckpointError, Checkpoints, Identity, numbered, read
 from training.recipes import BaselineRecipe, PopulationRecipe, recipe
+from training.snapshot import Snapshot
 from training.train import train, trainer_for
 from training.trainer import Run
 
@@ -236,12 +237,37 @@ def test_the_trainer_before_and_after_restoring_is_the_same(tmp_path: Path) -> N
         np.testing.assert_array_equal(array, again.arrays[key])
 
 
+def test_stop_and_resume_in_the_middle_of_a_check_equals_never_stopping() -> None:
+    chosen = RECIPES["robust"]
+    whole = trainer_for(chosen, 0, CPU)
+    resumed = 0
+    while whole.stopped is None:
+        whole.advance(lambda: 1.0)
+        if whole.snapshot().parts["selection"].values["waiting"]:
+            flat = whole.snapshot().flatten()
+            parts = trainer_for(chosen, 0, CPU)
+            parts.restore(Snapshot(flat.arrays, flat.values).unflatten())
+            for trainer in (parts, whole):
+                before = trainer.steps
+                trainer.advance(lambda: 1.0)
+                assert (
+                    trainer.steps == before
+                )  # the check goes on, and no step comes before its end
+            ends = [trainer.snapshot().flatten() for trainer in (parts, whole)]
+            assert ends[0].values == ends[1].values
+            for key, array in ends[0].arrays.items():
+                np.testing.assert_array_equal(array, ends[1].arrays[key])
+            resumed += 1
+    assert resumed > 0
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
 import torch
 from training.checkpoints import Checkpoints, Identity
 from training.recipes import recipe
+from training.snapshot import Snapshot
 from training.train import train
 
 chosen = recipe("quick", {"agents": 4, "steps": 3_000, "eval_frequency": 50})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from models.manifest import Plant
 from training.envs.plant import STANDARD, steps_of
@@ -79,6 +79,14 @@ class ModelSelection:
         self._hidden, self._plant = hidden, plant
         self._nominal = (replace(NOMINAL, steps=steps_of(plant, NOMINAL.steps_on(STANDARD))),)
         self.best: BestAgent | None = None
+        # Of a check that is under way: what the short validation gave, and who waits for the long.
+        self._scores: Float64Array | None = None
+        self._waiting: list[int] = []
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether agents wait for their long validation: no step may come before `check` ended."""
+        return self._scores is not None
 
     @property
     def is_final(self) -> bool:
@@ -92,41 +100,61 @@ class ModelSelection:
         vector_steps: int,
         *,
         progress: float,
-    ) -> Float64Array:
-        """Evaluate all agents, with the weights `layers`, and select.
+    ) -> Float64Array | None:
+        """Evaluate all agents, with the weights `layers`, and select: a part of it at each call.
 
-        `progress` is the share of the training that is done. Returns the scores of the short
-        validation, (K,): 1 is perfect.
+        The first call is the short validation, and each further one the long validation of one
+        agent, so that nobody waits long for a call to end. `progress` is the share of the training
+        that is done. Returns the scores of the short validation, (K,), where 1 is perfect, once the
+        check has ended, and None before.
         """
         candidates = _Candidates(networks, layers, vector_steps)
-        if self.rule == "first":
-            return self._check_first(candidates)
-        return self._check_best(candidates, progress)
+        if self._scores is None:
+            first = self.rule == "first"
+            self._scores = (
+                self._nominal_scores(candidates) if first else self._hard_scores(candidates)
+            )
+            if first:
+                self._waiting = np.flatnonzero(self._scores == 1).tolist()
+            elif progress >= LONG_FROM:
+                least = self._scores.max() - SCORE_MARGIN
+                self._waiting = np.flatnonzero(self._scores >= least).tolist()
+        else:
+            self._validate(candidates, self._waiting.pop(0))
+
+        if self._waiting:
+            return None
+        scores, self._scores = self._scores, None
+        return scores
 
     def snapshot(self) -> Snapshot:
-        """Return the best agent, if there is one."""
+        """Return the best agent, if there is one, and the check that is under way."""
+        arrays = {} if self._scores is None else {"scores": self._scores}
+        values: dict[str, JsonValue] = {
+            "selected": self.best is not None,
+            "waiting": list(self._waiting),
+        }
         best = self.best
         if best is None:
-            return Snapshot(values={"selected": False})
+            return Snapshot(arrays, values)
 
         weights = {name: tensor.numpy() for name, tensor in best.network.state_dict().items()}
-        values: dict[str, JsonValue] = {
-            "selected": True,
-            "score": best.score,
-            "agent": best.agent,
-            "vector_steps": best.vector_steps,
-        }
-        return Snapshot(weights, values)
+        values |= {"score": best.score, "agent": best.agent, "vector_steps": best.vector_steps}
+        return Snapshot(arrays, values, {"network": Snapshot(weights)})
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over the best agent of a snapshot."""
+        """Take over the best agent of a snapshot, and the check that was under way."""
+        scores = snapshot.arrays.get("scores")
+        self._scores = None if scores is None else scores.copy()
+        self._waiting = TypeAdapter(list[int]).validate_python(snapshot.values["waiting"])
         if not snapshot.values["selected"]:
             self.best = None
             return
 
         network = DQNetwork(self._hidden)
+        weights = snapshot.parts["network"].arrays
         network.load_state_dict(
-            {name: torch.from_numpy(array.copy()) for name, array in snapshot.arrays.items()}
+            {name: torch.from_numpy(array.copy()) for name, array in weights.items()}
         )
         self.best = BestAgent(
             snapshot.number("score"),
@@ -135,7 +163,7 @@ class ModelSelection:
             network,
         )
 
-    def _check_first(self, candidates: "_Candidates") -> Float64Array:
+    def _nominal_scores(self, candidates: "_Candidates") -> Float64Array:
         scores: Float64Array = success_rates(
             candidates.controller(),
             SHORT_SEED,
@@ -144,18 +172,10 @@ class ModelSelection:
             copies=candidates.count,
             plant=self._plant,
         ).mean(axis=1)
-
-        for agent in np.flatnonzero(scores == 1).tolist():
-            controller = candidates.controller(agent)
-            rates = success_rates(controller, LONG_SEED, self._nominal, plant=self._plant)
-            score = float(rates.min())
-            if score == 1:
-                self.best = candidates.best_agent(agent, score)
-                break
         return scores
 
-    def _check_best(self, candidates: "_Candidates", progress: float) -> Float64Array:
-        short_rates = success_rates(
+    def _hard_scores(self, candidates: "_Candidates") -> Float64Array:
+        rates = success_rates(
             candidates.controller(),
             SHORT_SEED,
             HARD_SCENARIOS,
@@ -163,18 +183,23 @@ class ModelSelection:
             copies=candidates.count,
             plant=self._plant,
         )
-        scores = score_of(short_rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES, self._plant))
-        if progress < LONG_FROM:
-            return scores
+        return score_of(rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES, self._plant))
 
-        goals = _goals(LONG_SEED, None, self._plant)
-        for agent in np.flatnonzero(scores >= scores.max() - SCORE_MARGIN).tolist():
-            controller = candidates.controller(agent)
-            rates = success_rates(controller, LONG_SEED, HARD_LONG, plant=self._plant)
-            score = float(score_of(rates, goals)[0])
-            if self.best is None or score > self.best.score:
+    def _validate(self, candidates: "_Candidates", agent: int) -> None:
+        """Evaluate one agent in many episodes, and select it if it is better than the best."""
+        controller = candidates.controller(agent)
+        if self.rule == "first":
+            rates = success_rates(controller, LONG_SEED, self._nominal, plant=self._plant)
+            score = float(rates.min())
+            if score == 1:
                 self.best = candidates.best_agent(agent, score)
-        return scores
+                self._waiting.clear()
+            return
+
+        rates = success_rates(controller, LONG_SEED, HARD_LONG, plant=self._plant)
+        score = float(score_of(rates, _goals(LONG_SEED, None, self._plant))[0])
+        if self.best is None or score > self.best.score:
+            self.best = candidates.best_agent(agent, score)
 
 
 class _Candidates:

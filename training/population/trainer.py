@@ -116,28 +116,25 @@ class PopulationTrainer:
         return self._networks.agent(0, self._evaluated_layers) if best is None else best.network
 
     def advance(self, elapsed: Callable[[], float]) -> Progress:
-        """Train for a while, and at every `eval_frequency` and at the end check greedily."""
-        recipe = self.recipe
-        observed_states = []
+        """Train for a while, and at every `eval_frequency` and at the end check greedily.
+
+        A check is spread over several calls.
+        """
         with torch.no_grad():  # the gradient is written by hand
-            while True:
-                observed_states.append(self._environment.observed_states)
-                self._step()
-                at_end = self.agent_steps >= recipe.steps
-                at_check = at_end or self.vector_steps % recipe.eval_frequency == 0
-                if at_check or self.vector_steps % REPORT_FREQUENCY == 0:
-                    break
-            self._statistics.update(np.concatenate(observed_states))
-            if not at_check:
-                return self._glimpse(elapsed())
+            if not self._selection.is_under_way:
+                self._learn()
+                if not self._is_at_check:
+                    return self._glimpse(elapsed())
 
             scores = self._selection.check(
                 self._networks,
                 self._evaluated_layers,
                 self.vector_steps,
-                progress=self.agent_steps / recipe.steps,
+                progress=self.agent_steps / self.recipe.steps,
             )
-        if at_end or self._selection.is_final:
+        if scores is None:
+            return self._glimpse(elapsed())
+        if self._is_at_end or self._selection.is_final:
             self.stopped = "limit" if self._selection.best is None else "solved"
         return self._progress(scores, elapsed())
 
@@ -189,6 +186,24 @@ class PopulationTrainer:
         """The weights that are evaluated and exported."""
         networks = self._networks
         return networks.average if self.recipe.weight_ema else networks.online
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self.agent_steps >= self.recipe.steps
+
+    @property
+    def _is_at_check(self) -> bool:
+        return self._is_at_end or self.vector_steps % self.recipe.eval_frequency == 0
+
+    def _learn(self) -> None:
+        """Take steps up to the next check or report."""
+        observed_states = []
+        while True:
+            observed_states.append(self._environment.observed_states)
+            self._step()
+            if self._is_at_check or self.vector_steps % REPORT_FREQUENCY == 0:
+                break
+        self._statistics.update(np.concatenate(observed_states))
 
     def _step(self) -> None:
         """Take one step of the vector environment, store it, and learn."""

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from training.recipes import RecipeError, recipe
-from training.sweep.trials import Changes, Part, SweepError, problem_of, read_tables
+from training.sweep.trials import Changes, Part, SweepError, from_toml, problem_of, read_tables
+
+
+def _choices_from_toml(choices: tuple[JsonValue, ...]) -> tuple[JsonValue, ...]:
+    return tuple(map(from_toml, choices))
 
 
 class Range(Part):
@@ -16,7 +20,7 @@ class Range(Part):
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False  # as many trials between 1 and 10 as between 10 and 100
-    choices: tuple[JsonValue, ...] = ()
+    choices: Annotated[tuple[JsonValue, ...], AfterValidator(_choices_from_toml)] = ()
 
     @model_validator(mode="after")
     def _is_one_of_both(self) -> Self:

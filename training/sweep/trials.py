@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from models.manifest import Plant
 from models.toml import TomlError, parse_toml, read_toml
@@ -25,11 +26,20 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def from_toml(value: JsonValue) -> JsonValue:
+    """Return a hyperparameter's value; TOML has nothing for None, so it is the text "None"."""
+    return None if value == "None" else value
+
+
+def _changes_from_toml(changes: Changes) -> Changes:
+    return {name: from_toml(value) for name, value in changes.items()}
+
+
 class _Ablation(Part):
     """A recipe without one of its ingredients."""
 
     row: str
-    changes: Changes
+    changes: Annotated[Changes, AfterValidator(_changes_from_toml)]
 
 
 class Trial(Part):
@@ -71,7 +81,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def parse_changes(words: Sequence[str]) -> Changes:
     """Return the hyperparameters of words such as `steps=4000` or `hidden=[32, 32]`.
 
-    A value is written as in TOML. Raises `SweepError`.
+    A value is written as in TOML, and None as "None". Raises `SweepError`.
     """
     changes: Changes = {}
     for word in words:
@@ -79,7 +89,7 @@ def parse_changes(words: Sequence[str]) -> Changes:
         if not equals or not name:
             raise SweepError(f"{word!r} names no value; expected NAME=VALUE")
         try:
-            changes[name.replace("-", "_")] = parse_toml(f"value = {value}")["value"]
+            changes[name.replace("-", "_")] = from_toml(parse_toml(f"value = {value}")["value"])
         except TomlError as error:
             raise SweepError(
                 f"{value!r} is no value of TOML: a text needs quotes, a list brackets"

@@ -39,11 +39,13 @@ def test_what_is_no_range_of_seeds_is_refused(text: str) -> None:
 
 def test_hyperparameters_are_set_by_values_of_toml() -> None:
     words = ["steps=4000", "hidden=[32, 32]", "mirror=true", "domain-randomization.noise=0.1"]
+    words += ['limits="None"']
     assert parse_changes(words) == {
         "steps": 4000,
         "hidden": [32, 32],
         "mirror": True,
         "domain_randomization.noise": 0.1,
+        "limits": None,
     }
 
 
