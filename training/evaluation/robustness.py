@@ -191,24 +191,27 @@ def success_rates(
     *,
     episodes: int | None = None,
     copies: int = 1,
+    first_number: int = 0,
     on_stage: OnStage = no_stage,
     plant: Plant = STANDARD,
 ) -> Float64Array:
     """Return the success rates, (copies, scenarios), of a controller.
 
     `episodes` replaces each scenario's own number. With `copies` = K the controller is K agents: it
-    gets states (K · n, 4), agent by agent, and each agent meets the same n episodes.
+    gets states (K · n, 4), agent by agent, and each agent meets the same n episodes. Each scenario
+    has random numbers by its place; `first_number` is the place of the first where these scenarios
+    are a part of others.
     """
     rates = np.zeros((copies, len(scenarios)))
     for steps in sorted({scenario.steps_on(plant) for scenario in scenarios}):
         groups = [
             _Group(number, scenario, _count_episodes(scenario, episodes, seed, plant), seed)
-            for number, scenario in enumerate(scenarios)
+            for number, scenario in enumerate(scenarios, first_number)
             if scenario.steps_on(plant) == steps
         ]
         successes = _run(controller, groups, steps, copies, on_stage, plant)
         for group, succeeded in zip(groups, successes, strict=True):
-            rates[:, group.number] = succeeded.mean(axis=1)
+            rates[:, group.number - first_number] = succeeded.mean(axis=1)
     return rates
 
 

@@ -48,6 +48,8 @@ HARD_LONG = tuple(
     for scenario in HARD_SCENARIOS
 )
 
+SCENARIOS_A_CALL = 3  # of the long validation: some tenths of a second
+
 SHORT_SEED, LONG_SEED = VALIDATION_SEEDS.start, VALIDATION_SEEDS.start + 1
 # The long validation is for those whose short score is at most so far below the best agent's.
 SCORE_MARGIN = 0.02
@@ -82,6 +84,7 @@ class ModelSelection:
         # Of a check that is under way: what the short validation gave, and who waits for the long.
         self._scores: Float64Array | None = None
         self._waiting: list[int] = []
+        self._rates: list[float] = []  # of the first who waits, in the scenarios so far
 
     @property
     def is_under_way(self) -> bool:
@@ -103,10 +106,10 @@ class ModelSelection:
     ) -> Float64Array | None:
         """Evaluate all agents, with the weights `layers`, and select: a part of it at each call.
 
-        The first call is the short validation, and each further one the long validation of one
-        agent, so that nobody waits long for a call to end. `progress` is the share of the training
-        that is done. Returns the scores of the short validation, (K,), where 1 is perfect, once the
-        check has ended, and None before.
+        The first call is the short validation, and each further one a part of the long validation
+        of one agent, so that nobody waits long for a call to end. `progress` is the share of the
+        training that is done. Returns the scores of the short validation, (K,), where 1 is perfect,
+        once the check has ended, and None before.
         """
         candidates = _Candidates(networks, layers, vector_steps)
         if self._scores is None:
@@ -120,7 +123,7 @@ class ModelSelection:
                 least = self._scores.max() - SCORE_MARGIN
                 self._waiting = np.flatnonzero(self._scores >= least).tolist()
         else:
-            self._validate(candidates, self._waiting.pop(0))
+            self._validate(candidates, self._waiting[0])
 
         if self._waiting:
             return None
@@ -133,6 +136,7 @@ class ModelSelection:
         values: dict[str, JsonValue] = {
             "selected": self.best is not None,
             "waiting": list(self._waiting),
+            "rates": list(self._rates),
         }
         best = self.best
         if best is None:
@@ -147,6 +151,7 @@ class ModelSelection:
         scores = snapshot.arrays.get("scores")
         self._scores = None if scores is None else scores.copy()
         self._waiting = TypeAdapter(list[int]).validate_python(snapshot.values["waiting"])
+        self._rates = TypeAdapter(list[float]).validate_python(snapshot.values["rates"])
         if not snapshot.values["selected"]:
             self.best = None
             return
@@ -186,18 +191,36 @@ class ModelSelection:
         return score_of(rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES, self._plant))
 
     def _validate(self, candidates: "_Candidates", agent: int) -> None:
-        """Evaluate one agent in many episodes, and select it if it is better than the best."""
+        """Evaluate an agent in many episodes of the next scenarios.
+
+        After the last of them it is selected, if it is better than the best.
+        """
         controller = candidates.controller(agent)
-        if self.rule == "first":
-            rates = success_rates(controller, LONG_SEED, self._nominal, plant=self._plant)
-            score = float(rates.min())
+        first = self.rule == "first"
+        scenarios = self._nominal if first else HARD_LONG
+        done = len(self._rates)
+        rates = success_rates(
+            controller,
+            LONG_SEED,
+            scenarios[done : done + SCENARIOS_A_CALL],
+            first_number=done,
+            plant=self._plant,
+        )
+        self._rates += rates[0].tolist()
+        if len(self._rates) < len(scenarios):
+            return
+
+        all_rates = np.array([self._rates])
+        self._rates = []
+        self._waiting.pop(0)
+        if first:
+            score = float(all_rates.min())
             if score == 1:
                 self.best = candidates.best_agent(agent, score)
                 self._waiting.clear()
             return
 
-        rates = success_rates(controller, LONG_SEED, HARD_LONG, plant=self._plant)
-        score = float(score_of(rates, _goals(LONG_SEED, None, self._plant))[0])
+        score = float(score_of(all_rates, _goals(LONG_SEED, None, self._plant))[0])
         if self.best is None or score > self.best.score:
             self.best = candidates.best_agent(agent, score)
 

@@ -126,9 +126,9 @@ def validation_score(history: History) -> float | None:
     return float(np.convolve(scores, np.full(window, 1 / window), "valid").max())
 
 
-def score_of(metrics: Mapping[str, float]) -> float:
-    """Return the validation score among the metrics of a training, while it runs."""
-    return metrics["best_score"] if "best_score" in metrics else metrics["mean_score"]
+def score_of(metrics: Mapping[str, float]) -> float | None:
+    """Return the validation score among the metrics of a training; between checks there is none."""
+    return metrics.get("best_score", metrics.get("mean_score"))
 
 
 def least_ratio(scenarios: Sequence[ScenarioResult]) -> float | None:

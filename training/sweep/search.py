@@ -164,7 +164,8 @@ def _train(config: dict[str, Any], *, work: Work, search: Search, run_trial: Tri
 
     def report(share: float, progress: Progress) -> None:
         nonlocal best, reported
-        best = max(best, results.score_of(progress.metrics))
+        score = results.score_of(progress.metrics)
+        best = best if score is None else max(best, score)
         percent = int(100 * share)
         if reported < percent < 100:  # the last report is that of the row
             reported = percent
