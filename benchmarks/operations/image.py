@@ -13,9 +13,11 @@ outside: what is asked is asked within.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from typing import Any
 
 from benchmarks.calling.served import BUNDLE
 from models import bundle
+from service.auth.key_file import add_key
 
 BUILDAH, RUNC = (
     shutil.which(name) or sys.exit(f"{name} is needed: apt-get install {name}")
@@ -58,6 +61,13 @@ with grpc.insecure_channel("127.0.0.1:9000") as channel:
     state.contents.fp32_contents.extend(map(float, sys.argv[1:]))
     answer = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
     print(health.status, len(answer.raw_output_contents) or len(answer.outputs))
+"""
+ASK_WITH_KEY = """
+import sys, urllib.request
+headers = {"Authorization": "Bearer " + sys.argv[1]}
+request = urllib.request.Request("http://127.0.0.1:8000/act", sys.argv[2].encode(), headers)
+with urllib.request.urlopen(request, timeout=10) as answer:
+    print(answer.status)
 """
 WRITE = """
 import errno
@@ -208,6 +218,7 @@ def main() -> None:
         rows |= contents(root, config)
         rows |= as_it_is(container)
         rows |= as_any_user_with_a_mounted_bundle(container, folder)
+        rows |= with_keys(container, folder)
         rows |= with_a_late_bundle(container, folder)
         rows |= with_signatures(container, folder)
     if options.builds:
@@ -311,6 +322,30 @@ def as_any_user_with_a_mounted_bundle(container: Callable[[], Container], folder
             ),
             "its exit code after SIGTERM": (service.stop("TERM"), 0),
         }
+
+
+def with_keys(container: Callable[[], Container], folder: Path) -> Rows:
+    """Mount a file of keys that its owner alone can read, and run as the owner and as another."""
+    keys, key = folder / "keys.toml", secrets.token_hex(32)
+    add_key(keys, "loop-7", ["act"], hashlib.sha256(key.encode()).hexdigest())
+    os.chown(keys, 4321, 0)
+    mounts = {keys: "/keys.toml"}
+    body = json.dumps({"state": GOLDEN.state})
+    with container().running("--keys=/keys.toml", user="4321:0", mounts=mounts) as service:
+        service.wait_for("startup complete")
+        rows: Rows = {
+            "with keys: POST /act without one": (
+                service.ask("8000/act", {"state": [0] * 4})[0],
+                401,
+            ),
+            "with one": (service.inside("python", "-c", ASK_WITH_KEY, key, body), "200"),
+            "the probe, without one": (service.ask("8000/health/ready")[0], 200),
+        }
+    with container().running("--keys=/keys.toml", mounts=mounts) as service:
+        code = service.process.wait(60)
+        told = "/keys.toml: cannot be read (Permission denied)" in service.log
+        rows["a file of keys that its user cannot read"] = ((code, told), (1, True))
+    return rows
 
 
 def with_a_late_bundle(container: Callable[[], Container], folder: Path) -> Rows:
