@@ -18,6 +18,7 @@ CODE := models training service client examples deploy tests benchmarks
 given = $(if $(filter command,$(firstword $(origin $(1)))),$(2) "$($(1))")
 SERVE_FLAGS = $(call given,HOST,--host) $(call given,PORT,--port) \
 	$(call given,BUNDLE,--bundle) $(call given,BACKEND,--backend)
+TRAIN_FLAGS = $(if $(RESUME), --resume)$(if $(RESTART), --restart)
 RECIPE := robust
 SEED := 0
 OUT := my-policy
@@ -51,8 +52,7 @@ test: setup ## run the tests
 	$(TESTS)
 
 train: setup ## train a policy and write it as a bundle (RECIPE, SEED, OUT, RESUME=1, RESTART=1)
-	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)" \
-		$(if $(RESUME),--resume) $(if $(RESTART),--restart)
+	$(BIN)/python -m training train $(RECIPE) --seed $(SEED) --out "$(OUT)"$(TRAIN_FLAGS)
 
 check: setup ## what CI runs: format, lint, types, imports, Dockerfile, tests
 	$(BIN)/ruff format --check $(CODE)
