@@ -6,6 +6,7 @@ others than the pages', so that nothing else is in the way. What is not run is c
 reason that the page gives.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -172,8 +173,17 @@ def follow(page: Path) -> tuple[int, list[Block], str]:
 
 def main(names: list[str]) -> int:
     """Follow the pages that are named, or all; return 1 if one does not do what it says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as docs/calling.md")
+    chosen = [ROOT / name for name in parser.parse_args(names).pages]
+    for page in chosen:
+        if not page.is_file():
+            parser.error(f"there is no page {page.relative_to(ROOT)}")
+
     total, left_out, failures = 0, list[Block](), list[str]()
-    for page in [ROOT / name for name in names] or pages():
+    for page in chosen or pages():
         began = time.monotonic()
         run, not_run, failure = follow(page)
         total, left_out = total + run, left_out + not_run
