@@ -11,7 +11,14 @@ from upright_client.connections.pool import ConnectionPool
 from upright_client.decision import Decision, Failure, Fallback, LastAction, Model
 from upright_client.errors import NoAnswerError
 from upright_client.protocols.protocol import ACT, ACT_BATCH, MODEL, READY, Request
-from upright_client.state import State, check_action, check_seconds, check_state, check_states
+from upright_client.state import (
+    State,
+    check_action,
+    check_deadline,
+    check_seconds,
+    check_state,
+    check_states,
+)
 from upright_client.statistics import CallStatistics
 from upright_client.text import printable
 
@@ -77,7 +84,7 @@ class Calls:
         seq = next(self._seqs)
         body = json.dumps({"states": rows, "seq": seq, "strict": self._strict}).encode()
         if deadline is not None:
-            check_seconds("deadline", deadline)
+            check_deadline(deadline)
         until = start + (self._deadline if deadline is None else deadline)
 
         request = Request(ACT_BATCH, body, seq, ANSWER_LIMIT + ROW_LIMIT * len(rows))

@@ -12,15 +12,12 @@ from upright_client.decision import Counters, Fallback, LastAction
 from upright_client.protocols.http11 import Http11Protocol
 from upright_client.protocols.protocol import ConnectionProtocol, Transport
 from upright_client.protocols.websocket import WebSocketProtocol
-from upright_client.state import check_action, check_seconds
+from upright_client.state import check_action, check_deadline
 from upright_client.statistics import CallStatistics
 from upright_client.text import describe
 
 if TYPE_CHECKING:
     import ssl
-
-ACTIONS = (0, 1)  # that a fallback may be: left and right
-LONGEST_DEADLINE = 10.0  # seconds; whoever gives more means milliseconds
 
 
 class BaseClient(ABC):
@@ -123,15 +120,9 @@ def _check_arguments(
     """Raise `TypeError` or `ValueError` for an argument that makes no sense."""
     if transport not in ("http", "stream"):
         raise ValueError(f"transport is 'http' or 'stream', not {transport!r}")
-    if check_seconds("deadline", deadline) > LONGEST_DEADLINE:
-        raise ValueError(
-            f"deadline is in seconds, at most {LONGEST_DEADLINE:g}: {deadline:g} ms are"
-            f" {deadline / 1e3:g}"
-        )
+    check_deadline(deadline)
     if not callable(fallback):
-        action = check_action(fallback.first if isinstance(fallback, LastAction) else fallback)
-        if action not in ACTIONS:
-            raise ValueError(f"fallback is an action, 0 (left) or 1 (right), not {action}")
+        check_action(fallback.first if isinstance(fallback, LastAction) else fallback)
     if pin_digest is not None and not (
         isinstance(pin_digest, str) and pin_digest.startswith("sha256:")
     ):

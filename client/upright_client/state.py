@@ -9,6 +9,8 @@ from upright_client.text import describe
 
 STATE_SIZE = 4
 MOST_SECONDS = 1e9  # that an operating system can wait for
+LONGEST_DEADLINE = 10.0  # seconds; whoever gives more means milliseconds
+ACTIONS = (0, 1)  # that a fallback may give: left and right
 # From here on a number rounds to infinity as a 32-bit float: (2 - 2⁻²⁴) · 2¹²⁷ (IEEE 754).
 FLOAT32_OVERFLOW = 3.4028235677973366e38
 
@@ -63,20 +65,45 @@ def check_states(states: Iterable[State]) -> list[tuple[float, ...]]:
 
 
 def check_action(action: object) -> int:
-    """Return a fallback's action. Raises `TypeError` where it is no whole number."""
+    """Return a fallback's action.
+
+    Raises `TypeError` where it is no whole number, and `ValueError` where it is no action.
+    """
+    number: int | None = None
     if not isinstance(action, bool):
         with contextlib.suppress(TypeError):
-            return operator.index(action)  # type: ignore[arg-type] # or it raises TypeError
-    raise TypeError(f"a fallback gives an action, a whole number, not {describe(action)}")
+            number = operator.index(action)  # type: ignore[arg-type] # or it raises TypeError
+    if number is None:
+        raise TypeError(f"a fallback gives an action, a whole number, not {describe(action)}")
+    if number not in ACTIONS:
+        raise ValueError(f"a fallback gives an action, 0 (left) or 1 (right), not {number}")
+    return number
 
 
 def check_seconds(name: str, seconds: object) -> float:
-    """Return a time. Raises `TypeError` for no number, `ValueError` for one that is no time."""
+    """Return a time in seconds.
+
+    Raises `TypeError` for no number, `ValueError` for one that is no time.
+    """
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"{name} is a number of seconds, not {describe(seconds)}")
     if not 0 < seconds < MOST_SECONDS:
         raise ValueError(f"{name} is a number of seconds above 0, not {describe(seconds)}")
     return float(seconds)
+
+
+def check_deadline(seconds: object) -> float:
+    """Return a deadline in seconds.
+
+    Raises `TypeError` for no number, `ValueError` for one that is no time or too long to be meant.
+    """
+    deadline = check_seconds("deadline", seconds)
+    if deadline > LONGEST_DEADLINE:
+        raise ValueError(
+            f"deadline is in seconds, at most {LONGEST_DEADLINE:g}: {deadline:g} ms are"
+            f" {deadline / 1e3:g}"
+        )
+    return deadline
 
 
 def _unpack(state: State) -> list[object]:

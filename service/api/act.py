@@ -162,11 +162,13 @@ def check_digest(policy: Policy, if_match: str | None) -> None:
     if etag(policy) in (tag.strip() for tag in if_match.split(",")):
         return
 
+    is_without_quotes = if_match.strip() == policy.bundle.digest
+    hint = "; put the digest into double quotes" if is_without_quotes else ""
     raise ProblemError(
         HTTPStatus.PRECONDITION_FAILED,
         "other-bundle",
         f"If-Match asks for {if_match[:200]}, but the bundle served is {etag(policy)}; "
-        "no action was chosen",
+        f"no action was chosen{hint}",
         headers=[(b"etag", etag(policy).encode())],
     )
 

@@ -188,7 +188,7 @@ def test_a_wrong_option_is_refused_when_the_client_is_made(
     ("options", "told"),
     [
         ({"deadline": 20}, "deadline is in seconds, at most 10: 20 ms are 0.02"),
-        ({"fallback": 2}, r"fallback is an action, 0 \(left\) or 1 \(right\), not 2"),
+        ({"fallback": 2}, r"fallback gives an action, 0 \(left\) or 1 \(right\), not 2"),
         ({"fallback": -1}, "not -1"),
         ({"fallback": LastAction(2)}, "not 2"),
     ],
@@ -287,6 +287,27 @@ def test_another_bundle_than_the_pinned_one_never_decides(
             0,
         )
         assert client.act_batch([STATE])[0].reason == "other-bundle"
+
+
+@pytest.mark.parametrize("action", [2, -1])
+def test_a_fallback_function_that_gives_another_action_is_refused(
+    make: Make, transport: str, action: int
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    with make(nowhere, transport=transport, deadline=0.05, fallback=lambda _: action) as client:
+        for call in (lambda: client.act(STATE), lambda: client.act_batch([STATE])):
+            with pytest.raises(ValueError, match=f"not {action}"):
+                call()
+
+
+def test_a_deadline_of_a_batch_in_milliseconds_is_refused(
+    make: Make, transport: str, port: int
+) -> None:
+    with (
+        make(f"http://127.0.0.1:{port}", transport=transport, fallback=0) as client,
+        pytest.raises(ValueError, match="deadline is in seconds, at most 10"),
+    ):
+        client.act_batch([STATE], deadline=20)
 
 
 def test_a_strict_client_falls_back_in_states_that_training_never_saw(
