@@ -46,7 +46,7 @@ help: ## list what can be made
 setup: .venv/.contributor ## make .venv with everything a contributor needs
 
 serve: .venv/.service ## serve the committed bundle (HOST, PORT, BUNDLE, BACKEND)
-	@trap : INT; $(BIN)/python -m service $(SERVE_FLAGS) # so make adds no error line to a Ctrl-C
+	@exec $(BIN)/python -m service $(SERVE_FLAGS) # which gets the signals that make gets
 
 test: setup ## run the tests
 	$(TESTS)

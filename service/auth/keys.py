@@ -105,14 +105,17 @@ def announce(settings: Settings) -> None:
 
     Logging must have been configured.
     """
+    on_network = not settings.uds_only or settings.grpc_port is not None
+    exposed = [host for host in settings.host if on_network and not _is_loopback(host)]
     if settings.keys is None:
-        log.info("Keys are off: whoever reaches the service is answered")
+        log.log(
+            logging.WARNING if exposed else logging.INFO,
+            "Keys are off: whoever reaches the service is answered",
+        )
         return
 
     log.info("Keys are on, from %s", settings.keys)
-    on_network = not settings.uds_only or settings.grpc_port is not None
-    exposed = [host for host in settings.host if not _is_loopback(host)]
-    if settings.tls_cert is None and on_network and exposed:
+    if settings.tls_cert is None and exposed:
         log.warning(
             "Keys travel in clear to %s, and whoever sees them can use them: "
             "set --tls-cert and --tls-key",

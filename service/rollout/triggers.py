@@ -45,15 +45,17 @@ async def reload_triggers(
             reloader.queue_load(done=lambda: systemd.notify(systemd.READY))
 
     if takes_signals:
-        loop.add_signal_handler(signal.SIGHUP, reload_everything)
+        # Not by `loop.add_signal_handler`, whose removal, as the loop closes, gives a signal its
+        # default action back: SIGHUP would end the process by another status than its own.
+        signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(reload_everything))
         # It was blocked from the start of the process: one that came earlier is taken now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
         if takes_signals:
-            loop.remove_signal_handler(signal.SIGHUP)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a service that stops has nothing to load
+            await asyncio.sleep(0)  # one that came just before begins before the reloader stops
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

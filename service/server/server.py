@@ -17,13 +17,16 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from time import monotonic, perf_counter
 from types import FrameType
 from typing import cast
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from service.inference.policy import Policy
 from service.observability import logging as service_logging
@@ -56,7 +59,7 @@ def serve(
     shadow: Policy | None = None,
     bundle_store: BundleStore | None = None,
 ) -> bool:
-    """Serve until a signal to stop; return whether the service could begin."""
+    """Serve until a signal to stop; return False where the service could not begin."""
     # Each connection takes a file, and the usual soft limit of 1,024 is a small service's.
     _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
@@ -69,7 +72,7 @@ def serve(
     server.run(sockets=listeners)
     if not application.reloader.has_ended:  # Python would wait for its thread for ever
         os._exit(0)
-    return server.started
+    return server.started or server.is_told_to_stop
 
 
 def configuration(
@@ -105,9 +108,31 @@ class Server(uvicorn.Server):
         self._service_state = service_state
         self._stop_requested_at: float | None = None
         self._drained_at = 0.0
+        self._has_told_drain = False
         self._memory = MemoryTrimmer()
         self._socket_file: SocketFile | None = None
         self._run_file: RunFile | None = None
+
+    @property
+    def is_told_to_stop(self) -> bool:
+        """Whether a signal to stop has come, if only before the service could begin."""
+        return self._stop_requested_at is not None
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take the signals to stop for as long as the block lasts, and ignore them after it.
+
+        uvicorn gives them their default action back, by which a second one that comes just before
+        the end would end the process with another status than its own.
+        """
+        numbers = HANDLED_SIGNALS if threading.current_thread() is threading.main_thread() else ()
+        for number in numbers:
+            signal.signal(number, self.handle_exit)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a signal handler is given it
         """Begin to drain at the first signal; end at once at a later one."""
@@ -149,9 +174,20 @@ class Server(uvicorn.Server):
                 self._run_file.write(is_ready=not self._service_state.draining)
             if self._socket_file is not None and self._stop_requested_at is None:
                 self._socket_file.check()
+        self._tell_drain()
         if self._stop_requested_at is not None and monotonic() >= self._drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    def _tell_drain(self) -> None:
+        """Log once that the service drains; the signal's handler may have interrupted a log."""
+        if self._stop_requested_at is None or self._has_told_drain:
+            return
+        self._has_told_drain = True
+        if self._drained_at > self._stop_requested_at:
+            log.info(
+                "Told to stop: answering on for %g s, not ready any more", self._settings.drain
+            )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening, let the clients finish, then end."""

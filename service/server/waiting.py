@@ -98,7 +98,8 @@ class _Waiting:
         """Answer until the bundle has come; return False if a signal came first."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopped.set)
+            # Not by the loop, which gives it its default action back before the process has ended.
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._stopped.set))
         run_file = RunFile(address(self._listeners[0], tls=self._tls is not None))
         state = ServerState()
         servers = await self._listen(state)

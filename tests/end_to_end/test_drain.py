@@ -53,6 +53,9 @@ def test_it_says_that_it_is_not_ready_and_still_answers_until_it_closes_properly
             assert ask(port, request("GET", "/v2/health/ready", [], []))[0].status == 503
             assert ask(port, request("GET", "/health/live", [], []))[0].status == 200
             assert ask(port, ACT)[0].status == 200  # a new connection
+            wait_for(
+                lambda: "Told to stop: answering on for 1.5 s" in (tmp_path / "log").read_text()
+            )
             answers = [kept.post("/act", json={"state": [0, 0, 0, 0]})]
             while answers[-1].headers.get("connection") != "close":  # until nobody listens any more
                 answers.append(kept.post("/act", json={"state": [0, 0, 0, 0]}))

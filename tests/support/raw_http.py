@@ -81,6 +81,7 @@ def serving(
     thread.start()
     try:
         while not server.started:
+            assert thread.is_alive(), "the service did not start"
             time.sleep(0.005)
         yield port
     finally:

@@ -49,12 +49,13 @@ def measure(recipe: AnyRecipe, clock: Callable[[], float] = time.monotonic) -> f
     """
     trainer = trainer_for(recipe, 0, torch.device("cpu"))
     started = clock()
-    marks: list[tuple[float, float]] = []  # time and share
-    while trainer.stopped is None and clock() - started < MEASURED_SECONDS:
-        progress = trainer.advance(lambda: clock() - started)
-        marks.append((clock() - started, share_done(recipe, progress)))
-    if trainer.stopped is not None or len(marks) < 2:
-        return (marks[-1][0] if marks else 0.0) + EVALUATION_SECONDS
+    marks: list[tuple[float, float]] = []  # time and share, at steps by which the share has grown
+    while trainer.stopped is None and (clock() - started < MEASURED_SECONDS or len(marks) < 2):
+        share = share_done(recipe, trainer.advance(lambda: clock() - started))
+        if not marks or share > marks[-1][1]:
+            marks.append((clock() - started, share))
+    if trainer.stopped is not None:
+        return clock() - started + EVALUATION_SECONDS
 
     middle = next(mark for mark in marks if mark[0] >= marks[-1][0] / 2)
     (early, share), (late, later_share) = (marks[0] if middle is marks[-1] else middle), marks[-1]

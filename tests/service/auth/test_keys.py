@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -665,37 +665,51 @@ def test_the_log_says_at_the_start_that_keys_are_off(start: Start, tmp_path: Pat
     with start():
         wait_for(lambda: "startup complete" in log.read_text())
         assert log.read_text().count("Keys are off") == 1
+        assert "[warning" not in log.read_text()
+
+
+@pytest.fixture
+def log_on_the_network(tmp_path: Path) -> Callable[..., str]:
+    """What the real service logs as it starts on every address of the machine."""
+
+    def started(*arguments: str) -> str:
+        log = tmp_path / "network.log"
+        every_address = ("--host", "0.0.0.0")  # noqa: S104 - the claims are about it
+        command = [sys.executable, "-m", "service", *every_address, "--port", "0", "--drain", "0"]
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(
+                [*command, *arguments],
+                cwd=ROOT,
+                stdout=output,
+                stderr=output,
+                env=clean_environment(),
+            ) as process,
+        ):
+            try:
+                wait_for(lambda: "startup complete" in log.read_text())
+            finally:
+                process.terminate()
+        return log.read_text()
+
+    return started
+
+
+def test_keys_that_are_off_on_an_address_of_the_network_are_warned_of(
+    log_on_the_network: Callable[..., str],
+) -> None:
+    lines = [line for line in log_on_the_network().splitlines() if "Keys are off" in line]
+    assert ["warning" in line.lower() for line in lines] == [True]
 
 
 def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(
-    start: Start, file: Path, tmp_path: Path
+    start: Start, file: Path, tmp_path: Path, log_on_the_network: Callable[..., str]
 ) -> None:
     log = tmp_path / "service.log"
     with start("--keys", str(file)):
         wait_for(lambda: "startup complete" in log.read_text())
         assert "travel in clear" not in log.read_text()
-    with log.open("wb") as output:
-        command = [
-            sys.executable,
-            "-m",
-            "service",
-            "--host",
-            "0.0.0.0",  # noqa: S104 - the claim is about it
-            "--port",
-            "0",
-            "--drain",
-            "0",
-            "--keys",
-            str(file),
-        ]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=output, stderr=output, env=clean_environment()
-        ) as process:
-            try:
-                wait_for(lambda: "startup complete" in log.read_text())
-                assert "Keys travel in clear to 0.0.0.0" in log.read_text()
-            finally:
-                process.terminate()
+    assert "Keys travel in clear to 0.0.0.0" in log_on_the_network("--keys", str(file))
 
 
 def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) -> None:
