@@ -42,15 +42,9 @@ COPY --from=training-build /app /app
 RUN mkdir -m 2775 /work && chgrp 0 /work
 WORKDIR /work
 ENV PYTHONPATH=/app HOME=/tmp
-ARG VERSION=unknown
-ARG REVISION=unknown
-ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="upright-training" \
       org.opencontainers.image.description="Trains a DQN for CartPole-v1 and exports it as a bundle" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.source="${SOURCE}"
+      org.opencontainers.image.licenses="MIT"
 USER 10001:0
 HEALTHCHECK NONE
 ENTRYPOINT ["python", "-m", "training"]
@@ -59,15 +53,9 @@ FROM runtime AS service
 COPY --from=service-build /opt/venv /opt/venv
 COPY --from=service-build /app /app
 ENV UPRIGHT_HOST=0.0.0.0 UPRIGHT_PORT=8000
-ARG VERSION=unknown
-ARG REVISION=unknown
-ARG SOURCE=unknown
 LABEL org.opencontainers.image.title="upright" \
       org.opencontainers.image.description="Answers CartPole states with Q-values and the greedy action" \
-      org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.source="${SOURCE}"
+      org.opencontainers.image.licenses="MIT"
 # A number, so that an orchestrator can see that it is not root. Any other works too: nothing is
 # written, and all may read.
 USER 10001:0

@@ -60,3 +60,8 @@ def test_what_stands_behind_the_images_name_are_flags_and_its_user_is_a_number()
     assert "STOPSIGNAL SIGTERM" in instructions
     assert not [line for line in instructions if line.startswith("CMD")]
     assert 'CMD ["python", "-m", "service", "health"]' in service  # the health check's
+
+
+def test_what_differs_from_build_to_build_is_no_instruction_which_a_cache_would_keep() -> None:
+    arguments = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(arguments) & {"VERSION", "REVISION", "SOURCE"} == set()

@@ -203,6 +203,11 @@ def main() -> None:
     parser.add_argument(
         "--builds", nargs=2, metavar="IMAGE", help="two builds of it, as OCI images, to be compared"
     )
+    parser.add_argument(
+        "--another-revision",
+        metavar="IMAGE",
+        help="it built from the cache with REVISION=another, to see that no old label is in it",
+    )
     options = parser.parse_args()
 
     known = inspect(options.image)
@@ -223,6 +228,10 @@ def main() -> None:
         rows |= with_signatures(container, folder)
     if options.builds:
         rows |= builds(known, *map(inspect, options.builds))
+    if options.another_revision:
+        labels = inspect(options.another_revision)["Docker"]["config"]["Labels"]
+        revision = labels["org.opencontainers.image.revision"]
+        rows["the revision's label, built from the cache"] = (revision, "another")
     print("| what | seen | as it should be |\n| --- | --- | --- |")
     for what, (seen, right) in rows.items():
         print(f"| {what} | {seen!r} | {'yes' if seen == right else f'no: {right!r}'} |")
@@ -325,13 +334,22 @@ def as_any_user_with_a_mounted_bundle(container: Callable[[], Container], folder
 
 
 def with_keys(container: Callable[[], Container], folder: Path) -> Rows:
-    """Mount a file of keys that its owner alone can read, and run as the owner and as another."""
-    keys, key = folder / "keys.toml", secrets.token_hex(32)
-    add_key(keys, "loop-7", ["act"], hashlib.sha256(key.encode()).hexdigest())
-    os.chown(keys, 4321, 0)
-    mounts = {keys: "/keys.toml"}
+    """Mount a folder of keys that their owner alone can read; run as the owner and as another.
+
+    A file in the place of another is seen in a mounted folder, and not where itself is mounted.
+    """
+    place, (key, successor) = folder / "keys-of-callers", (secrets.token_hex(32) for _ in range(2))
+    place.mkdir()
+    keys = place / "keys.toml"
+
+    def add(name: str, key: str) -> None:
+        add_key(keys, name, ["act"], hashlib.sha256(key.encode()).hexdigest())
+        os.chown(keys, 4321, 0)
+
+    add("loop-7", key)
+    mounts, flag = {place: "/mnt/keys"}, "--keys=/mnt/keys/keys.toml"
     body = json.dumps({"state": GOLDEN.state})
-    with container().running("--keys=/keys.toml", user="4321:0", mounts=mounts) as service:
+    with container().running(flag, user="4321:0", mounts=mounts) as service:
         service.wait_for("startup complete")
         rows: Rows = {
             "with keys: POST /act without one": (
@@ -341,9 +359,14 @@ def with_keys(container: Callable[[], Container], folder: Path) -> Rows:
             "with one": (service.inside("python", "-c", ASK_WITH_KEY, key, body), "200"),
             "the probe, without one": (service.ask("8000/health/ready")[0], 200),
         }
-    with container().running("--keys=/keys.toml", mounts=mounts) as service:
+        add("loop-7-next", successor)
+        output(RUNC, "kill", service.name, "HUP")
+        service.wait_for("Keys were read again")
+        status = service.inside("python", "-c", ASK_WITH_KEY, successor, body)
+        rows["with one that is added while it runs, after SIGHUP"] = (status, "200")
+    with container().running(flag, mounts=mounts) as service:
         code = service.process.wait(60)
-        told = "/keys.toml: cannot be read (Permission denied)" in service.log
+        told = "/mnt/keys/keys.toml: cannot be read (Permission denied)" in service.log
         rows["a file of keys that its user cannot read"] = ((code, told), (1, True))
     return rows
 
