@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from time import perf_counter
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -113,6 +113,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._service_state = service_state
         self._ids = ids
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._streams: set[asyncio.Task[None]] = set()  # whose callers may stay for ever
+        self._has_ended_streams = False
+        self.in_flight = 0  # calls that are being answered, streams left out
         self._known = {
             path: KnownRequests(strict=settings.refuse_out_of_range)
             for path in (MODEL_INFER, MODEL_STREAM_INFER)
@@ -135,6 +138,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._handlers[path] = wrap(handler, path)
         return self._handlers[path]
 
+    def end_streams(self) -> None:
+        """End the streams, since the service does: their callers are told UNAVAILABLE."""
+        self._has_ended_streams = True
+        for task in self._streams:
+            task.cancel()
+
     def _unary_handler(self, handler: grpc.RpcMethodHandler, path: str) -> grpc.RpcMethodHandler:
         async def answer(body: bytes, context: Context) -> bytes | None:
             if path == MODEL_INFER and _is_unconditional(context):
@@ -143,8 +152,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
                     return known
 
             call = Call(context, self._ids)
-            with self._counted("upright_in_flight", "grpc"):
-                response, refusal = await self._answer(handler, path, body, call)
+            self.in_flight += 1
+            try:
+                with self._counted("upright_in_flight", "grpc"):
+                    response, refusal = await self._answer(handler, path, body, call)
+            finally:
+                self.in_flight -= 1
             if refusal is not None:
                 _end_with(refusal, context)
             return None if response is None else response.SerializeToString()
@@ -155,8 +168,18 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self, handler: grpc.RpcMethodHandler, path: str
     ) -> grpc.RpcMethodHandler:
         async def answer(_: object, context: Context) -> None:
-            with self._counted("upright_connections", "grpc_stream"):
-                await self._answer_stream(handler, path, context)
+            task = cast("asyncio.Task[None]", asyncio.current_task())
+            self._streams.add(task)
+            try:
+                with self._counted("upright_connections", "grpc_stream"):
+                    await self._answer_stream(handler, path, context)
+            except asyncio.CancelledError:
+                if not self._has_ended_streams:
+                    raise
+                context.set_code(grpc.StatusCode.UNAVAILABLE)
+                context.set_details("the service stops")
+            finally:
+                self._streams.discard(task)
 
         return grpc.stream_stream_rpc_method_handler(answer)
 

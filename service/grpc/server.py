@@ -24,7 +24,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SHORTEST_PING_INTERVAL_MS = 500  # that a client may choose
 AGE_GRACE_MS = 10_000  # for the calls in flight on a connection that has become old
 LARGEST_OPTION = 2**31 - 1  # gRPC takes it for: without end
-STOP_SECONDS = 0.5  # for calls in flight when the service ends; the longest takes milliseconds
+LINGER_SECONDS = 0.5  # that streams are answered on when the service ends, and answers have to go
 
 log = logging.getLogger("uvicorn.error")
 
@@ -38,9 +38,8 @@ async def grpc_server(
     Raises `RuntimeError` where the port cannot be had.
     """
     size_limit = settings.max_batch_body + JSON_HEADROOM
-    interceptors: list[grpc.aio.ServerInterceptor] = [
-        CallInterceptor(settings, service_state, RequestIds())
-    ]
+    calls = CallInterceptor(settings, service_state, RequestIds())
+    interceptors: list[grpc.aio.ServerInterceptor] = [calls]
     if service_state.keys is not None:
         interceptors.insert(0, AuthInterceptor(service_state.keys, service_state.metrics))
     server = grpc.aio.server(
@@ -71,7 +70,21 @@ async def grpc_server(
         yield port
     finally:
         await health_servicer.enter_graceful_shutdown()
-        await server.stop(STOP_SECONDS)
+        await _stop(server, calls, settings.shutdown)
+
+
+async def _stop(server: grpc.aio.Server, calls: CallInterceptor, seconds: float) -> None:
+    """Take nothing new, give calls in flight some seconds, and end what has no end by itself.
+
+    That are the streams, whose callers are told, and the library's own, which watch the health.
+    """
+    stopping = asyncio.ensure_future(server.stop(seconds))
+    await asyncio.wait([stopping], timeout=LINGER_SECONDS)
+    calls.end_streams()
+    while calls.in_flight and not stopping.done():
+        await asyncio.sleep(0.02)
+    await server.stop(LINGER_SECONDS)
+    await stopping
 
 
 def _options(size_limit: int, age: int) -> list[tuple[str, int]]:
