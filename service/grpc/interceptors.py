@@ -115,7 +115,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         self._handlers: dict[str, grpc.RpcMethodHandler] = {}
         self._streams: set[asyncio.Task[None]] = set()  # whose callers may stay for ever
         self._has_ended_streams = False
-        self.in_flight = 0  # calls that are being answered, streams left out
+        self._in_flight = 0  # calls that are being answered, streams left out
+        self._idle = asyncio.Event()
         self._known = {
             path: KnownRequests(strict=settings.refuse_out_of_range)
             for path in (MODEL_INFER, MODEL_STREAM_INFER)
@@ -144,6 +145,12 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         for task in self._streams:
             task.cancel()
 
+    async def until_idle(self) -> None:
+        """Wait until no call is being answered, streams left out."""
+        while self._in_flight:
+            self._idle.clear()
+            await self._idle.wait()
+
     def _unary_handler(self, handler: grpc.RpcMethodHandler, path: str) -> grpc.RpcMethodHandler:
         async def answer(body: bytes, context: Context) -> bytes | None:
             if path == MODEL_INFER and _is_unconditional(context):
@@ -152,12 +159,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
                     return known
 
             call = Call(context, self._ids)
-            self.in_flight += 1
+            self._in_flight += 1
             try:
                 with self._counted("upright_in_flight", "grpc"):
                     response, refusal = await self._answer(handler, path, body, call)
             finally:
-                self.in_flight -= 1
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self._idle.set()
             if refusal is not None:
                 _end_with(refusal, context)
             return None if response is None else response.SerializeToString()

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -81,8 +81,8 @@ async def _stop(server: grpc.aio.Server, calls: CallInterceptor, seconds: float)
     stopping = asyncio.ensure_future(server.stop(seconds))
     await asyncio.wait([stopping], timeout=LINGER_SECONDS)
     calls.end_streams()
-    while calls.in_flight and not stopping.done():
-        await asyncio.sleep(0.02)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(calls.until_idle(), seconds)
     await server.stop(LINGER_SECONDS)
     await stopping
 
