@@ -129,7 +129,17 @@ def _check_arguments(
         raise ValueError(f"pin_digest is a digest such as sha256:…, not {describe(pin_digest)}")
     if type(strict) is not bool:
         raise TypeError(f"strict is True or False, not {describe(strict)}")
-    if key is not None and not (isinstance(key, str) and key.isascii() and key.isprintable()):
-        raise ValueError("key holds characters that no header may have")
+    if key is not None:
+        _check_key(key)
     if type(connections) is not int or connections < 1:
         raise ValueError(f"connections is a whole number from 1, not {describe(connections)}")
+
+
+def _check_key(key: str) -> None:
+    """Raise `ValueError` for a key that cannot be one. The message does not show it."""
+    if not (isinstance(key, str) and key.isascii() and key.isprintable()):
+        raise ValueError("key holds characters that no header may have")
+    if not key.strip():
+        raise ValueError("key is empty; None stands for no key")
+    if key.split()[0].lower() == "bearer":
+        raise ValueError("key is the key alone, without the word Bearer, which is put before it")

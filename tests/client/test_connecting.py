@@ -13,6 +13,8 @@ import pytest
 from upright_client import PolicyClient
 from upright_client.connections.address import parse_address
 from upright_client.connections.connecting import Endpoint, order_endpoints
+from upright_client.errors import AccessDeniedError
+from upright_client.protocols.websocket import WebSocketProtocol
 
 from tests.client.answering_service import AnsweringService, right_answer
 from tests.support.clients import PATIENT, SHORT, STATE, Client, InLoop, Make
@@ -198,6 +200,51 @@ def test_a_name_that_no_host_can_have_is_refused_at_once(make: Make, host: str) 
 def test_other_addresses_that_make_no_sense_are_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected http"):
         parse_address(address)
+
+
+@pytest.mark.parametrize("path", ["/act", "/policy/act/", "/act/stream", "/act/batch"])
+def test_the_address_of_an_endpoint_is_refused_by_what_is_wrong_with_it(path: str) -> None:
+    with pytest.raises(ValueError, match="the address is the service's, without the path of an"):
+        parse_address(f"http://127.0.0.1:8000{path}")
+
+
+@pytest.mark.parametrize(
+    ("key", "match"), [("", "empty"), (" ", "empty"), ("Bearer upright_x", "without the word")]
+)
+def test_a_key_that_is_none_is_refused_and_not_shown(make: Make, key: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match) as raised:
+        make("http://127.0.0.1:1", fallback=0, key=key)
+    assert "upright_x" not in str(raised.value)
+
+
+REFUSAL = b"HTTP/1.1 401 Unauthorized\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "detail"),
+    [
+        ((REFUSAL + b"Content-Length: 15\r\n\r\n", b'{"detail":', b'"no"}'), ": no"),
+        ((REFUSAL + b"\r\n", b'{"detail":"no"}'), ": no"),  # its end is that of the connection
+        ((REFUSAL + b"Content-Length: 500\r\n\r\n", b'{"detail":"no'), ""),
+        ((REFUSAL + b"Content-Length: 4\r\n\r\nnone",), ""),
+        ((REFUSAL + b"Content-Length: x\r\n\r\n",), ""),
+        ((REFUSAL + b"Transfer-Encoding: chunked\r\n\r\n", b"f\r\n", b'{"detail":"no"}'), ""),
+    ],
+)
+def test_why_a_stream_is_refused_is_told_however_it_comes(
+    pieces: tuple[bytes, ...], detail: str
+) -> None:
+    protocol = WebSocketProtocol("h", "key")
+
+    def come() -> None:
+        for piece in pieces:
+            for start in range(len(piece)):
+                protocol.receive(piece[start : start + 1])
+        protocol.receive_end()
+
+    with pytest.raises(AccessDeniedError) as raised:
+        come()
+    assert str(raised.value) == f"the stream was not opened: 401 Unauthorized{detail}"
 
 
 # What Windows and macOS lack is taken away before anything is imported.

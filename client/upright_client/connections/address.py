@@ -59,6 +59,12 @@ def parse_address(address: str | os.PathLike[str]) -> Address:
         or parts.username is not None
     ):
         raise ValueError(f"{EXPECTED}, not {text!r}")
+    for endpoint in ("/act/stream", "/act/batch", "/act"):
+        if parts.path.rstrip("/").endswith(endpoint):
+            raise ValueError(
+                f"the address is the service's, without the path of an endpoint:"
+                f" {text!r} ends with {endpoint}"
+            )
     is_secure = parts.scheme in ("https", "wss")
     port = port or (443 if is_secure else 80)
     return Address(_checked_host(host), port, None, is_secure, parts.path.rstrip("/"))

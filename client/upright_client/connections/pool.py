@@ -285,12 +285,14 @@ class ConnectionPool:
             if self._stop.is_set():
                 raise ConnectionAbortedError("the client was closed")
             if now >= until:
+                protocol.receive_end()
                 raise TimeoutError(f"not opened within {self._connect_timeout:g} s")
 
             received = await stream.exchange(b"", min(until, now + STOP_CHECK_INTERVAL))
             if received is None:
                 continue
             if not received:
+                protocol.receive_end()
                 raise ConnectionResetError("the connection ended before it was open")
             data = protocol.receive(received)
             if data:

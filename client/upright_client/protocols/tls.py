@@ -59,6 +59,8 @@ class TlsProtocol:
     def receive_end(self) -> None:
         """Take in that the connection ended: without TLS's own end, an answer may be cut short."""
         self.is_closing = True
+        if not self._inner.is_open:  # what has come of a refusal is worth telling
+            self._inner.receive_end()
 
     def _end(self) -> None:
         """Take in TLS's own end: what came before it is whole."""

@@ -2,13 +2,16 @@
 
 import base64
 import hashlib
+import json
 import os
 from collections import deque
+from contextlib import suppress
 
 from upright_client.errors import AccessDeniedError, ProtocolError
 from upright_client.protocols.http11 import (
     DEFAULT_BODY_LIMIT,
     INTERIM_LIMIT,
+    Http11Protocol,
     ResponseHead,
     parse_head,
     take_head,
@@ -47,6 +50,7 @@ class WebSocketProtocol:
         self._searched = 0  # bytes of the buffer that were searched for the end of the handshake
         self._interim_responses = 0
         self._message: bytearray | None = None  # the fragments of a message so far
+        self._refusal: _Refusal | None = None  # in place of a stream
 
     def hello(self) -> bytes:
         """Return the opening handshake."""
@@ -87,14 +91,19 @@ class WebSocketProtocol:
         return b"" if ping is None else _masked_frame(PONG, ping)
 
     def receive_end(self) -> None:
-        """Take in the end of the connection: a message that is not whole by now is lost."""
+        """Take in the end of the connection: a message that is not whole by now is lost.
+
+        Raises `ProtocolError` where it ends an answer that refuses the stream.
+        """
         self.is_closing = True
+        if self._refusal is not None:
+            raise self._refusal.error()
 
     # --- the opening handshake ---
 
     def _read_handshake(self) -> bool:
-        """Return whether the service has opened the stream."""
-        while self._buffer:
+        """Return whether the service has opened the stream. Raises `ProtocolError`."""
+        while self._buffer and self._refusal is None:
             data, self._searched = take_head(self._buffer, self._searched)
             if data is None:
                 return False
@@ -104,18 +113,21 @@ class WebSocketProtocol:
                 if self._interim_responses > INTERIM_LIMIT:
                     raise ProtocolError(f"more than {INTERIM_LIMIT} interim answers came")
                 continue
+            if head.status != 101:
+                self._refusal = _Refusal(head)
+                self._buffer[:0] = data + b"\r\n\r\n"
+                break
             self._check_handshake(head)
             self.is_open = True
             return True
+
+        if self._refusal is not None:
+            self._refusal.receive(bytes(self._buffer))
+            self._buffer.clear()
         return False
 
     def _check_handshake(self, head: ResponseHead) -> None:
         """Raise where the answer does not open a stream (RFC 6455, section 4.1)."""
-        if head.status != 101:
-            error = AccessDeniedError if head.status in (401, 403) else ProtocolError
-            reason_phrase = printable(head.reason_phrase[:60])
-            raise error(f"the stream was not opened: {head.status} {reason_phrase}")
-
         if b"websocket" not in head.tokens(b"upgrade"):
             raise ProtocolError("the handshake does not change to WebSocket")
         if b"upgrade" not in head.tokens(b"connection"):
@@ -186,6 +198,36 @@ class WebSocketProtocol:
         if first & 0x80:
             self.replies.append(Reply(0, bytes(message)))
             self._message = None
+
+
+class _Refusal:
+    """An answer over HTTP in place of a stream, whose body says why there is none."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        self._head = head
+        self._response = Http11Protocol("", None)
+
+    def receive(self, data: bytes) -> None:
+        """Take in bytes. Raises `ProtocolError` once the answer is whole, or is none."""
+        try:
+            self._response.receive(data)
+        except ProtocolError as error:
+            raise self.error() from error
+        if self._response.replies or self._response.is_closing:
+            raise self.error()
+
+    def error(self) -> ProtocolError:
+        """Return what the answer says, as far as it has come."""
+        text = f"{self._head.status} {printable(self._head.reason_phrase[:60])}".rstrip()
+        self._response.receive_end()
+        for reply in self._response.replies:
+            with suppress(ValueError, RecursionError):
+                document = json.loads(reply.body)
+                detail = document.get("detail") if isinstance(document, dict) else None
+                if isinstance(detail, str):
+                    text += f": {printable(detail)}"
+        kind = AccessDeniedError if self._head.status in (401, 403) else ProtocolError
+        return kind(f"the stream was not opened: {text}")
 
 
 def _masked_frame(opcode: int, payload: bytes) -> bytes:

@@ -520,6 +520,7 @@ def test_the_client_is_answered_by_its_key_and_falls_back_as_denied_without(
         ) as client:
             decision = client.act(STATE)
             assert (decision.source, decision.reason, decision.action) == ("fallback", "denied", 1)
+            assert "needs a key with the scope act" in client.last_error
             assert client.act_batch([STATE])[0].reason == "denied"
             assert client.ready()
             with pytest.raises(
