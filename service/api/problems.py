@@ -201,6 +201,8 @@ def _explain(detail: ErrorDetails) -> str:
             return "there is no field of this name"
         case "finite_number" | "greater_than" | "less_than":
             return f"must be a number that is finite as a 32-bit float, not {value}"
+        case "too_short":
+            return f"must hold at least {detail['ctx']['min_length']}, not {value}"
         case "too_long":
             return f"must hold {detail['ctx']['max_length']} numbers, not more: {value}"
         case _:

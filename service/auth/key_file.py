@@ -39,7 +39,12 @@ class _Content(BaseModel):
 
 def keys_from_settings(settings: Settings) -> Keys | None:
     """Return the keys that the settings name, or None where keys are off. Raises `KeysError`."""
-    return None if settings.keys is None else load_keys(settings.keys)
+    if settings.keys is None:
+        return None
+    try:
+        return load_keys(settings.keys)
+    except KeysError as error:
+        raise KeysError(f"--keys {error}") from error
 
 
 def load_keys(path: Path, compare: Comparison = hmac.compare_digest) -> Keys:

@@ -7,7 +7,9 @@ as well as a slow hash would: there is nothing to guess.
 import hmac
 import ipaddress
 import logging
+import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
@@ -115,6 +117,9 @@ def announce(settings: Settings) -> None:
         return
 
     log.info("Keys are on, from %s", settings.keys)
+    with suppress(OSError):  # it was read, and may have gone since
+        if settings.keys.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            log.warning("%s can be written by others than its owner: chmod 640", settings.keys)
     if settings.tls_cert is None and exposed:
         log.warning(
             "Keys travel in clear to %s, and whoever sees them can use them: "

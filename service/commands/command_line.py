@@ -145,7 +145,11 @@ def parse(arguments: Sequence[str]) -> Command:
         raise UsageError(str(error)) from error
     except ValidationError as error:
         typed = {dest.rpartition(".")[2] for dest in source.env_vars}
-        problems = [_problem(name, detail, typed) for detail in error.errors(include_url=False)]
+        config_file = (
+            f"--config {source()[name].get('config') or os.environ.get(variable('config'))}"
+        )
+        details = error.errors(include_url=False)
+        problems = [_problem(name, detail, typed, config_file) for detail in details]
         raise UsageError("; ".join(problems)) from error
     return command
 
@@ -297,8 +301,11 @@ def _check_variables() -> None:
         raise UsageError(problem)
 
 
-def _problem(command: str, detail: ErrorDetails, typed: Collection[str]) -> str:
-    """Say what is wrong with an option, by the name under which it was given."""
+def _problem(command: str, detail: ErrorDetails, typed: Collection[str], config_file: str) -> str:
+    """Say what is wrong with an option, by the name under which it was given.
+
+    `typed` are those that stand on the command line; `config_file` names the file of others.
+    """
     path = [str(part) for part in detail["loc"]]
     message = detail["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
     if not path:  # several options that do not fit together, which the message names
@@ -308,12 +315,14 @@ def _problem(command: str, detail: ErrorDetails, typed: Collection[str]) -> str:
     if detail["type"] == "missing":
         return f"missing: {flag(name)} (see {PROGRAM} {command} --help)"
     if detail["type"] == "extra_forbidden":  # only a file can name what no flag does
-        return f"--config: {_shown(name)} is no setting{nearest(name, Settings.model_fields)}"
+        return f"{config_file}: {_shown(name)} is no setting{nearest(name, Settings.model_fields)}"
 
     label = flag(name)
     if command == SERVE and name not in typed:
         in_environment = variable(name) in map(str.upper, os.environ)
-        label = f"{variable(name)} ({label})" if in_environment else f"--config: {name}"
+        label = (
+            f"{variable(name)} ({label})" if in_environment else f"{config_file}: {flag(name)[2:]}"
+        )
     secret = command == SERVE and CLI_SUPPRESS in Settings.model_fields[name].metadata
     return f"{label}: {message}" + ("" if secret else f", not {_shown(detail['input'])}")
 

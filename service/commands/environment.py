@@ -31,6 +31,11 @@ def misspelt_variable() -> str | None:
     for name in _ours():
         if name.upper() not in _variables():
             return f"{name} is no setting{nearest(name.upper(), _variables())}"
+    for name in os.environ:
+        prefix, _, rest = name.upper().partition("_")
+        known = f"{ENVIRONMENT_PREFIX}{rest}"
+        if known in _variables() and _looks_like(f"{prefix}_", ENVIRONMENT_PREFIX):
+            return f"{name} is no setting; did you mean {known}?"
     return None
 
 
@@ -42,6 +47,15 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     bare = {choice.lstrip("-"): choice for choice in choices}
     matches = get_close_matches(word.lstrip("-"), list(bare), n=1)
     return f"; did you mean {bare[matches[0]]}?" if matches else ""
+
+
+def _looks_like(word: str, right: str) -> bool:
+    """Return whether a word is another one with a letter too few, too many, wrong or misplaced."""
+    if word == right or word[0] != right[0] or abs(len(word) - len(right)) > 1:
+        return False
+    from difflib import SequenceMatcher  # only those who mistype wait for it
+
+    return SequenceMatcher(None, word, right).ratio() > 0.8
 
 
 def _ours() -> dict[str, str]:

@@ -203,6 +203,12 @@ def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
 
     raw = request.raw_input_contents
     numbers = getattr(tensor.contents, CONTENTS[tensor.datatype], ())
+    held = [field.name for field, _ in tensor.contents.ListFields()]
+    if held and not numbers:
+        raise bad_request(
+            f"input {tensor.name!r}: {tensor.datatype} stands in {CONTENTS[tensor.datatype]},"
+            f" not in {held[0]}"
+        )
     if not raw:
         return open_inference.states_of_numbers(list(numbers), count, tensor.datatype)
     if numbers:

@@ -51,13 +51,15 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
             method_not_allowed(request.method, request.url.path, headers["Allow"]), path
         )
 
+    detail = _detail(request, status)
+    if status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" in headers:
+        place = request.url.path[:MAX_PATH_SHOWN]
+        detail = f"{request.method} {place}: only {headers['Allow']} is answered here"
     name = status.phrase.lower().replace(" ", "-")
     raw_headers = [
         (key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()
     ]
-    return error_response(
-        ProblemError(status, name, _detail(request, status), headers=raw_headers), path
-    )
+    return error_response(ProblemError(status, name, detail, headers=raw_headers), path)
 
 
 async def _handle_unforeseen_error(request: Request, _: Exception) -> Response:

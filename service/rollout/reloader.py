@@ -207,6 +207,7 @@ class Reloader:
         except Exception as error:
             return self._refuse(live.bundle.digest, error)
         if policy is live:
+            log.info("the bundle is unchanged: %s", live.bundle.digest)
             return self._finish("unchanged")
 
         self._previous = live

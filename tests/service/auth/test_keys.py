@@ -350,7 +350,7 @@ def test_a_file_of_keys_that_is_not_there_stops_the_start_with_one_line(tmp_path
     code, complaint = refused("--keys", str(tmp_path / "absent.toml"))
     assert (code, complaint) == (
         1,
-        f"upright: {tmp_path / 'absent.toml'}: cannot be read (No such file or directory)\n",
+        f"upright: --keys {tmp_path / 'absent.toml'}: cannot be read (No such file or directory)\n",
     )
 
 
@@ -694,6 +694,16 @@ def log_on_the_network(tmp_path: Path) -> Callable[..., str]:
         return log.read_text()
 
     return started
+
+
+def test_a_file_of_keys_that_others_can_write_is_warned_of(
+    start: Start, file: Path, tmp_path: Path
+) -> None:
+    for mode, told in ((0o640, 0), (0o644, 0), (0o660, 1), (0o606, 1)):
+        file.chmod(mode)
+        with start("--keys", str(file)):
+            log = (tmp_path / "service.log").read_text()
+        assert log.count(f"{file} can be written by others than its owner") == told
 
 
 def test_keys_that_are_off_on_an_address_of_the_network_are_warned_of(

@@ -104,9 +104,10 @@ def test_the_help_is_for_terminals_of_any_encoding(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("prot = 1", "--config: 'prot' is no setting; did you mean port?"),
-        ("drain = 'x'", "--config: drain: should be a valid number"),
-        ("[serve]\nport = 1", "--config: 'serve' is no setting"),
+        ("prot = 1", "service.toml: 'prot' is no setting; did you mean port?"),
+        ("drain = 'x'", "service.toml: drain: should be a valid number"),
+        ("log_format = 'x'", "service.toml: log-format: should be 'people' or 'json'"),
+        ("[serve]\nport = 1", "service.toml: 'serve' is no setting"),
         ("config = 'another.toml'", "cannot name another one"),
         ("port = ", "is no TOML"),
         ('uds = "a\\u0000b"', "a path cannot hold a NUL character"),
@@ -125,6 +126,7 @@ def test_a_wrong_file_of_settings_is_told_in_one_line(
     code, error_text = refused("--config", str(file))
     assert (code, error_text.count("\n")) == (2, 1)
     assert message in error_text
+    assert f"--config {file}: " in error_text
 
 
 @pytest.mark.parametrize(

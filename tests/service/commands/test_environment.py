@@ -81,10 +81,20 @@ def test_a_misspelt_variable_is_told_as_a_misspelt_flag_is() -> None:
         2,
         "upright: UPRIGHT_BAKEND is no setting; did you mean UPRIGHT_BACKEND?\n",
     )
+    assert refused(environment={"UPRIGT_PORT": "8000"}) == (
+        2,
+        "upright: UPRIGT_PORT is no setting; did you mean UPRIGHT_PORT?\n",
+    )
     assert refused("--bakend", "onnx") == (
         2,
         "upright: --bakend is no flag; did you mean --backend?\n",
     )
+
+
+@pytest.mark.parametrize("name", ["REDIS_PORT", "UPSTREAM_PORT", "UP_PORT", "UPRIGT_OTHER", "PORT"])
+def test_variables_of_others_are_let_be(start: Start, name: str) -> None:
+    with start(environment={name: "x"}) as address:
+        assert address
 
 
 @pytest.mark.parametrize("value", ["https://a.example", "https://a.example, http://b.example:81"])

@@ -124,6 +124,14 @@ def test_what_is_known_is_answered_as_what_is_not(
     assert infer(body) == infer(body, anew=True)
 
 
+def test_numbers_in_the_field_of_another_type_are_told_of(infer: Infer) -> None:
+    request = asked(datatype="FP64")
+    del request.raw_input_contents[:]
+    request.inputs[0].contents.fp32_contents.extend(STATE)
+    told = infer(request.SerializeToString())[1]
+    assert "input 'state': FP64 stands in fp64_contents, not in fp32_contents" in told
+
+
 PLAIN = asked(id="first").SerializeToString()
 PAIR = asked(others=(STATE,)).SerializeToString()
 ID = b"\x1a\x05first"

@@ -306,6 +306,7 @@ def test_unknown_endpoints_and_methods_are_problems(client: TestClient) -> None:
     nowhere, wrong = client.get("/nowhere"), client.get("/act")
     assert (nowhere.status_code, wrong.status_code) == (404, 405)
     assert wrong.headers["allow"] == "POST"
+    assert wrong.json()["detail"] == "GET /act: only POST is answered here"
     for answer in (nowhere, wrong):
         assert answer.headers["content-type"] == "application/problem+json"
         assert "/" in answer.json()["detail"]

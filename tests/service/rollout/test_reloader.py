@@ -102,7 +102,9 @@ def test_sighup_loads_what_lies_in_the_folder_and_nothing_that_is_not_admitted(
     assert words == ["Serving", "loaded", "kept", "loaded"]
 
 
-def test_a_load_says_what_became_of_it(start: Start, folder: Path, write: Write) -> None:
+def test_a_load_says_what_became_of_it(
+    start: Start, folder: Path, write: Write, tmp_path: Path
+) -> None:
     first = write("1")
     with start("--bundle", str(folder)) as address:
         assert (httpx2.post(address + LOAD, json={}).status_code, live(address)) == (200, first)
@@ -118,6 +120,7 @@ def test_a_load_says_what_became_of_it(start: Start, folder: Path, write: Write)
         assert second in answer.json()["error"]
         assert "manifest.json" in answer.json()["error"]
         assert counted(address) == {"loaded": 1, "unchanged": 1, "refused": 2}
+        assert f"the bundle is unchanged: {first}" in (tmp_path / "service.log").read_text()
 
 
 def test_a_load_over_grpc_does_the_same(start: Start, folder: Path, write: Write) -> None:
