@@ -14,11 +14,12 @@ async function act(state, { seq, deadline = 1000, fallback = 0 }) {
       signal: AbortSignal.timeout(deadline), // milliseconds
     });
     const body = await answer.json();
-    if (!answer.ok) throw new Error(body.detail);
+    if (!answer.ok) throw new Error(body.detail ?? `status ${answer.status}`);
     if (body.seq !== seq) throw new Error("an answer to another request");
     return body.action;
   } catch (error) {
-    console.error(`the fallback decides: ${error.message}`);
+    // fetch says "fetch failed" alone; its cause says what did.
+    console.error(`the fallback decides: ${address}: ${error.cause?.message || error.cause?.code || error.message}`);
     return fallback;
   }
 }

@@ -34,10 +34,14 @@ function act(state, { deadline = 1000, fallback = 0 } = {}) {
   });
 }
 
-await new Promise((resolve, reject) => {
-  stream.onopen = resolve;
-  stream.onerror = () => reject(new Error(`no stream at ${address}`));
+const isOpen = await new Promise((resolve) => {
+  stream.onopen = () => resolve(true);
+  stream.onerror = () => resolve(false);
 });
+if (!isOpen) {
+  console.error(`no stream at ${address}; is the service there, and does it ask for a key?`);
+  process.exit(1);
+}
 console.log("action", await act([0, 0, 0.05, 0]));
 console.log("action", await act([0, 0, -0.05, 0], { fallback: 1 }));
 console.log("action", await act([1, 2, 3], { fallback: 1 })); // a problem holds no action

@@ -83,6 +83,27 @@ def test_the_examples_in_javascript_ask(running: Addresses, program: str) -> Non
     assert output(node(), EXAMPLES / program, running.http) == "action 1\naction 0\naction 1\n"
 
 
+@pytest.mark.parametrize(
+    ("program", "code", "told"),
+    [("act.mjs", 0, "ECONNREFUSED"), ("stream.mjs", 1, "no stream at")],
+)
+def test_the_examples_in_javascript_name_a_service_that_is_not_there(
+    program: str, code: int, told: str
+) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    result = subprocess.run(
+        [node(), EXAMPLES / program, address],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == code
+    for line in result.stderr.splitlines():
+        assert address in line
+        assert told in line
+
+
 def test_the_stream_in_javascript_says_by_itself_which_node_it_needs() -> None:
     old = subprocess.run(
         [node(), "--no-experimental-websocket", EXAMPLES / "stream.mjs"],  # as Node 20 is
