@@ -4,8 +4,8 @@
 
 One process of the service has a core for itself, and the loops have another. First it is flooded,
 which gives the states a second that the core can answer; then loops that hold 10 to 95 % of that
-are run, and the p99 of each is held to the estimate of a queue. The last rate at which the p99 is
-within a quarter of the period, and no step was skipped, is what a core holds.
+are run, and the p99 of each is held to the estimate of a queue. The last rate up to which the p99
+is within a quarter of the period, and no step was skipped, is what a core holds.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from benchmarks.calling.served import Served, free_port, percentile, served
@@ -111,7 +112,11 @@ def show(transport: Transport, capacity: float, points: list[Point]) -> None:
 
 def held(points: list[Point], hertz: float) -> Point:
     """Return the last point that a loop can live with. Ends the program where there is none."""
-    good = [point for point in points if not point.skipped and point.p99 <= P99_SHARE / hertz]
+
+    def is_good(point: Point) -> bool:
+        return not point.skipped and point.p99 <= P99_SHARE / hertz
+
+    good = list(takewhile(is_good, points))
     if not good:
         sys.exit(f"no rate has a p99 within {P99_SHARE:.0%} of a period of {1e3 / hertz:g} ms")
     return good[-1]

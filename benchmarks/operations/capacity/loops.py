@@ -54,6 +54,9 @@ class _Loop:
             self.socket.sendall(HANDSHAKE)
             if not self.socket.recv(4_096).startswith(b"HTTP/1.1 101"):
                 raise ConnectionError("the service opened no stream")
+        self.socket.sendall(ASKED[transport])  # a connection's first answer takes longer
+        while not self.socket.recv(4_096).endswith(b"}"):
+            pass
         self.socket.setblocking(False)
         self.asked_at = 0.0  # 0: nothing is awaited
         self.received = b""
