@@ -115,7 +115,7 @@ def start(tmp_path: Path) -> Start:
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     for _ in range(600):
-        if found := re.search(r"https?://127\.0\.0\.1:\d+", log.read_text()):
+        if found := re.search(r"https?://(127\.0\.0\.1|0\.0\.0\.0):\d+", log.read_text()):
             return found[0]
         try:
             process.wait(0.05)

@@ -51,14 +51,11 @@ async def _handle_http_exception(request: Request, error: Exception) -> Response
             method_not_allowed(request.method, request.url.path, headers["Allow"]), path
         )
 
-    detail = _detail(request, status)
-    if status == HTTPStatus.METHOD_NOT_ALLOWED and "Allow" in headers:
-        place = request.url.path[:MAX_PATH_SHOWN]
-        detail = f"{request.method} {place}: only {headers['Allow']} is answered here"
     name = status.phrase.lower().replace(" ", "-")
     raw_headers = [
         (key.lower().encode("latin-1"), value.encode("latin-1")) for key, value in headers.items()
     ]
+    detail = _detail(request, status, headers.get("Allow"))
     return error_response(ProblemError(status, name, detail, headers=raw_headers), path)
 
 
@@ -75,6 +72,7 @@ async def _handle_disconnect(_: Request, __: Exception) -> None:
     """Send nothing: the client has gone, and that is no failure of the service."""
 
 
-def _detail(request: Request, status: HTTPStatus) -> str:
+def _detail(request: Request, status: HTTPStatus, allowed: str | None = None) -> str:
     path = request.url.path[:MAX_PATH_SHOWN]
-    return f"{request.method} {path}: {status.description or status.phrase}"
+    reason = f"only {allowed} is answered here" if allowed else status.description or status.phrase
+    return f"{request.method} {path}: {reason}"

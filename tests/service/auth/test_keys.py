@@ -8,10 +8,8 @@ import queue
 import re
 import signal
 import stat
-import subprocess
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,7 +38,6 @@ from tests.support.project import ROOT
 from tests.support.raw_http import BothPaths, ask, both_paths, request
 from tests.support.service import (
     Start,
-    clean_environment,
     free_port,
     refused,
     run_program,
@@ -669,33 +666,6 @@ def test_the_log_says_at_the_start_that_keys_are_off(start: Start, tmp_path: Pat
         assert "[warning" not in log.read_text()
 
 
-@pytest.fixture
-def log_on_the_network(tmp_path: Path) -> Callable[..., str]:
-    """What the real service logs as it starts on every address of the machine."""
-
-    def started(*arguments: str) -> str:
-        log = tmp_path / "network.log"
-        every_address = ("--host", "0.0.0.0")  # noqa: S104 - the claims are about it
-        command = [sys.executable, "-m", "service", *every_address, "--port", "0", "--drain", "0"]
-        with (
-            log.open("wb") as output,
-            subprocess.Popen(
-                [*command, *arguments],
-                cwd=ROOT,
-                stdout=output,
-                stderr=output,
-                env=clean_environment(),
-            ) as process,
-        ):
-            try:
-                wait_for(lambda: "startup complete" in log.read_text())
-            finally:
-                process.terminate()
-        return log.read_text()
-
-    return started
-
-
 def test_a_file_of_keys_that_others_can_write_is_warned_of(
     start: Start, file: Path, tmp_path: Path
 ) -> None:
@@ -707,20 +677,25 @@ def test_a_file_of_keys_that_others_can_write_is_warned_of(
 
 
 def test_keys_that_are_off_on_an_address_of_the_network_are_warned_of(
-    log_on_the_network: Callable[..., str],
+    start: Start, tmp_path: Path
 ) -> None:
-    lines = [line for line in log_on_the_network().splitlines() if "Keys are off" in line]
+    with start("--host", "0.0.0.0"):  # noqa: S104 - the claim is about it
+        wait_for(lambda: "startup complete" in (tmp_path / "service.log").read_text())
+        log = (tmp_path / "service.log").read_text()
+    lines = [line for line in log.splitlines() if "Keys are off" in line]
     assert ["warning" in line.lower() for line in lines] == [True]
 
 
 def test_keys_without_tls_on_an_address_of_the_network_are_warned_of(
-    start: Start, file: Path, tmp_path: Path, log_on_the_network: Callable[..., str]
+    start: Start, file: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "service.log"
     with start("--keys", str(file)):
         wait_for(lambda: "startup complete" in log.read_text())
         assert "travel in clear" not in log.read_text()
-    assert "Keys travel in clear to 0.0.0.0" in log_on_the_network("--keys", str(file))
+    with start("--host", "0.0.0.0", "--keys", str(file)):  # noqa: S104 - the claim is about it
+        wait_for(lambda: "startup complete" in log.read_text())
+        assert "Keys travel in clear to 0.0.0.0" in log.read_text()
 
 
 def test_every_worker_asks_for_keys(start: Start, file: Path, tmp_path: Path) -> None:
