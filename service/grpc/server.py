@@ -24,6 +24,8 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 SHORTEST_PING_INTERVAL_MS = 500  # that a client may choose
 AGE_GRACE_MS = 10_000  # for the calls in flight on a connection that has become old
 LARGEST_OPTION = 2**31 - 1  # gRPC takes it for: without end
+# What HTTP took of an orchestrator's patience comes before this.
+CALL_SECONDS = 5.0  # that a stop waits for calls in flight at most
 LINGER_SECONDS = 0.5  # that streams are answered on when the service ends, and answers have to go
 
 log = logging.getLogger("uvicorn.error")
@@ -70,7 +72,7 @@ async def grpc_server(
         yield port
     finally:
         await health_servicer.enter_graceful_shutdown()
-        await _stop(server, calls, settings.shutdown)
+        await _stop(server, calls, min(settings.shutdown, CALL_SECONDS))
 
 
 async def _stop(server: grpc.aio.Server, calls: CallInterceptor, seconds: float) -> None:
