@@ -88,7 +88,7 @@ class State(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     identity: Identity
     seconds: float  # that training took until then
     values: dict[str, JsonValue]  # by path, as `Snapshot.flatten` names them

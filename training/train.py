@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import torch
 
 from training.checkpoints import CheckpointError, Checkpoints, Identity
 from training.dqn.trainer import DQNTrainer
 from training.population.trainer import PopulationTrainer
-from training.recipes import AnyRecipe, BaselineRecipe
+from training.population.validators import Validator, ValidatorProcess
+from training.recipes import AnyRecipe, BaselineRecipe, PopulationRecipe
 from training.seeding import TRAINING_SEEDS, check_seed
 from training.trainer import OnProgress, Run, Trainer
 
 
-def trainer_for(recipe: AnyRecipe, seed: int, device: torch.device) -> Trainer:
-    """Return the trainer of a recipe, at its start.
+def trainer_for(
+    recipe: AnyRecipe, seed: int, device: torch.device, validator: Validator | None = None
+) -> Trainer:
+    """Return the trainer of a recipe, at its start, which validates by itself or by a validator.
 
     Raises `ValueError` for a seed that is reserved for validation or evaluation.
     """
@@ -23,7 +26,7 @@ def trainer_for(recipe: AnyRecipe, seed: int, device: torch.device) -> Trainer:
     torch.set_num_threads(1)  # for networks this small more threads are slower
     if isinstance(recipe, BaselineRecipe):
         return DQNTrainer(recipe, seed, device)
-    return PopulationTrainer(recipe, seed, device)
+    return PopulationTrainer(recipe, seed, device, validator)
 
 
 def train(
@@ -32,6 +35,7 @@ def train(
     device: torch.device,
     *,
     checkpoints: Checkpoints | None = None,
+    validate_beside: bool = False,
     on_progress: OnProgress = lambda _: None,
     on_lost_checkpoint: Callable[[CheckpointError], None] = lambda _: None,
     interrupted: Callable[[], bool] = lambda: False,
@@ -40,6 +44,9 @@ def train(
     """Train by a recipe.
 
     On the CPU the same recipe and seed give the same weights, bit for bit, on the same machine.
+    With `validate_beside` a process of its own validates the agents while these learn, which is
+    faster where there is a core for it, and changes no weight. A recipe that may end with any check
+    validates by itself all the same.
 
     With `checkpoints`, which must have been entered, training goes on from the newest one, if there
     is one, and writes new ones on its way and at its end. One that cannot be written does not end
@@ -49,21 +56,22 @@ def train(
     Raises `ValueError` for a seed that is reserved for validation or evaluation, and
     `CheckpointError` for a checkpoint that is torn or of another run.
     """
-    trainer = trainer_for(recipe, seed, device)
-    seconds_before = 0.0
-    if checkpoints is not None and (newest := checkpoints.newest()) is not None:
-        snapshot, seconds_before = newest
-        trainer.restore(snapshot)
-    started = clock()
+    with _validator(recipe, is_beside=validate_beside) as validator:
+        trainer = trainer_for(recipe, seed, device, validator)
+        seconds_before = 0.0
+        if checkpoints is not None and (newest := checkpoints.newest()) is not None:
+            snapshot, seconds_before = newest
+            trainer.restore(snapshot)
+        started = clock()
 
-    def elapsed() -> float:
-        return seconds_before + clock() - started
+        def elapsed() -> float:
+            return seconds_before + clock() - started
 
-    while trainer.stopped is None and not interrupted():
-        on_progress(trainer.advance(elapsed))
-        if checkpoints is not None:
-            with _losing(on_lost_checkpoint):
-                checkpoints.write_if_due(trainer, elapsed())
+        while trainer.stopped is None and not interrupted():
+            on_progress(trainer.advance(elapsed))
+            if checkpoints is not None:
+                with _losing(on_lost_checkpoint):
+                    checkpoints.write_if_due(trainer, elapsed())
 
     seconds = elapsed()  # one number for the run and its checkpoint: a later export is the same
     if checkpoints is not None and trainer.steps:
@@ -73,6 +81,11 @@ def train(
         Identity.of(recipe, seed, device.type) if checkpoints is None else checkpoints.identity
     )
     return run_of(trainer, identity, seconds)
+
+
+def _validator(recipe: AnyRecipe, *, is_beside: bool) -> AbstractContextManager[Validator | None]:
+    is_of_use = isinstance(recipe, PopulationRecipe) and recipe.model_selection == "best"
+    return closing(ValidatorProcess()) if is_beside and is_of_use else nullcontext()
 
 
 @contextmanager

@@ -243,7 +243,7 @@ def test_stop_and_resume_in_the_middle_of_a_check_equals_never_stopping() -> Non
     resumed = 0
     while whole.stopped is None:
         whole.advance(lambda: 1.0)
-        if whole.snapshot().parts["selection"].values["waiting"]:
+        if whole.snapshot().parts["selection"].integer("pending"):
             flat = whole.snapshot().flatten()
             parts = trainer_for(chosen, 0, CPU)
             parts.restore(Snapshot(flat.arrays, flat.values).unflatten())

@@ -220,6 +220,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
                 options.seed,
                 device,
                 checkpoints=checkpoints,
+                validate_beside=len(os.sched_getaffinity(0)) > 1,
                 on_progress=log,
                 on_lost_checkpoint=lambda error: output.warn(str(error)),
                 interrupted=interrupted,

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from training.network import DQNetwork
+from training.population.numpy_layers import NumpyLayers, limited, q_values_of
 from training.snapshot import Snapshot
-from training.types import Controller, Float32Array, Int64Array
-
-NumpyLayers = list[tuple[Float32Array, Float32Array]]  # weights (K, in, out), biases (K, 1, out)
+from training.types import Float32Array, Int64Array
 
 
 class StackedLayers:
@@ -107,7 +106,7 @@ class StackedQNetworks:
         (first, biases), *others = self._unlimited(layers)
         if self.limits is None:
             return [(first, biases), *others]
-        return [*_limited(first, biases, self.limits.numpy(force=True)), *others]
+        return [*limited(first, biases, self.limits.numpy(force=True)), *others]
 
     @property
     def exported_hidden(self) -> tuple[int, ...]:
@@ -116,14 +115,7 @@ class StackedQNetworks:
 
     def agent(self, k: int, layers: StackedLayers | None = None) -> DQNetwork:
         """Return agent k as a network of its own."""
-        network = DQNetwork(self.exported_hidden, self.widths[0], self.widths[-1])
-        with torch.no_grad():
-            for layer, (weights, biases) in zip(
-                network.linear_layers(), self.to_numpy(layers), strict=True
-            ):
-                layer.weight.copy_(torch.from_numpy(weights[k].T))
-                layer.bias.copy_(torch.from_numpy(biases[k, 0]))
-        return network
+        return network_of(self.to_numpy(layers), k)
 
     def _unlimited(self, layers: StackedLayers | None = None) -> NumpyLayers:
         """Return weights and biases without the layer that limits the states."""
@@ -156,20 +148,15 @@ class StackedQNetworks:
         }
 
 
-def _limited(first: Float32Array, biases: Float32Array, limits: Float32Array) -> NumpyLayers:
-    """Return the first layer of K networks, and one before it that limits the state.
-
-    A value s limited to ± L is relu(s + L) - relu(s - L) - L: sums and ReLU, as all of the network.
-    """
-    identity = np.eye(len(limits), dtype=np.float32)
-    ends = np.concatenate([limits, -limits])
-    agents = len(first)
-    clip = (
-        np.tile(np.concatenate([identity, identity], axis=1), (agents, 1, 1)),
-        np.tile(ends, (agents, 1, 1)),
-    )
-    offsets = (limits[:, None] * first).sum(axis=1, keepdims=True)
-    return [clip, (np.concatenate([first, -first], axis=1), biases - offsets)]
+def network_of(layers: NumpyLayers, agent: int) -> DQNetwork:
+    """Return one of K agents as a network of its own."""
+    inputs, *hidden = (weights.shape[1] for weights, _ in layers)
+    network = DQNetwork(tuple(hidden), inputs, layers[-1][0].shape[2])
+    with torch.no_grad():
+        for layer, (weights, biases) in zip(network.linear_layers(), layers, strict=True):
+            layer.weight.copy_(torch.from_numpy(weights[agent].T))
+            layer.bias.copy_(torch.from_numpy(biases[agent, 0]))
+    return network
 
 
 def forward(layers: StackedLayers, states: Tensor, hidden: list[Tensor], q_values: Tensor) -> None:
@@ -181,29 +168,3 @@ def forward(layers: StackedLayers, states: Tensor, hidden: list[Tensor], q_value
     for (weights, biases), row in zip(hidden_pairs, hidden, strict=True):
         states = torch.baddbmm(biases, states, weights, out=row).relu_()
     torch.baddbmm(last_biases, states, last_weights, out=q_values)
-
-
-def q_values_of(layers: NumpyLayers, states: Float32Array) -> Float32Array:
-    """Return the Q-values, (K, n, actions), of states (K, n, 4)."""
-    *hidden, (last_weights, last_biases) = layers
-    for weights, biases in hidden:
-        states = np.matmul(states, weights)
-        states += biases
-        np.maximum(states, 0, out=states)
-    q_values: Float32Array = np.matmul(states, last_weights) + last_biases
-    return q_values
-
-
-def greedy_controller(layers: NumpyLayers) -> Controller:
-    """Return the greedy policies of K agents, as one function.
-
-    It takes states (K · n, 4), agent by agent, and returns actions (K · n,): the first at a tie.
-    """
-    agents = len(layers[0][0])
-
-    def act(states: Float32Array) -> Int64Array:
-        q_values = q_values_of(layers, states.reshape(agents, -1, states.shape[1]))
-        actions: Int64Array = q_values.argmax(axis=2).reshape(-1)
-        return actions
-
-    return act

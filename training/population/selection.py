@@ -1,60 +1,30 @@
-"""Model selection: which agent of a population, at which point of training, is exported.
+"""Model selection: which agent of a population, at which point of training, is exported."""
 
-All agents are evaluated greedily in a few validation episodes; only those that could be selected
-get many. The seeds are those of validation, so what is exported is evaluated on others.
-"""
-
-import functools
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from pydantic import JsonValue, TypeAdapter
 
 from models.manifest import Plant
-from training.envs.plant import STANDARD, steps_of
-from training.evaluation.lqr import lqr
-from training.evaluation.robustness import SCENARIOS, Scenario, success_rates
+from training.envs.plant import STANDARD
 from training.network import DQNetwork
-from training.population.q_networks import StackedLayers, StackedQNetworks, greedy_controller
+from training.population.numpy_layers import NumpyLayers
+from training.population.q_networks import network_of
+from training.population.validation import Check, CheckResult
+from training.population.validators import InlineValidator, Validator
 from training.recipes import SelectionRule
-from training.seeding import VALIDATION_SEEDS
 from training.snapshot import Snapshot
-from training.types import Controller, Float64Array
+from training.types import Array, Float64Array
 
-# The plant as it is, with a margin: first states a fifth wider and episodes a fifth longer than
-# those that the exported policy will be evaluated in.
-NOMINAL = Scenario("nominal", steps=600, episodes=2_000, start=0.06)
-NOMINAL_SHORT_EPISODES = 8
-
-HARD = (
-    "extreme",
-    "noise 0.1",
-    "delay 3",
-    "push 1",
-    "noise 0.15",
-    "delay 4",
-    "heavy long pole",
-    "40 % dropped",
-    "noise, delay, pushes",
-    "recovery",
-)
-HARD_SCENARIOS = tuple(scenario for scenario in SCENARIOS if scenario.name in HARD)
-HARD_SHORT_EPISODES = 32
-# In the middle of its range a rate of 400 episodes errs by 5 %, more than agents differ by.
-HARD_LONG_EPISODES = 1_000
-HARD_LONG = tuple(
-    replace(scenario, episodes=max(scenario.episodes, HARD_LONG_EPISODES))
-    for scenario in HARD_SCENARIOS
-)
-
-SCENARIOS_A_CALL = 3  # of the long validation: some tenths of a second
-
-SHORT_SEED, LONG_SEED = VALIDATION_SEEDS.start, VALIDATION_SEEDS.start + 1
-# The long validation is for those whose short score is at most so far below the best agent's.
-SCORE_MARGIN = 0.02
-# Before this share of the training no agent is good enough to be worth it.
+# Checks that wait beside a training: more of them would only let it end before its validation.
+MOST_PENDING = 4
+# Before this share of the training no agent is good enough to be worth a long validation.
 LONG_FROM = 0.7
+
+Metrics = Mapping[str, float]  # what is reported of a check, as it stood when it began
 
 
 @dataclass(frozen=True)
@@ -67,6 +37,24 @@ class BestAgent:
     network: DQNetwork
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A check that has ended."""
+
+    metrics: Metrics
+    scores: Float64Array  # (K,), of the short validation; 1 is perfect
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A check that is under way, or waits for the one before it."""
+
+    layers: NumpyLayers
+    vector_steps: int
+    is_long: bool
+    metrics: Metrics
+
+
 class ModelSelection:
     """The best agent so far, by one of two rules.
 
@@ -75,83 +63,84 @@ class ModelSelection:
     """
 
     def __init__(
-        self, rule: SelectionRule, hidden: tuple[int, ...], plant: Plant = STANDARD
+        self,
+        rule: SelectionRule,
+        hidden: tuple[int, ...],
+        plant: Plant = STANDARD,
+        validator: Validator | None = None,
     ) -> None:
+        """Select among agents with these hidden layers, on a plant.
+
+        Without a validator checks are done here, a part at each call of `poll`. One that works
+        beside is of use by the rule `best` alone: by `first` its result decides whether to go on.
+        """
         self.rule = rule
         self._hidden, self._plant = hidden, plant
-        self._nominal = (replace(NOMINAL, steps=steps_of(plant, NOMINAL.steps_on(STANDARD))),)
+        self._validator = InlineValidator() if validator is None else validator
         self.best: BestAgent | None = None
-        # Of a check that is under way: what the short validation gave, and who waits for the long.
-        self._scores: Float64Array | None = None
-        self._waiting: list[int] = []
-        self._rates: list[float] = []  # of the first who waits, in the scenarios so far
+        self._pending: deque[_Pending] = deque()
 
     @property
-    def is_under_way(self) -> bool:
-        """Whether agents wait for their long validation: no step may come before `check` ended."""
-        return self._scores is not None
+    def is_pending(self) -> bool:
+        """Whether a check has not ended."""
+        return bool(self._pending)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether no step may be taken before `poll` has returned the end of a check."""
+        is_beside = self.rule == "best" and self._validator.is_beside
+        return len(self._pending) >= (MOST_PENDING if is_beside else 1)
 
     @property
     def is_final(self) -> bool:
         """Whether no later agent would be selected."""
         return self.rule == "first" and self.best is not None
 
-    def check(
-        self,
-        networks: StackedQNetworks,
-        layers: StackedLayers,
-        vector_steps: int,
-        *,
-        progress: float,
-    ) -> Float64Array | None:
-        """Evaluate all agents, with the weights `layers`, and select: a part of it at each call.
+    def begin_check(
+        self, layers: NumpyLayers, vector_steps: int, metrics: Metrics, *, progress: float
+    ) -> None:
+        """Begin to check all agents, as their weights are now; `progress` is the share done."""
+        copied = [(weights.copy(), biases.copy()) for weights, biases in layers]
+        self._pending.append(_Pending(copied, vector_steps, progress >= LONG_FROM, metrics))
+        if len(self._pending) == 1:
+            self._start()
 
-        The first call is the short validation, and each further one a part of the long validation
-        of one agent, so that nobody waits long for a call to end. `progress` is the share of the
-        training that is done. Returns the scores of the short validation, (K,), where 1 is perfect,
-        once the check has ended, and None before.
+    def poll(self, *, wait: bool) -> Checked | None:
+        """Return the check that has ended, if one has, and select by it.
+
+        With `wait` the caller has nothing else to do.
         """
-        candidates = _Candidates(networks, layers, vector_steps)
-        if self._scores is None:
-            first = self.rule == "first"
-            self._scores = (
-                self._nominal_scores(candidates) if first else self._hard_scores(candidates)
-            )
-            if first:
-                self._waiting = np.flatnonzero(self._scores == 1).tolist()
-            elif progress >= LONG_FROM:
-                least = self._scores.max() - SCORE_MARGIN
-                self._waiting = np.flatnonzero(self._scores >= least).tolist()
-        else:
-            self._validate(candidates, self._waiting[0])
-
-        if self._waiting:
+        if not self._pending or (result := self._validator.poll(wait=wait)) is None:
             return None
-        scores, self._scores = self._scores, None
-        return scores
+        check = self._pending.popleft()
+        self._select(check, result)
+        if self._pending:
+            self._start()
+        return Checked(check.metrics, result.short_scores)
 
     def snapshot(self) -> Snapshot:
-        """Return the best agent, if there is one, and the check that is under way."""
-        arrays = {} if self._scores is None else {"scores": self._scores}
+        """Return the best agent, if there is one, and the checks that have not ended.
+
+        They begin anew where a training goes on from it.
+        """
+        parts = {f"check-{place}": _snapshot_of(check) for place, check in enumerate(self._pending)}
         values: dict[str, JsonValue] = {
             "selected": self.best is not None,
-            "waiting": list(self._waiting),
-            "rates": list(self._rates),
+            "pending": len(self._pending),
         }
         best = self.best
-        if best is None:
-            return Snapshot(arrays, values)
-
-        weights = {name: tensor.numpy() for name, tensor in best.network.state_dict().items()}
-        values |= {"score": best.score, "agent": best.agent, "vector_steps": best.vector_steps}
-        return Snapshot(arrays, values, {"network": Snapshot(weights)})
+        if best is not None:
+            state = best.network.state_dict()
+            parts["network"] = Snapshot({name: tensor.numpy() for name, tensor in state.items()})
+            values |= {"score": best.score, "agent": best.agent, "vector_steps": best.vector_steps}
+        return Snapshot({}, values, parts)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take over the best agent of a snapshot, and the check that was under way."""
-        scores = snapshot.arrays.get("scores")
-        self._scores = None if scores is None else scores.copy()
-        self._waiting = TypeAdapter(list[int]).validate_python(snapshot.values["waiting"])
-        self._rates = TypeAdapter(list[float]).validate_python(snapshot.values["rates"])
+        """Take over the best agent of a snapshot, and begin its checks anew."""
+        places = range(snapshot.integer("pending"))
+        self._pending = deque(_check_in(snapshot.parts[f"check-{place}"]) for place in places)
+        if self._pending:
+            self._start()
         if not snapshot.values["selected"]:
             self.best = None
             return
@@ -168,103 +157,41 @@ class ModelSelection:
             network,
         )
 
-    def _nominal_scores(self, candidates: "_Candidates") -> Float64Array:
-        scores: Float64Array = success_rates(
-            candidates.controller(),
-            SHORT_SEED,
-            self._nominal,
-            episodes=NOMINAL_SHORT_EPISODES,
-            copies=candidates.count,
-            plant=self._plant,
-        ).mean(axis=1)
-        return scores
+    def _start(self) -> None:
+        check = self._pending[0]
+        self._validator.start(Check(self.rule, self._plant, check.layers, check.is_long))
 
-    def _hard_scores(self, candidates: "_Candidates") -> Float64Array:
-        rates = success_rates(
-            candidates.controller(),
-            SHORT_SEED,
-            HARD_SCENARIOS,
-            episodes=HARD_SHORT_EPISODES,
-            copies=candidates.count,
-            plant=self._plant,
-        )
-        return score_of(rates, _goals(SHORT_SEED, HARD_SHORT_EPISODES, self._plant))
-
-    def _validate(self, candidates: "_Candidates", agent: int) -> None:
-        """Evaluate an agent in many episodes of the next scenarios.
-
-        After the last of them it is selected, if it is better than the best.
-        """
-        controller = candidates.controller(agent)
-        first = self.rule == "first"
-        scenarios = self._nominal if first else HARD_LONG
-        done = len(self._rates)
-        rates = success_rates(
-            controller,
-            LONG_SEED,
-            scenarios[done : done + SCENARIOS_A_CALL],
-            first_number=done,
-            plant=self._plant,
-        )
-        self._rates += rates[0].tolist()
-        if len(self._rates) < len(scenarios):
-            return
-
-        all_rates = np.array([self._rates])
-        self._rates = []
-        self._waiting.pop(0)
-        if first:
-            score = float(all_rates.min())
-            if score == 1:
-                self.best = candidates.best_agent(agent, score)
-                self._waiting.clear()
-            return
-
-        score = float(score_of(all_rates, _goals(LONG_SEED, None, self._plant))[0])
-        if self.best is None or score > self.best.score:
-            self.best = candidates.best_agent(agent, score)
+    def _select(self, check: _Pending, result: CheckResult) -> None:
+        for agent, score in result.long_scores.items():
+            if self.rule == "first":
+                is_selected = score == 1
+            else:
+                is_selected = self.best is None or score > self.best.score
+            if is_selected:
+                network = network_of(check.layers, agent)
+                self.best = BestAgent(score, agent, check.vector_steps, network)
 
 
-class _Candidates:
-    """All agents at one check."""
-
-    def __init__(
-        self, networks: StackedQNetworks, layers: StackedLayers, vector_steps: int
-    ) -> None:
-        self.count = networks.agents
-        self._networks, self._layers, self._vector_steps = networks, layers, vector_steps
-        self._numpy_layers = networks.to_numpy(layers)
-
-    def controller(self, agent: int | None = None) -> Controller:
-        """Return the greedy policy of one agent, or those of all agents as one function."""
-        agents = list(range(self.count)) if agent is None else [agent]
-        return greedy_controller(
-            [(weights[agents], biases[agents]) for weights, biases in self._numpy_layers]
-        )
-
-    def best_agent(self, agent: int, score: float) -> BestAgent:
-        network = self._networks.agent(agent, self._layers)
-        return BestAgent(score, agent, self._vector_steps, network)
+def _snapshot_of(check: _Pending) -> Snapshot:
+    arrays: dict[str, Array] = {}
+    for number, (weights, biases) in enumerate(check.layers):
+        arrays |= {f"weights-{number}": weights, f"biases-{number}": biases}
+    return Snapshot(
+        arrays,
+        {
+            "vector_steps": check.vector_steps,
+            "is_long": check.is_long,
+            "metrics": dict(check.metrics),
+        },
+    )
 
 
-@functools.cache
-def _goals(seed: int, episodes: int | None, plant: Plant) -> Float64Array:
-    """Return the success rates to reach, (1, scenarios): the LQR's, the same at every check.
-
-    Of the starts that can be saved all are to be.
-    """
-    scenarios = HARD_LONG if episodes is None else HARD_SCENARIOS
-    controller = functools.partial(lqr, plant=plant)
-    goals = success_rates(controller, seed, scenarios, episodes=episodes, plant=plant)
-    goals[:, [scenario.recoverable for scenario in scenarios]] = 1.0
-    return goals
-
-
-def score_of(rates: Float64Array, goals: Float64Array) -> Float64Array:
-    """Return one number for each agent, (K,), from success rates (K, scenarios).
-
-    What counts is how far each rate is below its goal; the score is 1 less the mean of the largest
-    shortfall and the mean one.
-    """
-    shortfalls = np.maximum(goals - rates, 0.0)
-    return np.asarray(1 - (shortfalls.max(axis=1) + shortfalls.mean(axis=1)) / 2)
+def _check_in(snapshot: Snapshot) -> _Pending:
+    arrays = snapshot.arrays
+    layers = [
+        (np.array(arrays[f"weights-{number}"]), np.array(arrays[f"biases-{number}"]))
+        for number in range(len(arrays) // 2)
+    ]
+    metrics = TypeAdapter(dict[str, int | float]).validate_python(snapshot.values["metrics"])
+    is_long = bool(snapshot.values["is_long"])
+    return _Pending(layers, snapshot.integer("vector_steps"), is_long, metrics)

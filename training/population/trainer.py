@@ -2,8 +2,8 @@
 
 The story of one vector step: every agent acts ε-greedily in its environments, stores the
 transitions in its replay buffer (in an ensemble there is one for all) and learns from minibatches
-of it. Every `eval_frequency` steps all agents are evaluated greedily, and the best one so far is
-kept: `selection` says how.
+of it. Every `eval_frequency` steps all agents are evaluated greedily, `validation` says how, and
+the best one so far is kept. What learns goes on meanwhile where another process does that.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from training.network import DQNetwork
 from training.population.learner import PopulationLearner, UpdateSettings
 from training.population.q_networks import StackedLayers, StackedQNetworks
 from training.population.replay_buffer import ReplayBuffer
-from training.population.selection import ModelSelection
+from training.population.selection import Checked, ModelSelection
+from training.population.validators import Validator
 from training.recipes import PopulationRecipe
 from training.seeding import generator_state, set_generator_state
 from training.snapshot import Snapshot, Stateful
@@ -41,7 +42,14 @@ HISTORY_COLUMNS = (
 class PopulationTrainer:
     """A population in training; it can be stopped between two greedy checks."""
 
-    def __init__(self, recipe: PopulationRecipe, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: PopulationRecipe,
+        seed: int,
+        device: torch.device,
+        validator: Validator | None = None,
+    ) -> None:
+        """Begin to train; without a `validator` the trainer validates by itself."""
         self.recipe = recipe
         self.history: History = []
         self.stopped: Stopped | None = None
@@ -79,7 +87,7 @@ class PopulationTrainer:
         self._exploration = np.random.default_rng(exploration)
         self._sampling = np.random.default_rng(sampling)
         self._selection = ModelSelection(
-            recipe.model_selection, self._networks.exported_hidden, recipe.plant
+            recipe.model_selection, self._networks.exported_hidden, recipe.plant, validator
         )
         self._returns = _EpisodeReturns(recipe.agents, recipe.num_envs)
         # A random stream of its own, so that the statistics do not change what is learned.
@@ -121,22 +129,18 @@ class PopulationTrainer:
         A check is spread over several calls.
         """
         with torch.no_grad():  # the gradient is written by hand
-            if not self._selection.is_under_way:
+            if not (self._is_at_end or self._selection.is_waited_for):
                 self._learn()
-                if not self._is_at_check:
-                    return self._glimpse(elapsed())
+                if self._is_at_check:
+                    self._begin_check(elapsed())
 
-            scores = self._selection.check(
-                self._networks,
-                self._evaluated_layers,
-                self.vector_steps,
-                progress=self.agent_steps / self.recipe.steps,
-            )
-        if scores is None:
+        is_waiting = self._is_at_end or self._selection.is_waited_for
+        checked = self._selection.poll(wait=is_waiting)
+        if checked is None:
             return self._glimpse(elapsed())
-        if self._is_at_end or self._selection.is_final:
+        if self._selection.is_final or (self._is_at_end and not self._selection.is_pending):
             self.stopped = "limit" if self._selection.best is None else "solved"
-        return self._progress(scores, elapsed())
+        return self._progress(checked)
 
     def state_summary(self) -> StateSummary | None:
         """Return range and quantiles of the states so far; none while there was no state."""
@@ -222,58 +226,67 @@ class PopulationTrainer:
                 self._update()
         self.vector_steps += 1
 
-    def _glimpse(self, seconds: float) -> Progress:
-        """Report how far training is, between two checks."""
-        returns = self._returns.smoothed
-        line = (
-            f"{self._position(seconds)}  return of an episode: best {returns.max():.2f}"
-            f"  median {np.median(returns):.2f}"
-        )
-        return Progress(line, {"steps": self.steps, "seconds": seconds}, is_logged=False)
-
-    def _position(self, seconds: float) -> str:
-        """Return where training stands; the time left is known where it goes on to its end."""
-        recipe = self.recipe
-        speed = self.steps / seconds if seconds > 0 else 0.0
-        text = (
-            f"step {self.agent_steps:>7,}/{recipe.steps:,}  ε {self.epsilon:.3f}"
-            f"  {speed:>7,.0f} steps/s"
-        )
-        if recipe.model_selection == "first":
-            return text
-        return f"{text}  {seconds * (recipe.steps / self.agent_steps - 1):>4.0f} s left"
-
-    def _progress(self, scores: Float64Array, seconds: float) -> Progress:
-        """Note the check in the history, and report it."""
-        recipe, best = self.recipe, self._selection.best
-        returns = self._returns.smoothed
-        row = {
-            "steps": self.agent_steps,
+    def _begin_check(self, seconds: float) -> None:
+        """Begin to check all agents, and note what is to be reported with it."""
+        recipe, returns = self.recipe, self._returns.smoothed
+        metrics = {
+            "steps": self.steps,
+            "agent_steps": self.agent_steps,
             "seconds": seconds,
             "epsilon": self.epsilon,
-            "best_score": float(scores.max()),
-            "median_score": float(np.median(scores)),
             "best_return": float(returns.max()),
             "median_return": float(np.median(returns)),
-        }
-        self.history.append(row)
-
-        finite = self._networks.count_finite()
-        selected = "none" if best is None else f"{best.score:.3f}"
-        line = (
-            f"{self._position(seconds)}  finite {finite}/{recipe.agents}"
-            f"  best {row['best_score']:.3f}  median {row['median_score']:.3f}"
-            f"  selected {selected:>5}"
-        )
-        metrics = {
-            **row,
-            "steps": self.steps,
-            "finite_agents": finite,
-            "selected_score": 0.0 if best is None else best.score,
+            "finite_agents": self._networks.count_finite(),
             "learning_rate": self.learning_rate,
             "terminal_share": float(self._replay_buffer.terminal_share().mean()),
             **self._learner.metrics(),
         }
+        layers = self._networks.to_numpy(self._evaluated_layers)
+        progress = self.agent_steps / recipe.steps
+        self._selection.begin_check(layers, self.vector_steps, metrics, progress=progress)
+
+    def _glimpse(self, seconds: float) -> Progress:
+        """Report how far training is, between two checks."""
+        position = self._position(self.agent_steps, self.epsilon, seconds)
+        if self._is_at_end:
+            line = f"{position}  validating the last agents"
+        else:
+            returns = self._returns.smoothed
+            line = (
+                f"{position}  return of an episode: best {returns.max():.2f}"
+                f"  median {np.median(returns):.2f}"
+            )
+        return Progress(line, {"steps": self.steps, "seconds": seconds}, is_logged=False)
+
+    def _position(self, agent_steps: int, epsilon: float, seconds: float) -> str:
+        """Return where training stands; the time left is known where it goes on to its end."""
+        recipe = self.recipe
+        speed = agent_steps * recipe.agents / seconds if seconds > 0 else 0.0
+        text = f"step {agent_steps:>7,}/{recipe.steps:,}  ε {epsilon:.3f}  {speed:>7,.0f} steps/s"
+        if recipe.model_selection == "first":
+            return text
+        return f"{text}  {seconds * (recipe.steps / agent_steps - 1):>4.0f} s left"
+
+    def _progress(self, checked: Checked) -> Progress:
+        """Note a check that has ended in the history, and report it."""
+        scores, best = checked.scores, self._selection.best
+        metrics = {
+            **checked.metrics,
+            "best_score": float(scores.max()),
+            "median_score": float(np.median(scores)),
+            "selected_score": 0.0 if best is None else best.score,
+        }
+        agent_steps = metrics.pop("agent_steps")
+        row = {name: metrics[name] for name in HISTORY_COLUMNS}
+        self.history.append(row | {"steps": agent_steps})
+
+        selected = "none" if best is None else f"{best.score:.3f}"
+        line = (
+            f"{self._position(int(agent_steps), metrics['epsilon'], metrics['seconds'])}"
+            f"  finite {metrics['finite_agents']:.0f}/{self.recipe.agents}"
+            f"  best {metrics['best_score']:.3f}  median {metrics['median_score']:.3f}"
+            f"  selected {selected:>5}"
+        )
         return Progress(line, metrics, is_logged=True)
 
 

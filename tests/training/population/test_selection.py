@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.population.selection import score_of
+from training.population.validation import score_of
 
 
 @pytest.mark.parametrize(

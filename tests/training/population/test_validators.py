@@ -1,0 +1,122 @@
+"""Validation beside learning: the same policy as without, whatever becomes of the other process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.project import ROOT
+from training.population.validators import ValidatorProcess
+from training.recipes import recipe
+from training.snapshot import Snapshot
+from training.train import train, trainer_for
+from training.trainer import Run, Trainer
+
+CPU = torch.device("cpu")
+SMALL = recipe(
+    "robust",
+    {
+        "agents": 3,
+        "num_envs": 8,
+        "steps": 2_400,
+        "eval_frequency": 50,
+        "buffer_size": 5_000,
+        "learning_starts": 200,
+    },
+)
+
+
+def weights_and_history(run: Run) -> tuple[list[bytes], list[dict[str, float]]]:
+    weights = [tensor.numpy().tobytes() for tensor in run.network.state_dict().values()]
+    return weights, [{**row, "seconds": 0.0} for row in run.history]
+
+
+def test_a_process_beside_the_training_changes_neither_policy_nor_history() -> None:
+    alone = train(SMALL, 0, CPU)
+    beside = train(SMALL, 0, CPU, validate_beside=True)
+    assert len(alone.history) == 6
+    assert weights_and_history(beside) == weights_and_history(alone)
+
+
+@pytest.mark.parametrize("checks_before", [0, 2])
+def test_what_a_killed_process_would_have_validated_is_validated_all_the_same(
+    checks_before: int,
+) -> None:
+    alone = trainer_for(SMALL, 0, CPU)
+    while alone.stopped is None:
+        alone.advance(lambda: 1.0)
+
+    validator = ValidatorProcess()
+    try:
+        trainer = trainer_for(SMALL, 0, CPU, validator)
+        while len(trainer.history) < checks_before:
+            trainer.advance(lambda: 1.0)
+        os.kill(validator.process_id, signal.SIGKILL)
+        while trainer.stopped is None:
+            trainer.advance(lambda: 1.0)
+        assert not validator.is_beside
+    finally:
+        validator.close()
+    assert_equal(trainer.snapshot(), alone.snapshot())
+
+
+def test_stop_and_resume_while_checks_wait_equals_never_stopping() -> None:
+    alone = trainer_for(SMALL, 0, CPU)
+    while alone.stopped is None:
+        alone.advance(lambda: 1.0)
+
+    validator = ValidatorProcess()
+    try:
+        stopped: Trainer = trainer_for(SMALL, 0, CPU, validator)
+        while stopped.snapshot().parts["selection"].integer("pending") < 2:
+            stopped.advance(lambda: 1.0)
+        flat = stopped.snapshot().flatten()
+    finally:
+        validator.close()
+    resumed = trainer_for(SMALL, 0, CPU)
+    resumed.restore(Snapshot(flat.arrays, flat.values).unflatten())
+    while resumed.stopped is None:
+        resumed.advance(lambda: 1.0)
+    assert_equal(resumed.snapshot(), alone.snapshot())
+
+
+def assert_equal(one: Snapshot, another: Snapshot) -> None:
+    flat, expected = one.flatten(), another.flatten()
+    assert flat.values == expected.values
+    for name, array in expected.arrays.items():
+        np.testing.assert_array_equal(flat.arrays[name], array)
+
+
+PROGRAM = """
+import time
+from training.population.validators import ValidatorProcess
+print(ValidatorProcess().process_id, flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_process_ends_with_the_one_that_started_it() -> None:
+    words = [sys.executable, "-c", PROGRAM]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        validator = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while is_running(validator):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(process_id: int) -> bool:
+    """Return whether there is such a process; one that nobody has waited for has ended."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
