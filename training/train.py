@@ -84,8 +84,9 @@ def train(
 
 
 def _validator(recipe: AnyRecipe, *, is_beside: bool) -> AbstractContextManager[Validator | None]:
-    is_of_use = isinstance(recipe, PopulationRecipe) and recipe.model_selection == "best"
-    return closing(ValidatorProcess()) if is_beside and is_of_use else nullcontext()
+    if not isinstance(recipe, PopulationRecipe) or recipe.model_selection != "best":
+        return nullcontext()
+    return closing(ValidatorProcess(recipe.plant)) if is_beside else nullcontext()
 
 
 @contextmanager

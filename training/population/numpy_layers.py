@@ -6,6 +6,8 @@ from training.types import Controller, Float32Array, Int64Array
 
 NumpyLayers = list[tuple[Float32Array, Float32Array]]  # weights (K, in, out), biases (K, 1, out)
 
+ROWS = 1_024  # of an agent at once: what the layers give for more does not stay in the cache
+
 
 def limited(first: Float32Array, biases: Float32Array, limits: Float32Array) -> NumpyLayers:
     """Return the first layer of K networks, and one before it that limits the state.
@@ -25,6 +27,14 @@ def limited(first: Float32Array, biases: Float32Array, limits: Float32Array) -> 
 
 def q_values_of(layers: NumpyLayers, states: Float32Array) -> Float32Array:
     """Return the Q-values, (K, n, actions), of states (K, n, 4)."""
+    starts = range(0, states.shape[1], ROWS)
+    if len(starts) == 1:
+        return _q_values_of_rows(layers, states)
+    rows = [_q_values_of_rows(layers, states[:, start : start + ROWS]) for start in starts]
+    return np.concatenate(rows, axis=1)
+
+
+def _q_values_of_rows(layers: NumpyLayers, states: Float32Array) -> Float32Array:
     *hidden, (last_weights, last_biases) = layers
     for weights, biases in hidden:
         states = np.matmul(states, weights)

@@ -21,7 +21,7 @@ from training.types import Array, Float64Array
 
 # Checks that wait beside a training: more of them would only let it end before its validation.
 MOST_PENDING = 4
-# Before this share of the training no agent is good enough to be worth a long validation.
+# Before this share of the training no agent is good enough to be worth many episodes.
 LONG_FROM = 0.7
 
 Metrics = Mapping[str, float]  # what is reported of a check, as it stood when it began
@@ -31,7 +31,7 @@ Metrics = Mapping[str, float]  # what is reported of a check, as it stood when i
 class BestAgent:
     """The agent that would be exported."""
 
-    score: float  # of the long validation
+    score: float  # of many episodes
     agent: int
     vector_steps: int  # when it was selected
     network: DQNetwork
@@ -42,7 +42,7 @@ class Checked:
     """A check that has ended."""
 
     metrics: Metrics
-    scores: Float64Array  # (K,), of the short validation; 1 is perfect
+    scores: Float64Array  # (K,), of a few episodes; 1 is perfect
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Protocol
 
-from training.population.validation import Check, CheckResult, validate
+from models.manifest import Plant
+from training.population.validation import Check, CheckResult, prepare, validate
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 0.5  # seconds that training waits at its end before it shows again that it lives
@@ -61,7 +63,8 @@ class ValidatorProcess:
     Once that process is lost, as by a lack of memory, this one does what it would have done.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, plant: Plant) -> None:
+        """Start the process, which prepares to validate policies for a plant."""
         self._connection, theirs = Pipe()
         self._check: Check | None = None
         self._instead: InlineValidator | None = None
@@ -77,6 +80,7 @@ class ValidatorProcess:
             stdout=subprocess.DEVNULL,
         )
         theirs.close()
+        self._connection.send(plant)
 
     @property
     def process_id(self) -> int:
@@ -126,14 +130,13 @@ class ValidatorProcess:
 
 
 def serve(connection: Connection) -> None:
-    """Do the checks that come, until nobody can send any more."""
-    while True:
-        try:
+    """Do the checks that come for a plant, until nobody can send any more."""
+    with suppress(EOFError, OSError):
+        prepare(connection.recv())
+        while True:
             check: Check = connection.recv()
             *_, result = validate(check)
             connection.send(result)
-        except (EOFError, OSError):
-            return
 
 
 if __name__ == "__main__":

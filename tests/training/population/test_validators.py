@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.support.project import ROOT
+from training.envs.plant import STANDARD
 from training.population.validators import ValidatorProcess
 from training.recipes import recipe
 from training.snapshot import Snapshot
@@ -52,7 +53,7 @@ def test_what_a_killed_process_would_have_validated_is_validated_all_the_same(
     while alone.stopped is None:
         alone.advance(lambda: 1.0)
 
-    validator = ValidatorProcess()
+    validator = ValidatorProcess(STANDARD)
     try:
         trainer = trainer_for(SMALL, 0, CPU, validator)
         while len(trainer.history) < checks_before:
@@ -71,7 +72,7 @@ def test_stop_and_resume_while_checks_wait_equals_never_stopping() -> None:
     while alone.stopped is None:
         alone.advance(lambda: 1.0)
 
-    validator = ValidatorProcess()
+    validator = ValidatorProcess(STANDARD)
     try:
         stopped: Trainer = trainer_for(SMALL, 0, CPU, validator)
         while stopped.snapshot().parts["selection"].integer("pending") < 2:
@@ -95,8 +96,9 @@ def assert_equal(one: Snapshot, another: Snapshot) -> None:
 
 PROGRAM = """
 import time
+from training.envs.plant import STANDARD
 from training.population.validators import ValidatorProcess
-print(ValidatorProcess().process_id, flush=True)
+print(ValidatorProcess(STANDARD).process_id, flush=True)
 time.sleep(60)
 """
 
