@@ -13,6 +13,7 @@ import numpy as np
 
 from models.manifest import Plant
 from training.envs.plant import STANDARD, steps_of
+from training.evaluation import recovery
 from training.evaluation.lqr import lqr
 from training.evaluation.robustness import SCENARIOS, Scenario, success_rates
 from training.population.numpy_layers import NumpyLayers, greedy_controller
@@ -39,14 +40,13 @@ HARD = (
 )
 HARD_SCENARIOS = tuple(scenario for scenario in SCENARIOS if scenario.name in HARD)
 HARD_SHORT = tuple(replace(scenario, episodes=32) for scenario in HARD_SCENARIOS)
-# Most agents reach the LQR's rate in all but these, so these decide which is the better one: they
-# get as many episodes as agents of one training differ by.
-DECISIVE_EPISODES, OTHER_EPISODES = 1_000, 250
+# Most agents reach the LQR's rate in all but these two, which decide: they get as many episodes as
+# it takes to tell the agents of one training apart.
+LONG_EPISODES, DECISIVE_EPISODES = 250, {"extreme": 1_000, "recovery": recovery.STARTS}
 HARD_LONG = tuple(
-    replace(scenario, episodes=DECISIVE_EPISODES if scenario.name == "extreme" else OTHER_EPISODES)
+    replace(scenario, episodes=DECISIVE_EPISODES.get(scenario.name, LONG_EPISODES))
     for scenario in HARD_SCENARIOS
-    if not scenario.recoverable
-) + tuple(scenario for scenario in HARD_SCENARIOS if scenario.recoverable)
+)
 
 SCENARIOS_A_PART = 3  # of many episodes: some tenths of a second
 
