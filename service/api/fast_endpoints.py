@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from service.api import open_inference, open_inference_rest
 from service.api.act import Answer, act, act_batch, check_digest
+from service.api.known_documents import KnownDocuments
 from service.api.open_inference_model import ServedModel
 from service.api.open_inference_rest import HEADER_LENGTH
 from service.api.problems import JSON
@@ -55,6 +56,7 @@ class FastEndpoints:
         self._max_batch = settings.max_batch
         self._model = ServedModel(settings.model_name, settings.max_batch)
         self._refuses_out_of_range = settings.refuse_out_of_range
+        self._known = KnownDocuments(strict=settings.refuse_out_of_range)
         self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
         self._of_service = {
             b"/act": _endpoint(
@@ -101,6 +103,7 @@ class FastEndpoints:
                 version=version,
                 max_batch=self._max_batch,
                 strict=self._refuses_out_of_range,
+                known=self._known,
             )
             endpoints[path.encode()] = _endpoint(path, self._infer_body_limit, answer)
         return endpoints
@@ -134,18 +137,26 @@ def _answer_infer(
     version: str | None,
     max_batch: int,
     strict: bool,
+    known: KnownDocuments,
 ) -> WholeAnswer:
     model.check(policy, name, version)  # the policy may have changed since
     check_digest(policy, _decoded(headers.get(b"if-match")))
+    header_length = headers.get(_HEADER_LENGTH)
+    if header_length is None and (answered := known.answer(policy, body)) is not None:
+        content, lines, inference = answered
+        return WholeAnswer(content, JSON, lines, inference)
+
     content, media_type, answer_headers, inference = open_inference_rest.infer(
         policy,
         model.name(policy),
         body,
-        _decoded(headers.get(_HEADER_LENGTH)),
+        _decoded(header_length),
         max_batch,
         strict=strict,
     )
     lines = b"".join([b"%b: %b\r\n" % header for header in answer_headers])
+    if header_length is None and media_type == JSON:
+        known.learn(policy, body, content, lines, inference)
     return WholeAnswer(content, media_type, lines, inference)
 
 
