@@ -9,11 +9,11 @@ from functools import partial
 from itertools import product
 from typing import NamedTuple
 
-from service.api import open_inference, open_inference_rest
 from service.api.act import Answer, act, act_batch, check_digest
-from service.api.known_documents import KnownDocuments
-from service.api.open_inference_model import ServedModel
-from service.api.open_inference_rest import HEADER_LENGTH
+from service.api.open_inference import protocol, rest
+from service.api.open_inference.known_documents import KnownDocuments
+from service.api.open_inference.model import ServedModel
+from service.api.open_inference.rest import HEADER_LENGTH
 from service.api.problems import JSON
 from service.endpoints import OPEN_INFERENCE_PREFIX, Scope, endpoint_of
 from service.inference.policy import Inference, Policy
@@ -57,7 +57,7 @@ class FastEndpoints:
         self._model = ServedModel(settings.model_name, settings.max_batch)
         self._refuses_out_of_range = settings.refuse_out_of_range
         self._known = KnownDocuments(strict=settings.refuse_out_of_range)
-        self._infer_body_limit = settings.max_batch_body + open_inference.JSON_HEADROOM
+        self._infer_body_limit = settings.max_batch_body + protocol.JSON_HEADROOM
         self._of_service = {
             b"/act": _endpoint(
                 "/act",
@@ -146,7 +146,7 @@ def _answer_infer(
         content, lines, inference = answered
         return WholeAnswer(content, JSON, lines, inference)
 
-    content, media_type, answer_headers, inference = open_inference_rest.infer(
+    content, media_type, answer_headers, inference = rest.infer(
         policy,
         model.name(policy),
         body,

@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeAlias, cast
 import grpc
 from google.protobuf.message import DecodeError, Message
 
-from service.api import open_inference
 from service.api.message_rate import MessageRate
-from service.api.open_inference import JSON_HEADROOM
+from service.api.open_inference import protocol
+from service.api.open_inference.protocol import JSON_HEADROOM
 from service.auth import keys
 from service.auth.keys import Keys
 from service.endpoints import GRPC_LABEL, INFERENCE_SERVICE, Scope, endpoint_of
@@ -289,7 +289,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc] # it sh
         status, failure = CLIENT_CLOSED_REQUEST, None
         try:
             if exceeded_rate is not None:
-                raise open_inference.too_fast(exceeded_rate)
+                raise protocol.too_fast(exceeded_rate)
             request = parse(
                 handler.request_deserializer,
                 body,
@@ -382,9 +382,9 @@ def _refusal(error: Exception, path: str) -> RefusedCall:
             told: ServiceError = error
         case DecodeError():
             message = path.rpartition("/")[2].replace("Stream", "")  # both ways take the same
-            told = open_inference.bad_request(f"the request is no {message}Request")
+            told = protocol.bad_request(f"the request is no {message}Request")
         case _:
-            told = open_inference.internal_error()
+            told = protocol.internal_error()
     return RefusedCall(told.status, str(told))
 
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from google.protobuf.message import DecodeError, Message
 
-from service.api.open_inference import OpenInferenceError
+from service.api.open_inference.protocol import OpenInferenceError
 from service.inference.backends import STATE_SIZE
 from service.inference.protobuf import BYTES, WireError, fields
 

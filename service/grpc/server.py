@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from service.api.open_inference import JSON_HEADROOM
+from service.api.open_inference.protocol import JSON_HEADROOM
 from service.auth.tls import Tls
 from service.grpc import inference_pb2 as pb
 from service.grpc import inference_pb2_grpc

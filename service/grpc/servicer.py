@@ -1,16 +1,16 @@
 """The methods of the Open Inference Protocol over gRPC.
 
-What a request means is in `service.api.open_inference`.
+What a request means is in `service.api.open_inference.protocol`.
 """
 
 from http import HTTPStatus
 
 from google.protobuf import json_format
 
-from service.api import open_inference
 from service.api.act import check_digest
-from service.api.open_inference import OpenInferenceError, bad_request
-from service.api.open_inference_model import ServedModel
+from service.api.open_inference import protocol
+from service.api.open_inference.model import ServedModel
+from service.api.open_inference.protocol import OpenInferenceError, bad_request
 from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
 from service.grpc import inference_pb2_grpc
@@ -63,9 +63,9 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.ServerMetadataResponse:
         """Describe the server."""
         return pb.ServerMetadataResponse(
-            name=open_inference.SERVER,
-            version=open_inference.SERVER_VERSION,
-            extensions=open_inference.EXTENSIONS,
+            name=protocol.SERVER,
+            version=protocol.SERVER_VERSION,
+            extensions=protocol.EXTENSIONS,
         )
 
     async def ModelMetadata(
@@ -108,9 +108,9 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         check_digest(policy, if_match if isinstance(if_match, str) else None)
 
         for output in request.outputs:
-            open_inference.check_output_parameters(output.name, output.parameters)
+            protocol.check_output_parameters(output.name, output.parameters)
         states = _states(request, self._settings.max_batch)
-        tensors, inference = open_inference.infer(
+        tensors, inference = protocol.infer(
             policy,
             states,
             [output.name for output in request.outputs],
@@ -161,10 +161,10 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
         """Serve the bundle that lies in the folder."""
         self._check_model(request.model_name, None)
         if request.parameters:
-            raise bad_request(open_inference.NO_LOAD_PARAMETERS)
+            raise bad_request(protocol.NO_LOAD_PARAMETERS)
         reload = await self._reloader.load(self._model.bundle_name(request.model_name))
         if reload.outcome == "refused":
-            raise open_inference.refused_load(reload.digest, reload.reason)
+            raise protocol.refused_load(reload.digest, reload.reason)
         return pb.RepositoryModelLoadResponse()
 
     async def RepositoryModelUnload(
@@ -172,7 +172,7 @@ class InferenceServicer(inference_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> pb.RepositoryModelUnloadResponse:
         """Refuse: the model is served until the service ends."""
         self._check_model(request.model_name, None)
-        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, protocol.NO_UNLOAD)
 
     def _check_model(self, name: str, version: str | None) -> None:
         self._model.check(self._service_state.policy, name, version)
@@ -198,8 +198,8 @@ def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
     """
     names = [tensor.name for tensor in request.inputs]
     tensor = request.inputs[0] if names else pb.ModelInferRequest.InferInputTensor()
-    count = open_inference.check_input(names, tensor.datatype, tensor.shape, max_batch)
-    open_inference.refuse_shared_memory(f"input {tensor.name!r}", tensor.parameters)
+    count = protocol.check_input(names, tensor.datatype, tensor.shape, max_batch)
+    protocol.refuse_shared_memory(f"input {tensor.name!r}", tensor.parameters)
 
     raw = request.raw_input_contents
     numbers = getattr(tensor.contents, CONTENTS[tensor.datatype], ())
@@ -210,11 +210,11 @@ def _states(request: pb.ModelInferRequest, max_batch: int) -> Float32Array:
             f" not in {held[0]}"
         )
     if not raw:
-        return open_inference.states_of_numbers(list(numbers), count, tensor.datatype)
+        return protocol.states_of_numbers(list(numbers), count, tensor.datatype)
     if numbers:
         raise bad_request(
             f"input {tensor.name!r}: has both {CONTENTS[tensor.datatype]} and raw_input_contents"
         )
     if len(raw) != 1:
         raise bad_request(f"raw_input_contents holds {len(raw)} tensors, expected 1")
-    return open_inference.states_of_raw(raw[0], count, tensor.datatype)
+    return protocol.states_of_raw(raw[0], count, tensor.datatype)

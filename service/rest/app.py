@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from models.manifest import Manifest
 from service.api import problems
 from service.api.act import Answer, act, act_batch, etag
-from service.api.open_inference_rest import HEADER_LENGTH
+from service.api.open_inference.rest import HEADER_LENGTH
 from service.api.schemas import (
     ActRequest,
     ActResponse,

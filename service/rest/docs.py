@@ -22,7 +22,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from service.api import problems
-from service.api.open_inference_schemas import (
+from service.api.open_inference.schemas import (
     InferRequest,
     LoadRequest,
     OpenInferenceErrorResponse,

@@ -6,7 +6,8 @@ from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from service.api import hints, open_inference, problems
+from service.api import hints, problems
+from service.api.open_inference import protocol
 from service.api.problems import ProblemError
 from service.errors import ServiceError
 from service.rest.open_inference import method_not_allowed, not_found
@@ -64,7 +65,7 @@ async def _handle_unforeseen_error(request: Request, _: Exception) -> Response:
     path = request.scope["path"]
     error: ServiceError = problems.internal_error()
     if is_open_inference(path):
-        error = open_inference.internal_error()
+        error = protocol.internal_error()
     return error_response(error, path)
 
 

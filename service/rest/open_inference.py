@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 over REST: the routes below /v2.
 
 This module reads and writes the protocol's JSON and its binary extension. What a tensor must be is
-in `service.api.open_inference`.
+in `service.api.open_inference.protocol`.
 """
 
 import re
@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from service.api import open_inference, open_inference_rest
 from service.api.act import check_digest
-from service.api.open_inference import OpenInferenceError, bad_request
-from service.api.open_inference_model import ServedModel
-from service.api.open_inference_rest import HEADER_LENGTH, explain
-from service.api.open_inference_schemas import (
+from service.api.open_inference import protocol, rest
+from service.api.open_inference.model import ServedModel
+from service.api.open_inference.protocol import OpenInferenceError, bad_request
+from service.api.open_inference.rest import HEADER_LENGTH, explain
+from service.api.open_inference.schemas import (
     Empty,
     InferRequest,
     InferResponse,
@@ -179,9 +179,9 @@ class OpenInferenceEndpoints:
         """Name the server, and the extensions of the protocol that it knows."""
         return JSONResponse(
             {
-                "name": open_inference.SERVER,
-                "version": open_inference.SERVER_VERSION,
-                "extensions": open_inference.EXTENSIONS,
+                "name": protocol.SERVER,
+                "version": protocol.SERVER_VERSION,
+                "extensions": protocol.EXTENSIONS,
             }
         )
 
@@ -229,7 +229,7 @@ class OpenInferenceEndpoints:
         policy = self._policy(request)  # this request's own, whatever replaces it meanwhile
         check_digest(policy, request.headers.get("if-match"))
         body = await self._read(request)
-        content, media_type, headers, inference = open_inference_rest.infer(
+        content, media_type, headers, inference = rest.infer(
             policy,
             self._model.name(policy),
             body,
@@ -252,18 +252,18 @@ class OpenInferenceEndpoints:
         """Serve the bundle that lies in the service's folder, if it may be served."""
         self._policy(request)
         if (await self._repository_request(request)).parameters:
-            raise bad_request(open_inference.NO_LOAD_PARAMETERS)
+            raise bad_request(protocol.NO_LOAD_PARAMETERS)
 
         reload = await self._reloader.load(self._model.bundle_name(request.path_params["name"]))
         if reload.outcome == "refused":
-            raise open_inference.refused_load(reload.digest, reload.reason)
+            raise protocol.refused_load(reload.digest, reload.reason)
         return JSONResponse({})
 
     async def unload(self, request: Request) -> Response:
         """Refuse: the one model is served until the service ends."""
         self._policy(request)
         await self._repository_request(request)
-        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, open_inference.NO_UNLOAD)
+        raise OpenInferenceError(HTTPStatus.NOT_IMPLEMENTED, protocol.NO_UNLOAD)
 
     def _check_ready(self) -> None:
         if self._service_state.draining:
@@ -278,7 +278,7 @@ class OpenInferenceEndpoints:
 
     async def _repository_request(self, request: Request) -> RepositoryRequest:
         body = await self._read(request)
-        open_inference.check_size(body, self._settings.max_batch)
+        protocol.check_size(body, self._settings.max_batch)
         try:
             return RepositoryRequest.model_validate_json(body or b"{}")
         except ValidationError as error:
@@ -286,7 +286,7 @@ class OpenInferenceEndpoints:
 
     async def _read(self, request: Request) -> bytes:
         """Return the request's body as it was before it was compressed."""
-        limit = self._settings.max_batch_body + open_inference.JSON_HEADROOM
+        limit = self._settings.max_batch_body + protocol.JSON_HEADROOM
         body = await read_body(request, limit, reads_encodings=True)
         match request.headers.get("content-encoding", "identity").strip().lower():
             case "identity":

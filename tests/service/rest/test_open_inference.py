@@ -17,8 +17,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.bundle import Bundle
-from service.api import open_inference
-from service.api.open_inference_rest import HEADER_LENGTH
+from service.api.open_inference import protocol
+from service.api.open_inference.rest import HEADER_LENGTH
 from service.inference.loading import load
 from service.server.application import create_application
 from service.state import ServiceState
@@ -521,7 +521,7 @@ def test_whole_numbers_of_every_datatype_are_answered_alike(
     numbers = [[0, 0, 1, 0], [1, -1, 0, 2]]
     expected = client.post(INFER, json=asked(data=numbers)).content
     assert client.post(INFER, json=asked(data=numbers, datatype=datatype)).content == expected
-    raw = np.array(numbers, open_inference.DATATYPES[datatype]).tobytes()
+    raw = np.array(numbers, protocol.DATATYPES[datatype]).tobytes()
     document = asked(parameters={"binary_data_size": len(raw)}, datatype=datatype)
     del document["inputs"][0]["data"]
     assert client.post(INFER, **binary(document, raw)).content == expected

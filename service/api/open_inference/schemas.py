@@ -31,7 +31,7 @@ class _Part(BaseModel):
 
 
 # What the OpenAPI document says of a request is narrower than what is validated by these classes:
-# `service.api.open_inference` refuses the rest, in words that name the model's own tensors.
+# `protocol` beside it refuses the rest, in words that name the model's own tensors.
 _SHAPE: dict[str, JsonValue] = {
     "prefixItems": [{"type": "integer", "minimum": 1}, {"type": "integer", "const": 4}],
     "minItems": 2,

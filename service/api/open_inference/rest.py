@@ -1,16 +1,17 @@
 """An inference of the Open Inference Protocol over REST, from the bytes asked to those answered.
 
 The body is JSON, or the JSON and bytes behind it that the protocol's binary extension describes.
-What a tensor must be is in `service.api.open_inference`.
+What a tensor must be is in `service.api.open_inference.protocol`.
 """
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from service.api import open_inference, problems
+from service.api import problems
 from service.api.act import etag
-from service.api.open_inference import Tensor, bad_request
-from service.api.open_inference_schemas import InferRequest, InputTensor, Parameters
+from service.api.open_inference import protocol
+from service.api.open_inference.protocol import Tensor, bad_request
+from service.api.open_inference.schemas import InferRequest, InputTensor, Parameters
 from service.api.ranges import STRICT
 from service.inference.backends import Float32Array
 from service.inference.policy import Inference, Policy
@@ -44,20 +45,20 @@ def infer(
     """
     json_size = None if header_length is None else _json_size(header_length, len(body))
     document = body if json_size is None else body[:json_size]
-    open_inference.check_size(document, max_batch)
+    protocol.check_size(document, max_batch)
     try:
         request: InferRequest = _validate(document)
     except ValidationError as error:
         raise bad_request(explain(error, body)) from error
     for output in request.outputs:
-        open_inference.check_output_parameters(output.name, output.parameters)
+        protocol.check_output_parameters(output.name, output.parameters)
 
     names = [tensor.name for tensor in request.inputs]
     tensor = request.inputs[0] if names else InputTensor(name="", shape=[], datatype="")
-    count = open_inference.check_input(names, tensor.datatype, tensor.shape, max_batch)
+    count = protocol.check_input(names, tensor.datatype, tensor.shape, max_batch)
     raw = None if json_size is None else body[json_size:]
     is_strict = _flag(request.parameters, STRICT, default=False) or strict
-    outputs, inference = open_inference.infer(
+    outputs, inference = protocol.infer(
         policy,
         _states(tensor, raw, count),
         [output.name for output in request.outputs],
@@ -88,7 +89,7 @@ def _json_size(text: str, size: int) -> int:
 def _states(tensor: InputTensor, raw: Body | None, count: int) -> Float32Array:
     """Return the states, (count, 4), of an input and of the bytes that follow the JSON."""
     label = f"input {tensor.name!r}"
-    open_inference.refuse_shared_memory(label, tensor.parameters)
+    protocol.refuse_shared_memory(label, tensor.parameters)
 
     size = tensor.parameters.get("binary_data_size")
     if size is not None:
@@ -99,7 +100,7 @@ def _states(tensor: InputTensor, raw: Body | None, count: int) -> Float32Array:
         raise bad_request(
             f"{len(raw)} bytes follow the JSON, and no input takes them by binary_data_size"
         )
-    return open_inference.states_of_numbers(tensor.data, count, tensor.datatype)
+    return protocol.states_of_numbers(tensor.data, count, tensor.datatype)
 
 
 def _binary_states(tensor: InputTensor, size: object, raw: Body | None, count: int) -> Float32Array:
@@ -116,7 +117,7 @@ def _binary_states(tensor: InputTensor, size: object, raw: Body | None, count: i
         raise bad_request(
             f"{label}: binary_data_size is {size}, but {len(raw)} bytes follow the JSON"
         )
-    return open_inference.states_of_raw(raw, count, tensor.datatype)
+    return protocol.states_of_raw(raw, count, tensor.datatype)
 
 
 def _render(

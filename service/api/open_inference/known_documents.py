@@ -13,11 +13,11 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
-from service.api.open_inference import OUTPUTS
-from service.api.open_inference_schemas import InferRequest
+from service.api.open_inference.protocol import OUTPUTS
+from service.api.open_inference.schemas import InferRequest
 from service.api.ranges import STRICT
 from service.inference.backends import STATE_SIZE
 from service.inference.errors import QValuesNotFiniteError
@@ -192,7 +192,10 @@ def _is_of_form(parts: _Parts, request: InferRequest) -> bool:
     if request.inputs[0].datatype.startswith("INT"):  # whose numbers must be whole
         return False
     other_numbers, other_id = [0.5, -1.5], "another"
-    other = _validate(parts.with_others(to_json(other_numbers), other_id.encode()))
+    try:
+        other = _validate(parts.with_others(to_json(other_numbers), other_id.encode()))
+    except ValidationError:
+        return False
     tensor = request.inputs[0].model_copy(update={"data": other_numbers})
     expected = request.model_copy(
         update={"inputs": [tensor], "id": None if parts.id is None else other_id}

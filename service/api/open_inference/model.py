@@ -8,7 +8,7 @@ InferenceService, which knows nothing of bundles.
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from service.api.open_inference import INPUT, OpenInferenceError
+from service.api.open_inference.protocol import INPUT, OpenInferenceError
 from service.inference.backends import STATE_SIZE
 from service.inference.policy import Policy
 from service.types import Totals

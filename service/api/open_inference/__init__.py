@@ -1,0 +1,1 @@
+"""The Open Inference Protocol v2: what a request means and what it is answered."""
