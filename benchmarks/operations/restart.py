@@ -51,8 +51,8 @@ http {{
 class Process:
     """One process of the service."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, *flags: str) -> None:
+        self.port, self._flags = port, flags
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -61,6 +61,7 @@ class Process:
             name: value for name, value in os.environ.items() if not name.startswith("UPRIGHT_")
         }
         arguments = [sys.executable, "-m", "service", "--port", str(self.port), "--drain", "1"]
+        arguments += self._flags
         self._process = subprocess.Popen(
             arguments,
             cwd=ROOT,
@@ -78,6 +79,11 @@ class Process:
         assert self._process is not None  # noqa: S101 - it was started
         self._process.send_signal(number)
         return self._process.wait()
+
+    def kill(self) -> None:
+        """End it, if it was started."""
+        if self._process is not None:
+            self.stop(signal.SIGKILL)
 
 
 @contextmanager
