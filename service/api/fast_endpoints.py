@@ -142,9 +142,8 @@ def _answer_infer(
     model.check(policy, name, version)  # the policy may have changed since
     check_digest(policy, _decoded(headers.get(b"if-match")))
     header_length = headers.get(_HEADER_LENGTH)
-    if header_length is None and (answered := known.answer(policy, body)) is not None:
-        content, lines, inference = answered
-        return WholeAnswer(content, JSON, lines, inference)
+    if (answered := known.answer(policy, body, header_length)) is not None:
+        return WholeAnswer(*answered)
 
     content, media_type, answer_headers, inference = rest.infer(
         policy,
@@ -155,9 +154,9 @@ def _answer_infer(
         strict=strict,
     )
     lines = b"".join([b"%b: %b\r\n" % header for header in answer_headers])
-    if header_length is None and media_type == JSON:
-        known.learn(policy, body, content, lines, inference)
-    return WholeAnswer(content, media_type, lines, inference)
+    answer = WholeAnswer(content, media_type, lines, inference)
+    known.learn(policy, body, header_length, answer)
+    return answer
 
 
 def _decoded(value: bytes | None) -> str | None:

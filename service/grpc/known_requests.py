@@ -7,27 +7,23 @@ would cost more than the inference.
 """
 
 from collections.abc import Sequence
-from math import isfinite
 from struct import Struct
-from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
-
+from service.api.open_inference.known_states import STATE_BYTES, infer_bytes
 from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
-from service.inference.errors import QValuesNotFiniteError
-from service.inference.policy import Inference, Policy, Rows, State
+from service.inference.policy import Inference, Policy, Rows
 from service.inference.protobuf import BYTES, WireError, fields, varint
 
 LONGEST = 1_000  # bytes of a request that is kept in mind, without its states
 MOST = 64  # requests that are; then all are forgotten
 ID_FIELD, ID_TAG = 3, 0x1A  # the field `id`, of requests and responses alike
 NAME_TAGS = (0x0A, 0x12)  # the fields before it, the model's name and its version
-STATES_FIELD, STATE_BYTES = 7, 16  # of the request: raw_input_contents, four 32-bit floats a state
+STATES_FIELD = 7  # of the request: raw_input_contents
 ACTIONS = 2  # of whose Q-values an answer is put together
 OUTPUT_TAG, OUTPUT_BYTES = 0x32, 8  # of the response: raw_output_contents, so many for each state
-_STATE, _Q_VALUES, _ACTION = Struct("<4f"), Struct("<2f"), Struct("<q")
+_Q_VALUES, _ACTION = Struct("<2f"), Struct("<q")
 
 
 class _Answer(NamedTuple):
@@ -84,10 +80,7 @@ class KnownRequests:
         if answer is None or answer.state_size != size:  # a part of a longer request
             return None
 
-        try:
-            inference = _infer(policy, body, size)
-        except QValuesNotFiniteError:
-            return None
+        inference = infer_bytes(policy, body, size)
         if inference is None or (answer.may_refuse and any(inference.out_of_range)):
             return None
         request_id = body[start + 2 : end]
@@ -137,32 +130,6 @@ class KnownRequests:
             self._policy, self._answers, self._state_sizes = policy, {}, {}
         self._answers[key] = answer
         self._state_sizes[len(body) - end + start] = size
-
-
-def _infer(policy: Policy, body: bytes, size: int) -> Inference | None:
-    """Answer the states in the last `size` bytes, None where one is not finite.
-
-    Raises `QValuesNotFiniteError`.
-    """
-    if size == STATE_BYTES:
-        state: State = _STATE.unpack_from(body, len(body) - STATE_BYTES)
-        if not isfinite(sum(state)):
-            return None
-        started = perf_counter()
-        action, q_values, out_of_range = policy.decide_one(state)
-        seconds = perf_counter() - started
-        return Inference(policy, [state], [q_values], [action], [out_of_range], seconds)
-
-    states = np.frombuffer(body, "<f4", offset=len(body) - size).reshape(-1, 4)
-    if not np.isfinite(states).all():
-        return None
-    started = perf_counter()
-    decisions = policy.decide(states)
-    seconds = perf_counter() - started
-    rows: Rows[State] = Rows(states)
-    return Inference(
-        policy, rows, decisions.q_values, decisions.actions, decisions.out_of_range, seconds
-    )
 
 
 def _without_id_and_states(body: bytes, start: int, end: int, size: int) -> bytes:

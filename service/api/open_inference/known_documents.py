@@ -1,74 +1,89 @@
-"""Answers to inference requests in JSON that are known but for their numbers and their id.
+"""Answers to inference requests over REST that are known but for their states and their id.
 
-A control loop sends the same document again and again, with other numbers in its tensor. The first
-one is validated and answered as any other; from then on the rest of the document says what is asked
-for, and the answer is put together as bytes. To validate and to render would cost more than the
-inference.
+A control loop sends the same document again and again, with other numbers in its tensor or in the
+bytes behind it. The first one is validated and answered as any other; from then on the rest of the
+document says what is asked for, and the answer is put together as bytes. To validate and to render
+would cost more than the inference.
 """
 
-from array import array
 from collections.abc import Sequence
-from math import isfinite
-from time import perf_counter
+from struct import Struct
 from typing import NamedTuple
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
 
+from service.api.open_inference.known_states import STATE_BYTES, infer_bytes, infer_numbers
 from service.api.open_inference.protocol import OUTPUTS
+from service.api.open_inference.rest import BYTES
 from service.api.open_inference.schemas import InferRequest
+from service.api.problems import JSON
 from service.api.ranges import STRICT
-from service.inference.backends import STATE_SIZE
-from service.inference.errors import QValuesNotFiniteError
 from service.inference.policy import Inference, Policy, Rows
 from service.types import Body
 
-LONGEST = 1_000  # bytes of a request that is kept in mind, without its numbers
+LONGEST = 1_000  # bytes of a request that is kept in mind, without its states
 MOST = 64  # requests that are; then all are forgotten
+LONGEST_LENGTH = 6  # digits of the header that says where a document ends
 # These bytes never stand within a string of JSON, where a quote has a backslash before it.
 _DATA, _ID, _OUTPUT_DATA, _OUTPUT_ID = b'"data"', b'"id"', b'"data":', b'"id":"'
+_ACTION = Struct("<q")
 
 _validate = TypeAdapter(InferRequest).validator.validate_json
 
-# What a request is known by: all that stands before, between and after its numbers and its id.
+# What a request is known by: all that stands before, between and after its numbers and its id,
+# after a word for the form of its states.
 Key = tuple[bytes, ...]
+# An answer's content, its media type, its header lines and the inference behind it.
+Answer = tuple[bytes, str, bytes, Inference]
 
 
 class _Parts(NamedTuple):
     """A request, taken apart."""
 
     key: Key
-    numbers: bytes  # the array of the tensor's data
+    numbers: bytes | None  # the array of the tensor's data; None where bytes follow the document
     id: bytes | None  # what stands between the quotes of the request's id
-    is_id_first: bool
+    is_id_first: bool = True
 
     def with_others(self, numbers: bytes, request_id: bytes) -> bytes:
-        """Return the request with other numbers and, if it has an id, another one."""
-        if self.id is None:
-            return numbers.join(self.key)
-        start, middle, end = self.key
-        first, second = (request_id, numbers) if self.is_id_first else (numbers, request_id)
-        return b"".join((start, first, middle, second, end))
+        """Return the document with other numbers and another id, where it has them."""
+        others = {"id": request_id, "numbers": numbers}
+        order = ("id", "numbers") if self.is_id_first else ("numbers", "id")
+        _, content, *rest = self.key
+        ends = iter(rest)
+        for name in order:
+            if getattr(self, name) is not None:
+                content += others[name] + next(ends)
+        return content
 
 
-class _Answer(NamedTuple):
+class _Template(NamedTuple):
     """What stays the same of an answer."""
 
     before_id: bytes
     after_id: bytes
-    outputs: tuple[tuple[str, bytes], ...]  # of each its name, and what follows its data
-    header_lines: bytes
+    outputs: tuple[tuple[str, bytes], ...]  # in JSON: of each its name, and what follows its data
+    raw_outputs: tuple[str, ...]  # the names of those in bytes
+    header_lines: bytes  # but the one that says where the document ends
     state_count: int
     may_refuse: bool  # a state outside what training saw, which is for the whole way to decide
 
-    def put_together(self, request_id: bytes | None, inference: Inference) -> bytes:
-        """Return an answer's content."""
+    def put_together(self, request_id: bytes | None, inference: Inference) -> Answer:
+        """Return an answer."""
         parts = [self.before_id, request_id or b"", self.after_id]
         for name, end in self.outputs:
             values = _flat(inference.q_values) if name == "q_values" else list(inference.actions)
             parts += (to_json(values), end)
-        return b"".join(parts)
+        document = b"".join(parts)
+        if not self.raw_outputs:
+            return document, JSON, self.header_lines, inference
+        raw = [
+            _q_bytes(inference.q_values) if name == "q_values" else _action_bytes(inference.actions)
+            for name in self.raw_outputs
+        ]
+        lines = b"%binference-header-content-length: %d\r\n" % (self.header_lines, len(document))
+        return b"".join((document, *raw)), BYTES, lines, inference
 
 
 class KnownDocuments:
@@ -81,107 +96,108 @@ class KnownDocuments:
         self._strict = strict
         self._policy: Policy | None = None
         # None for a request that was looked at, and cannot be answered from here.
-        self._answers: dict[Key, _Answer | None] = {}
+        self._templates: dict[Key, _Template | None] = {}
 
-    def answer(self, policy: Policy, body: Body) -> tuple[bytes, bytes, Inference] | None:
-        """Return an answer's content, its header lines and the inference; None where not known.
+    def answer(self, policy: Policy, body: Body, header_length: bytes | None) -> Answer | None:
+        """Return the answer to a request; None where it is not known.
 
-        What no good answer can be given for is left to who can say why.
+        `header_length`: the header `Inference-Header-Content-Length`. What no good answer can be
+        given for is left to who can say why.
         """
-        if policy is not self._policy or (parts := _take_apart(body)) is None:
+        if policy is not self._policy or (parts := _take_apart(body, header_length)) is None:
             return None
-        answer = self._answers.get(parts.key)
-        if answer is None:
+        template = self._templates.get(parts.key)
+        if template is None:
             return None
-        inference = _infer(policy, parts.numbers, answer.state_count)
-        if inference is None or (answer.may_refuse and any(inference.out_of_range)):
+        if parts.numbers is not None:
+            inference = infer_numbers(policy, parts.numbers, template.state_count)
+        else:
+            size = STATE_BYTES * template.state_count
+            # The document says how many bytes follow it.
+            if len(body) - int(header_length or 0) != size:
+                return None
+            inference = infer_bytes(policy, body, size)
+        if inference is None or (template.may_refuse and any(inference.out_of_range)):
             return None
-        return answer.put_together(parts.id, inference), answer.header_lines, inference
+        return template.put_together(parts.id, inference)
 
     def learn(
-        self, policy: Policy, body: Body, content: bytes, header_lines: bytes, inference: Inference
+        self, policy: Policy, body: Body, header_length: bytes | None, answer: Answer
     ) -> None:
-        """Keep in mind a request that was answered by JSON alone, if it is of the form that can be.
+        """Keep in mind a request that was answered, if it is of the form that can be.
 
         What would be answered is compared with what was, before it is kept.
         """
-        parts = _take_apart(body)
+        parts = _take_apart(body, header_length)
         if parts is None or sum(map(len, parts.key)) > LONGEST:
             return
-        if policy is self._policy and parts.key in self._answers:
+        if policy is self._policy and parts.key in self._templates:
             return
-        answer = None
-        request = _validate(body)
+        document = body if header_length is None else body[: int(header_length)]
+        request, template = _validate(document), None
         if _is_of_form(parts, request):
-            answer = _answer_like(parts, request, content, header_lines, inference)
-            if answer is not None and self._strict:
-                answer = answer._replace(may_refuse=True)
-        if answer is not None and answer.put_together(parts.id, inference) != content:
-            answer = None
+            template = _template_of(parts, request, answer, strict=self._strict)
+        if template is not None and template.put_together(parts.id, answer[3]) != answer:
+            template = None
 
-        if policy is not self._policy or len(self._answers) >= MOST:
-            self._policy, self._answers = policy, {}
-        self._answers[parts.key] = answer
+        if policy is not self._policy or len(self._templates) >= MOST:
+            self._policy, self._templates = policy, {}
+        self._templates[parts.key] = template
 
 
-def _take_apart(body: Body) -> _Parts | None:
-    """Return the parts of a request; None where it has no flat array of data."""
+def _take_apart(body: Body, header_length: bytes | None) -> _Parts | None:
+    """Return the parts of a request; None where it is of no form that can be known."""
+    if header_length is not None:
+        return _take_apart_before_bytes(body, header_length)
     data = body.find(_DATA)
     start = body.find(b"[", data)
     end = body.find(b"]", start) + 1
-    if data < 0 or start < 0 or not end:
+    place = _place_of_id(body)
+    if data < 0 or start < 0 or not end or place is None:
         return None
     numbers = bytes(body[start:end])
-
-    at = body.find(_ID)
-    if at < 0:
-        return _Parts((bytes(body[:start]), bytes(body[end:])), numbers, None, is_id_first=False)
-    id_start = body.find(b'"', at + len(_ID)) + 1
-    id_end = body.find(b'"', id_start)
-    if not id_start or id_end < 0:
-        return None
+    id_start, id_end = place
+    if not id_start:
+        return _Parts((b"numbers", bytes(body[:start]), bytes(body[end:])), numbers, None)
     request_id = bytes(body[id_start:id_end])
-    # One that stands in the answer as it stands in the request.
-    if b"\\" in request_id or not request_id.isascii() or not request_id.decode().isprintable():
-        return None
     if id_end < start:
-        key = bytes(body[:id_start]), bytes(body[id_end:start]), bytes(body[end:])
-    elif id_start > end:
-        key = bytes(body[:start]), bytes(body[end:id_start]), bytes(body[id_end:])
-    else:
-        return None
-    return _Parts(key, numbers, request_id, is_id_first=id_end < start)
+        rest = bytes(body[:id_start]), bytes(body[id_end:start]), bytes(body[end:])
+        return _Parts((b"numbers", *rest), numbers, request_id)
+    if id_start > end:
+        rest = bytes(body[:start]), bytes(body[end:id_start]), bytes(body[id_end:])
+        return _Parts((b"numbers", *rest), numbers, request_id, is_id_first=False)
+    return None
 
 
-def _infer(policy: Policy, document: bytes, count: int) -> Inference | None:
-    """Answer the states whose numbers a JSON array holds; None where something is wrong."""
-    if document.count(b",") != count * STATE_SIZE - 1:
+def _take_apart_before_bytes(body: Body, header_length: bytes) -> _Parts | None:
+    if not header_length.isdigit() or len(header_length) > LONGEST_LENGTH:
         return None
-    try:
-        numbers = from_json(document)
-        if not {float, int}.issuperset(map(type, numbers)):
-            return None
-        rounded = array("f", numbers)  # what is too large for it becomes infinite
-    except (ValueError, OverflowError):
+    document = body[: int(header_length)]
+    if (place := _place_of_id(document)) is None:
         return None
-    if len(rounded) != count * STATE_SIZE or not isfinite(sum(rounded)):
-        return None
+    start, end = place
+    if not start:
+        return _Parts((b"bytes", bytes(document)), None, None)
+    key = b"bytes", bytes(document[:start]), bytes(document[end:])
+    return _Parts(key, None, bytes(document[start:end]))
 
-    try:
-        if count == 1:
-            x, v, θ, ω = rounded
-            started = perf_counter()
-            action, q_values, out_of_range = policy.decide_one((x, v, θ, ω))
-            seconds = perf_counter() - started
-            rows = [(x, v, θ, ω)]
-            return Inference(policy, rows, [q_values], [action], [out_of_range], seconds)
-        states = np.frombuffer(rounded, np.float32).reshape(count, STATE_SIZE)
-        started = perf_counter()
-        actions, all_q_values, all_out_of_range = policy.decide(states)
-        seconds = perf_counter() - started
-    except QValuesNotFiniteError:
+
+def _place_of_id(document: Body) -> tuple[int, int] | None:
+    """Return where the id's text begins and ends; zeros where there is none.
+
+    None for one that would not stand in the answer as it stands in the request.
+    """
+    at = document.find(_ID)
+    if at < 0:
+        return 0, 0
+    start = document.find(b'"', at + len(_ID)) + 1
+    end = document.find(b'"', start)
+    if not start or end < 0:
         return None
-    return Inference(policy, Rows(states), all_q_values, actions, all_out_of_range, seconds)
+    text = document[start:end]
+    if b"\\" in text or not text.isascii() or not text.decode().isprintable():
+        return None
+    return start, end
 
 
 def _is_of_form(parts: _Parts, request: InferRequest) -> bool:
@@ -189,43 +205,53 @@ def _is_of_form(parts: _Parts, request: InferRequest) -> bool:
 
     So they are if the same request with others is the same but for these.
     """
-    if request.inputs[0].datatype.startswith("INT"):  # whose numbers must be whole
+    tensor, other_numbers, other_id = request.inputs[0], [0.5, -1.5], "another"
+    # Whole numbers have rules of their own, and bytes are read as 32-bit floats.
+    if tensor.datatype.startswith("INT") or (parts.numbers is None and tensor.datatype != "FP32"):
         return False
-    other_numbers, other_id = [0.5, -1.5], "another"
     try:
         other = _validate(parts.with_others(to_json(other_numbers), other_id.encode()))
     except ValidationError:
         return False
-    tensor = request.inputs[0].model_copy(update={"data": other_numbers})
-    expected = request.model_copy(
-        update={"inputs": [tensor], "id": None if parts.id is None else other_id}
-    )
+    changes: dict[str, object] = {}
+    if parts.numbers is not None:
+        changes["inputs"] = [tensor.model_copy(update={"data": other_numbers})]
+    if parts.id is not None:
+        changes["id"] = other_id
     is_same_id = parts.id is None or parts.id.decode() == request.id
-    return is_same_id and bool(other == expected)
+    has_all = parts.numbers is not None or tensor.data is None
+    return is_same_id and has_all and bool(other == request.model_copy(update=changes))
 
 
-def _answer_like(
-    parts: _Parts,
-    request: InferRequest,
-    content: bytes,
-    header_lines: bytes,
-    inference: Inference,
-) -> _Answer | None:
+def _template_of(
+    parts: _Parts, request: InferRequest, answer: Answer, *, strict: bool
+) -> _Template | None:
     """Return what stays the same of an answer that was given; None where it has another form."""
+    content, media_type, lines, inference = answer
+    document, header_lines = content, lines
+    if media_type == BYTES:
+        header_lines, _, length = lines.rpartition(b"inference-header-content-length: ")
+        document = content[: int(length)]
+    is_raw: list[bool] = ["data" not in output for output in from_json(document)["outputs"]]
     names = [output.name for output in request.outputs] or list(OUTPUTS)
-    head, *outputs = content.split(_OUTPUT_DATA)
-    if len(outputs) != len(names):
+    in_json = [name for name, raw in zip(names, is_raw, strict=True) if not raw]
+
+    head, *outputs = document.split(_OUTPUT_DATA)
+    if len(outputs) != len(in_json):
         return None
     ends = [output.partition(b"]")[2] + _OUTPUT_DATA for output in outputs]
-    ends[-1] = ends[-1].removesuffix(_OUTPUT_DATA)
-    before, mark, after = (head + _OUTPUT_DATA).partition(_OUTPUT_ID)
-    return _Answer(
+    if ends:
+        ends[-1] = ends[-1].removesuffix(_OUTPUT_DATA)
+        head += _OUTPUT_DATA
+    before, mark, after = head.partition(_OUTPUT_ID) if parts.id is not None else (head, b"", b"")
+    return _Template(
         before + mark,
         after.removeprefix(parts.id or b""),
-        tuple(zip(names, ends, strict=True)),
+        tuple(zip(in_json, ends, strict=True)),
+        tuple(name for name, raw in zip(names, is_raw, strict=True) if raw),
         header_lines,
         len(inference.actions),
-        may_refuse=STRICT in request.parameters,
+        may_refuse=strict or STRICT in request.parameters,
     )
 
 
@@ -234,3 +260,13 @@ def _flat(q_values: Sequence[list[float]]) -> list[float]:
         values: list[float] = q_values.array.reshape(-1).tolist()
         return values
     return [value for row in q_values for value in row]
+
+
+def _q_bytes(q_values: Sequence[list[float]]) -> bytes:
+    if isinstance(q_values, Rows):
+        return q_values.array.tobytes()
+    return Struct(f"<{len(q_values[0])}f").pack(*q_values[0])
+
+
+def _action_bytes(actions: Sequence[int]) -> bytes:
+    return actions.array.tobytes() if isinstance(actions, Rows) else _ACTION.pack(actions[0])

@@ -17,6 +17,7 @@ from service.inference.backends import Float32Array
 from service.inference.policy import Inference, Policy
 from service.types import Body, RawHeader
 
+BYTES = "application/octet-stream"  # of JSON and the bytes behind it
 # A header: the bytes of the JSON that a binary body begins with.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
@@ -159,7 +160,7 @@ def _render(
     if not raw:
         return text, problems.JSON, headers
     headers.append((_HEADER_LENGTH, b"%d" % len(text)))
-    return text + raw, "application/octet-stream", headers
+    return text + raw, BYTES, headers
 
 
 def _flag(parameters: Parameters, name: str, *, default: bool) -> bool:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from models import bundle
 from service.api.open_inference import rest
-from service.api.open_inference.known_documents import MOST, KnownDocuments
+from service.api.open_inference.known_documents import MOST, Answer, KnownDocuments
 from service.inference.loading import load
-from service.inference.policy import Policy
+from service.inference.policy import Inference, Policy
 from service.state import ServiceState
 from tests.support.project import COMMITTED
 from tests.support.raw_http import BothPaths, ask, both_paths, request
@@ -140,13 +141,24 @@ def test_what_is_known_is_answered_as_what_is_not(
         answers(both, document)
 
 
+def whole(policy: Policy, body: bytes, length: int | None = None) -> tuple[Answer, Inference]:
+    """Return the answer to a body that is validated; its document has so many bytes, or is all."""
+    header = None if length is None else str(length)
+    content, media_type, headers, inference = rest.infer(policy, NAME, body, header, 8)
+    lines = b"".join(b"%b: %b\r\n" % line for line in headers)
+    return (content, media_type, lines, inference), inference
+
+
 def known_after(
-    *bodies: bytes, policy: Policy = POLICY, known: KnownDocuments | None = None
+    *bodies: bytes,
+    policy: Policy = POLICY,
+    known: KnownDocuments | None = None,
+    length: int | None = None,
 ) -> KnownDocuments:
     known = KnownDocuments() if known is None else known
     for body in bodies:
-        content, _, _, inference = rest.infer(policy, NAME, body, None, 8)
-        known.learn(policy, body, content, b"", inference)
+        header = None if length is None else b"%d" % length
+        known.learn(policy, body, header, whole(policy, body, length)[0])
     return known
 
 
@@ -166,11 +178,10 @@ def test_a_loops_next_request_is_known(count: int, form: dict[str, str]) -> None
     body = asked(json.dumps([-0.01] * (4 * count - 1) + [0]), count=count, **form).replace(
         b'"1"', b'"a longer one"'
     )
-    answered = known.answer(POLICY, body)
+    answered = known.answer(POLICY, body, None)
     assert answered is not None
-    content, _, inference = answered
-    expected, _, _, as_expected = rest.infer(POLICY, NAME, body, None, 8)
-    assert content == expected
+    (*expected, as_expected), inference = whole(POLICY, body)[0], answered[3]
+    assert answered[:3] == tuple(expected)
     assert [tuple(row) for row in inference.states] == [tuple(row) for row in as_expected.states]
     assert list(inference.actions) == list(as_expected.actions)
 
@@ -190,28 +201,91 @@ def test_a_loops_next_request_is_known(count: int, form: dict[str, str]) -> None
     ],
 )
 def test_other_forms_are_never_known(body: bytes) -> None:
-    assert known_after(body, body).answer(POLICY, body) is None
+    assert known_after(body, body).answer(POLICY, body, None) is None
 
 
 def test_more_forms_than_are_kept_in_mind_are_forgotten_and_learned_anew() -> None:
     bodies = [asked(before=f'"x": {number}, ') for number in range(MOST + 1)]
     known = known_after(*bodies)
-    assert known.answer(POLICY, bodies[0]) is None
-    assert known.answer(POLICY, bodies[-1]) is not None
-    assert known_after(bodies[0], known=known).answer(POLICY, bodies[0]) is not None
+    assert known.answer(POLICY, bodies[0], None) is None
+    assert known.answer(POLICY, bodies[-1], None) is not None
+    assert known_after(bodies[0], known=known).answer(POLICY, bodies[0], None) is not None
 
 
 def test_what_is_known_of_one_policy_is_not_told_of_the_next() -> None:
     manifest = BUNDLE.manifest.model_copy(update={"version": "2"})
     other = load(replace(BUNDLE, manifest=manifest), "onnx")
     known = known_after(asked())
-    assert known.answer(other, asked()) is None
-    answered = known_after(asked(), policy=other, known=known).answer(other, asked())
+    assert known.answer(other, asked(), None) is None
+    answered = known_after(asked(), policy=other, known=known).answer(other, asked(), None)
     assert answered is not None
     assert json.loads(answered[0])["model_version"] == "2"
 
 
 def test_states_out_of_range_are_left_to_who_refuses_them() -> None:
     outside = asked("[0, 0, 3, 0]")
-    assert known_after(asked()).answer(POLICY, outside) is not None
-    assert known_after(asked(), known=KnownDocuments(strict=True)).answer(POLICY, outside) is None
+    assert known_after(asked()).answer(POLICY, outside, None) is not None
+    assert (
+        known_after(asked(), known=KnownDocuments(strict=True)).answer(POLICY, outside, None)
+        is None
+    )
+
+
+def in_bytes(*states: list[float], output: str = "", **fields: object) -> tuple[bytes, int]:
+    """Return a request whose states are bytes behind its document, and the document's length."""
+    size = 16 * len(states)
+    tensor = {"name": "state", "shape": [len(states), 4], "datatype": "FP32"}
+    document = {
+        "inputs": [tensor | {"parameters": {"binary_data_size": size}}],
+        "outputs": [
+            {"name": name, "parameters": {"binary_data": name == output or output == "all"}}
+            for name in ("action", "q_values")
+        ],
+    }
+    text = json.dumps(document | fields).encode()
+    return text + np.array(states, "<f4").tobytes(), len(text)
+
+
+@pytest.mark.parametrize("output", ["", "all", "action", "q_values"])
+@pytest.mark.parametrize("count", [1, 2, 8])
+@pytest.mark.parametrize("fields", [{}, {"id": "1"}])
+def test_states_in_bytes_are_known_too(output: str, count: int, fields: dict[str, object]) -> None:
+    known = known_after(
+        (first := in_bytes(*[STATE] * count, output=output, **fields))[0], length=first[1]
+    )
+    other = fields and {"id": "another"}
+    body, length = in_bytes(*[[-0.01, 0.02, 0.0, 1.0]] * count, output=output, **other)
+    answered = known.answer(POLICY, body, b"%d" % length)
+    assert answered is not None
+    assert answered[:3] == whole(POLICY, body, length)[0][:3]
+
+
+@given(
+    states=st.lists(st.lists(values, min_size=4, max_size=4), min_size=1, max_size=3),
+    change=st.sampled_from(["none", "short", "long", "length", "no length", "id", "datatype"]),
+    output=st.sampled_from(["", "all", "action"]),
+)
+def test_bytes_that_are_known_are_answered_as_those_that_are_not(
+    both: BothPaths, states: list[list[float]], change: str, output: str
+) -> None:
+    count = len(states)
+    known, length = in_bytes(*[STATE] * count, output=output, id="a")
+    with np.errstate(over="ignore"):
+        other, other_length = in_bytes(
+            *([float(value) for value in state] for state in states),
+            output=output,
+            id="\u00e4" if change == "id" else "b",
+        )
+    match change:
+        case "short":
+            other = other[:-1]
+        case "long":
+            other += b"\0" * 16
+        case "length":
+            other_length -= 1
+        case "datatype":
+            other = other.replace(b"FP32", b"FP64")
+    for body, size in ((known, length), (known, length), (other, other_length), (known, length)):
+        headers = [(b"inference-header-content-length", b"%d" % size)]
+        sent = request("POST", PATH, [] if change == "no length" else headers, [body])
+        assert ask(both.fast, sent) == ask(both.asgi, sent)
