@@ -3,7 +3,7 @@
     python -m benchmarks.training                        everything (an hour on one core)
     python -m benchmarks.training --only quick=20        some rows, each with its number of seeds
 
-Each training is a process of its own on one core. Ours runs to the written bundle: training,
+Each training runs by itself, on one core or on some (`--cores 0 1`). Ours runs to the written bundle: training,
 export, parity, 1,000 episodes and the robustness evaluation. A peer runs to its final policy. Both
 are then evaluated on the same 1,000 held-out starts.
 """
@@ -47,10 +47,12 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", metavar="ROW=SEEDS", help=f"rows and their seeds (all: {ROWS})"
     )
-    parser.add_argument("--core", type=int, default=0, help="the core that everything runs on")
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=[0], help="the cores that each training may use"
+    )
     options = parser.parse_args()
     chosen = dict(part.split("=") for part in options.only) if options.only else ROWS
-    os.sched_setaffinity(0, {options.core})
+    os.sched_setaffinity(0, options.cores)
 
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
     # Seed by seed, row by row: a machine whose speed drifts slows all of them alike.
@@ -63,7 +65,7 @@ def main() -> None:
     RESULTS.write_text(json.dumps(results, indent=1))
     print(
         f"\nPython {platform.python_version()}, torch {version('torch')},"
-        f" gymnasium {version('gymnasium')}, one core\n"
+        f" gymnasium {version('gymnasium')}, cores: {len(options.cores)}\n"
     )
     _print_table(results)
 
