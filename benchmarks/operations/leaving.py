@@ -217,7 +217,7 @@ def main() -> None:
 
     print(f"{processor()}, {options.seconds:.0f} s each\n")
     print(
-        "| way | protocol | a second | requests | failed | connections | p50 ms | p99 ms | longest |"
+        "| way | protocol | a second | requests | failed | connections | p50 | p99 | longest ms |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     failed = 0

@@ -3,9 +3,9 @@
     python -m benchmarks.training                        everything (an hour on one core)
     python -m benchmarks.training --only quick=20        some rows, each with its number of seeds
 
-Each training runs by itself, on one core or on some (`--cores 0 1`). Ours runs to the written bundle: training,
-export, parity, 1,000 episodes and the robustness evaluation. A peer runs to its final policy. Both
-are then evaluated on the same 1,000 held-out starts.
+Each training runs by itself, on one core or on some (`--cores 0 1`). Ours runs to the written
+bundle: training, export, parity, 1,000 episodes and the robustness evaluation. A peer runs to its
+final policy. Both are then evaluated on the same 1,000 held-out starts.
 """
 
 import argparse
