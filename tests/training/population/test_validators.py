@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from training.population.validators import ValidatorProcess
 from training.recipes import recipe
 from training.snapshot import Snapshot
 from training.train import train, trainer_for
-from training.trainer import Run, Trainer
+from training.trainer import Trainer
 
 CPU = torch.device("cpu")
 SMALL = recipe(
@@ -25,7 +26,7 @@ SMALL = recipe(
     {
         "agents": 3,
         "num_envs": 8,
-        "steps": 2_400,
+        "steps": 1_600,
         "eval_frequency": 50,
         "buffer_size": 5_000,
         "learning_starts": 200,
@@ -33,58 +34,50 @@ SMALL = recipe(
 )
 
 
-def weights_and_history(run: Run) -> tuple[list[bytes], list[dict[str, float]]]:
-    weights = [tensor.numpy().tobytes() for tensor in run.network.state_dict().values()]
-    return weights, [{**row, "seconds": 0.0} for row in run.history]
+def finished(trainer: Trainer) -> Trainer:
+    while trainer.stopped is None:
+        trainer.advance(lambda: 1.0)
+    return trainer
 
 
-def test_a_process_beside_the_training_changes_neither_policy_nor_history() -> None:
-    alone = train(SMALL, 0, CPU)
+@pytest.fixture(scope="module")
+def alone() -> Trainer:
+    """A training that validated by itself."""
+    return finished(trainer_for(SMALL, 0, CPU))
+
+
+def test_a_process_beside_the_training_changes_neither_policy_nor_history(alone: Trainer) -> None:
     beside = train(SMALL, 0, CPU, validate_beside=True)
-    assert len(alone.history) == 6
-    assert weights_and_history(beside) == weights_and_history(alone)
+    assert len(alone.history) == 4
+    assert [{**row, "seconds": 1.0} for row in beside.history] == alone.history
+    for name, tensor in alone.network.state_dict().items():
+        np.testing.assert_array_equal(tensor.numpy(), beside.network.state_dict()[name].numpy())
 
 
 @pytest.mark.parametrize("checks_before", [0, 2])
 def test_what_a_killed_process_would_have_validated_is_validated_all_the_same(
-    checks_before: int,
+    alone: Trainer, checks_before: int
 ) -> None:
-    alone = trainer_for(SMALL, 0, CPU)
-    while alone.stopped is None:
-        alone.advance(lambda: 1.0)
-
-    validator = ValidatorProcess(STANDARD)
-    try:
+    with closing(ValidatorProcess(STANDARD)) as validator:
         trainer = trainer_for(SMALL, 0, CPU, validator)
         while len(trainer.history) < checks_before:
             trainer.advance(lambda: 1.0)
         os.kill(validator.process_id, signal.SIGKILL)
-        while trainer.stopped is None:
-            trainer.advance(lambda: 1.0)
+        finished(trainer)
         assert not validator.is_beside
-    finally:
-        validator.close()
     assert_equal(trainer.snapshot(), alone.snapshot())
 
 
-def test_stop_and_resume_while_checks_wait_equals_never_stopping() -> None:
-    alone = trainer_for(SMALL, 0, CPU)
-    while alone.stopped is None:
-        alone.advance(lambda: 1.0)
-
-    validator = ValidatorProcess(STANDARD)
-    try:
-        stopped: Trainer = trainer_for(SMALL, 0, CPU, validator)
+def test_stop_and_resume_while_checks_wait_equals_never_stopping(alone: Trainer) -> None:
+    with closing(ValidatorProcess(STANDARD)) as validator:
+        stopped = trainer_for(SMALL, 0, CPU, validator)
         while stopped.snapshot().parts["selection"].integer("pending") < 2:
+            assert stopped.stopped is None  # learning was faster than the process could start
             stopped.advance(lambda: 1.0)
         flat = stopped.snapshot().flatten()
-    finally:
-        validator.close()
     resumed = trainer_for(SMALL, 0, CPU)
     resumed.restore(Snapshot(flat.arrays, flat.values).unflatten())
-    while resumed.stopped is None:
-        resumed.advance(lambda: 1.0)
-    assert_equal(resumed.snapshot(), alone.snapshot())
+    assert_equal(finished(resumed).snapshot(), alone.snapshot())
 
 
 def assert_equal(one: Snapshot, another: Snapshot) -> None:
