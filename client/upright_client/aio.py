@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from upright_client.client import BaseClient
 from upright_client.connections.address import Address
@@ -122,8 +122,8 @@ class TransportStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - connections are streams
-        self._transport = transport
+        # Connections are streams. uvloop's transports have the methods, not the class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Keep what came, and no more than a little of it at a time."""

@@ -37,7 +37,7 @@ from upright_client.protocols.http11 import Http11Protocol
 from upright_client.protocols.websocket import WebSocketProtocol
 
 from models.bundle import Bundle
-from tests.support.clients import PATIENT, SHORT, STATE, InLoop, Make
+from tests.support.clients import PATIENT, SHORT, STATE, InLoop, InUvloop, Make
 from tests.support.faulty_proxy import Fault, FaultyProxy
 from tests.support.project import ROOT
 from tests.support.service import Start, free_port, service, wait_for
@@ -45,9 +45,10 @@ from tests.support.service import Start, free_port, service, wait_for
 LEFT = (0.0, 0.0, -0.05, 0.0)
 
 
-@pytest.fixture(params=["threads", "asyncio"])
+@pytest.fixture(params=["threads", "asyncio", "uvloop"])
 def make(request: pytest.FixtureRequest) -> Make:
-    return PolicyClient if request.param == "threads" else InLoop
+    kinds: dict[str, Make] = {"threads": PolicyClient, "asyncio": InLoop, "uvloop": InUvloop}
+    return kinds[request.param]
 
 
 @pytest.fixture(params=["http", "stream"])

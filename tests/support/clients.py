@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, Self, TypeVar
 
+import uvloop
 from upright_client import AsyncPolicyClient, Counters, Decision, Model
 
 STATE = (0.0, 0.0, 0.05, 0.0)
@@ -38,7 +39,7 @@ class InLoop:
     """An `AsyncPolicyClient` in an event loop of its own, called as if it were the other one."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = self._new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         try:
@@ -46,6 +47,9 @@ class InLoop:
         except BaseException:
             self._end()
             raise
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
 
     def act(self, state: Any) -> Decision:
         return self._run(self._client.act(state))
@@ -83,6 +87,13 @@ class InLoop:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
+
+
+class InUvloop(InLoop):
+    """The same in an event loop of uvloop, whose transports are of no class of asyncio."""
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()
 
 
 Make = Callable[..., Client]
