@@ -24,6 +24,7 @@ from training.commands.command_line import (
     RunOptions,
     TrainCommand,
 )
+from training.commands.cores import usable_cores
 from training.commands.interruption import interruptible
 from training.commands.output import Output
 from training.envs.plant import STANDARD
@@ -220,7 +221,7 @@ def _train(command: TrainCommand, folder: Path, output: Output) -> tuple[Run, bo
                 options.seed,
                 device,
                 checkpoints=checkpoints,
-                validate_beside=len(os.sched_getaffinity(0)) > 1,
+                validate_beside=usable_cores() > 1,
                 on_progress=log,
                 on_lost_checkpoint=lambda error: output.warn(str(error)),
                 interrupted=interrupted,

@@ -1,6 +1,5 @@
 """What `python -m training sweep` does."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 from models.programs import INTERRUPTED
 from training.commands.command_line import SweepCommand
+from training.commands.cores import usable_cores
 from training.commands.interruption import interruptible
 from training.commands.output import Output
 from training.commands.run import CommandError
@@ -244,7 +244,7 @@ def _slots(command: SweepCommand, resources: Resources) -> int:
 
 
 def _cpus(command: SweepCommand) -> int:
-    return command.cpus or len(os.sched_getaffinity(0))
+    return command.cpus or usable_cores()
 
 
 def _absolute(place: str) -> str:
