@@ -17,14 +17,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from time import perf_counter
+from time import monotonic
 
 import uvloop
 
 from benchmarks.calling.served import BUNDLE, ROOT, free_port, percentile
 from benchmarks.environments import processor
+from benchmarks.operations.chaos.callers import open_loop
 from benchmarks.operations.load import Load
 from benchmarks.operations.restart import CONFIG, Process, nginx
 from models import bundle
@@ -83,7 +84,7 @@ async def by_grpc(ports: list[int], rate: float, seconds: float) -> Seen:
     async with grpc.aio.insecure_channel(target, options=options) as channel:
         stub = GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call] # made by `make proto`
 
-        async def ask(due: float) -> None:
+        async def ask(_number: int, due: float) -> None:
             try:
                 answer = await stub.ModelInfer(request, timeout=PATIENCE_SECONDS)
             except grpc.aio.AioRpcError as error:
@@ -91,11 +92,12 @@ async def by_grpc(ports: list[int], rate: float, seconds: float) -> Seen:
                 return
             if answer.raw_output_contents[1][0] != action:
                 failures["wrong"] += 1
-            times.append(perf_counter() - due)
+            else:
+                times.append(monotonic() - due)
 
-        await ask(perf_counter())  # the channel has connected
+        await ask(0, monotonic())  # the channel has connected
         times.clear()
-        await _at_rate(rate, seconds, ask)
+        await open_loop(rate, monotonic(), seconds, ask)
     return Seen(times, dict(failures))
 
 
@@ -116,7 +118,7 @@ async def by_stream(ports: list[int], rate: float, seconds: float) -> Seen:
         ) as client:
             for step in range(int(seconds * HERTZ)):
                 due = start + step / HERTZ
-                if (wait := due - perf_counter()) > 0:
+                if (wait := due - monotonic()) > 0:
                     await asyncio.sleep(wait)
                 decision = await client.act(STATE)
                 if decision.source != "policy":
@@ -124,25 +126,12 @@ async def by_stream(ports: list[int], rate: float, seconds: float) -> Seen:
                 elif decision.action != action:
                     failures["wrong"] += 1
                 else:
-                    times.append(perf_counter() - due)
+                    times.append(monotonic() - due)
             connections += 1 + client.counters().reconnects
 
-    start, count = perf_counter() + 0.5, int(rate / HERTZ)
+    start, count = monotonic() + 0.5, int(rate / HERTZ)
     await asyncio.gather(*(loop(start + number / rate) for number in range(count)))
     return Seen(times, dict(failures), connections)
-
-
-async def _at_rate(rate: float, seconds: float, ask: Callable[[float], Awaitable[None]]) -> None:
-    """Ask at a fixed rate, however late the answers are."""
-    start, tasks = perf_counter(), set[asyncio.Future[None]]()
-    for number in range(int(rate * seconds)):
-        due = start + number / rate
-        if (wait := due - perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        task = asyncio.ensure_future(ask(due))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-    await asyncio.gather(*tasks)
 
 
 def _right_action() -> int:

@@ -13,7 +13,7 @@ from service.api.act import Answer, act, act_batch, check_digest
 from service.api.open_inference import protocol, rest
 from service.api.open_inference.known_documents import KnownDocuments
 from service.api.open_inference.model import ServedModel
-from service.api.open_inference.rest import HEADER_LENGTH
+from service.api.open_inference.rest import RAW_HEADER_LENGTH
 from service.api.problems import JSON
 from service.endpoints import OPEN_INFERENCE_PREFIX, Scope, endpoint_of
 from service.inference.policy import Inference, Policy
@@ -22,7 +22,6 @@ from service.types import Body
 
 Headers = Mapping[bytes, bytes]  # of a request, by their names in small letters
 
-_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _INFER_PREFIX = f"{OPEN_INFERENCE_PREFIX}/models/".encode()
 
 
@@ -141,7 +140,7 @@ def _answer_infer(
 ) -> WholeAnswer:
     model.check(policy, name, version)  # the policy may have changed since
     check_digest(policy, _decoded(headers.get(b"if-match")))
-    header_length = headers.get(_HEADER_LENGTH)
+    header_length = headers.get(RAW_HEADER_LENGTH)
     if (answered := known.answer(policy, body, header_length)) is not None:
         return WholeAnswer(*answered)
 

@@ -7,13 +7,17 @@ would cost more than the inference.
 """
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import NamedTuple
 
-from service.api.open_inference.known_states import STATE_BYTES, infer_bytes
+from service.api.open_inference.known_states import (
+    STATE_BYTES,
+    action_bytes,
+    infer_bytes,
+    q_value_bytes,
+)
 from service.api.ranges import STRICT
 from service.grpc import inference_pb2 as pb
-from service.inference.policy import Inference, Policy, Rows
+from service.inference.policy import Inference, Policy
 from service.inference.protobuf import BYTES, WireError, fields, varint
 
 LONGEST = 1_000  # bytes of a request that is kept in mind, without its states
@@ -23,7 +27,6 @@ NAME_TAGS = (0x0A, 0x12)  # the fields before it, the model's name and its versi
 STATES_FIELD = 7  # of the request: raw_input_contents
 ACTIONS = 2  # of whose Q-values an answer is put together
 OUTPUT_TAG, OUTPUT_BYTES = 0x32, 8  # of the response: raw_output_contents, so many for each state
-_Q_VALUES, _ACTION = Struct("<2f"), Struct("<q")
 
 
 class _Answer(NamedTuple):
@@ -40,12 +43,9 @@ class _Answer(NamedTuple):
         self, request_id: bytes, q_values: Sequence[list[float]], actions: Sequence[int]
     ) -> bytes:
         """Return an answer's bytes."""
-        if isinstance(q_values, Rows) and isinstance(actions, Rows):
-            q_bytes, action_bytes = q_values.array.tobytes(), actions.array.tobytes()
-        else:
-            q_bytes, action_bytes = _Q_VALUES.pack(*q_values[0]), _ACTION.pack(actions[0])
         contents = [
-            self.output_head + (action_bytes if name == "action" else q_bytes)
+            self.output_head
+            + (action_bytes(actions) if name == "action" else q_value_bytes(q_values))
             for name in self.names
         ]
         named = b"%c%c%b" % (ID_TAG, len(request_id), request_id) if request_id else b""

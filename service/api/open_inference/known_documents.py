@@ -7,15 +7,20 @@ would cost more than the inference.
 """
 
 from collections.abc import Sequence
-from struct import Struct
 from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json, to_json
 
-from service.api.open_inference.known_states import STATE_BYTES, infer_bytes, infer_numbers
+from service.api.open_inference.known_states import (
+    STATE_BYTES,
+    action_bytes,
+    infer_bytes,
+    infer_numbers,
+    q_value_bytes,
+)
 from service.api.open_inference.protocol import OUTPUTS
-from service.api.open_inference.rest import BYTES
+from service.api.open_inference.rest import BYTES, RAW_HEADER_LENGTH, validate
 from service.api.open_inference.schemas import InferRequest
 from service.api.problems import JSON
 from service.api.ranges import STRICT
@@ -27,9 +32,6 @@ MOST = 64  # requests that are; then all are forgotten
 LONGEST_LENGTH = 6  # digits of the header that says where a document ends
 # These bytes never stand within a string of JSON, where a quote has a backslash before it.
 _DATA, _ID, _OUTPUT_DATA, _OUTPUT_ID = b'"data"', b'"id"', b'"data":', b'"id":"'
-_ACTION = Struct("<q")
-
-_validate = TypeAdapter(InferRequest).validator.validate_json
 
 # What a request is known by: all that stands before, between and after its numbers and its id,
 # after a word for the form of its states.
@@ -44,18 +46,13 @@ class _Parts(NamedTuple):
     key: Key
     numbers: bytes | None  # the array of the tensor's data; None where bytes follow the document
     id: bytes | None  # what stands between the quotes of the request's id
-    is_id_first: bool = True
+    gaps: tuple[str, ...]  # where they stood between the parts of the key, in order
 
     def with_others(self, numbers: bytes, request_id: bytes) -> bytes:
         """Return the document with other numbers and another id, where it has them."""
         others = {"id": request_id, "numbers": numbers}
-        order = ("id", "numbers") if self.is_id_first else ("numbers", "id")
-        _, content, *rest = self.key
-        ends = iter(rest)
-        for name in order:
-            if getattr(self, name) is not None:
-                content += others[name] + next(ends)
-        return content
+        _, start, *ends = self.key
+        return start + b"".join(others[gap] + end for gap, end in zip(self.gaps, ends, strict=True))
 
 
 class _Template(NamedTuple):
@@ -79,10 +76,12 @@ class _Template(NamedTuple):
         if not self.raw_outputs:
             return document, JSON, self.header_lines, inference
         raw = [
-            _q_bytes(inference.q_values) if name == "q_values" else _action_bytes(inference.actions)
+            q_value_bytes(inference.q_values)
+            if name == "q_values"
+            else action_bytes(inference.actions)
             for name in self.raw_outputs
         ]
-        lines = b"%binference-header-content-length: %d\r\n" % (self.header_lines, len(document))
+        lines = b"%b%b: %d\r\n" % (self.header_lines, RAW_HEADER_LENGTH, len(document))
         return b"".join((document, *raw)), BYTES, lines, inference
 
 
@@ -129,12 +128,10 @@ class KnownDocuments:
         What would be answered is compared with what was, before it is kept.
         """
         parts = _take_apart(body, header_length)
-        if parts is None or sum(map(len, parts.key)) > LONGEST:
-            return
-        if policy is self._policy and parts.key in self._templates:
+        if parts is None or (policy is self._policy and parts.key in self._templates):
             return
         document = body if header_length is None else body[: int(header_length)]
-        request, template = _validate(document), None
+        request, template = validate(document), None
         if _is_of_form(parts, request):
             template = _template_of(parts, request, answer, strict=self._strict)
         if template is not None and template.put_together(parts.id, answer[3]) != answer:
@@ -152,34 +149,38 @@ def _take_apart(body: Body, header_length: bytes | None) -> _Parts | None:
     data = body.find(_DATA)
     start = body.find(b"[", data)
     end = body.find(b"]", start) + 1
-    place = _place_of_id(body)
-    if data < 0 or start < 0 or not end or place is None:
+    if data < 0 or start < 0 or not end or len(body) - (end - start) > LONGEST:
+        return None
+    if (place := _place_of_id(body)) is None:
         return None
     numbers = bytes(body[start:end])
     id_start, id_end = place
     if not id_start:
-        return _Parts((b"numbers", bytes(body[:start]), bytes(body[end:])), numbers, None)
+        key = b"numbers", bytes(body[:start]), bytes(body[end:])
+        return _Parts(key, numbers, None, ("numbers",))
     request_id = bytes(body[id_start:id_end])
     if id_end < start:
         rest = bytes(body[:id_start]), bytes(body[id_end:start]), bytes(body[end:])
-        return _Parts((b"numbers", *rest), numbers, request_id)
+        return _Parts((b"numbers", *rest), numbers, request_id, ("id", "numbers"))
     if id_start > end:
         rest = bytes(body[:start]), bytes(body[end:id_start]), bytes(body[id_end:])
-        return _Parts((b"numbers", *rest), numbers, request_id, is_id_first=False)
+        return _Parts((b"numbers", *rest), numbers, request_id, ("numbers", "id"))
     return None
 
 
 def _take_apart_before_bytes(body: Body, header_length: bytes) -> _Parts | None:
     if not header_length.isdigit() or len(header_length) > LONGEST_LENGTH:
         return None
+    if int(header_length) > LONGEST:
+        return None
     document = body[: int(header_length)]
     if (place := _place_of_id(document)) is None:
         return None
     start, end = place
     if not start:
-        return _Parts((b"bytes", bytes(document)), None, None)
+        return _Parts((b"bytes", bytes(document)), None, None, ())
     key = b"bytes", bytes(document[:start]), bytes(document[end:])
-    return _Parts(key, None, bytes(document[start:end]))
+    return _Parts(key, None, bytes(document[start:end]), ("id",))
 
 
 def _place_of_id(document: Body) -> tuple[int, int] | None:
@@ -210,7 +211,7 @@ def _is_of_form(parts: _Parts, request: InferRequest) -> bool:
     if tensor.datatype.startswith("INT") or (parts.numbers is None and tensor.datatype != "FP32"):
         return False
     try:
-        other = _validate(parts.with_others(to_json(other_numbers), other_id.encode()))
+        other = validate(parts.with_others(to_json(other_numbers), other_id.encode()))
     except ValidationError:
         return False
     changes: dict[str, object] = {}
@@ -230,7 +231,7 @@ def _template_of(
     content, media_type, lines, inference = answer
     document, header_lines = content, lines
     if media_type == BYTES:
-        header_lines, _, length = lines.rpartition(b"inference-header-content-length: ")
+        header_lines, _, length = lines.rpartition(RAW_HEADER_LENGTH + b": ")
         document = content[: int(length)]
     is_raw: list[bool] = ["data" not in output for output in from_json(document)["outputs"]]
     names = [output.name for output in request.outputs] or list(OUTPUTS)
@@ -260,13 +261,3 @@ def _flat(q_values: Sequence[list[float]]) -> list[float]:
         values: list[float] = q_values.array.reshape(-1).tolist()
         return values
     return [value for row in q_values for value in row]
-
-
-def _q_bytes(q_values: Sequence[list[float]]) -> bytes:
-    if isinstance(q_values, Rows):
-        return q_values.array.tobytes()
-    return Struct(f"<{len(q_values[0])}f").pack(*q_values[0])
-
-
-def _action_bytes(actions: Sequence[int]) -> bytes:
-    return actions.array.tobytes() if isinstance(actions, Rows) else _ACTION.pack(actions[0])

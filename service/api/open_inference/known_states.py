@@ -4,7 +4,9 @@ Each returns None for what no good answer can be given for; who validates the wh
 why.
 """
 
+import functools
 from array import array
+from collections.abc import Sequence
 from math import isfinite
 from struct import Struct
 from time import perf_counter
@@ -18,7 +20,7 @@ from service.inference.policy import Inference, Policy, Rows, State
 from service.types import Body
 
 STATE_BYTES = 16  # of four 32-bit floats
-_STATE = Struct("<4f")
+_STATE, _ACTION = Struct("<4f"), Struct("<q")
 
 
 def infer_bytes(policy: Policy, body: Body, size: int) -> Inference | None:
@@ -68,3 +70,20 @@ def _infer_many(policy: Policy, states: Float32Array) -> Inference | None:
         return None
     seconds = perf_counter() - started
     return Inference(policy, Rows(states), q_values, actions, out_of_range, seconds)
+
+
+def q_value_bytes(q_values: Sequence[list[float]]) -> bytes:
+    """Return Q-values, row by row, as little-endian 32-bit floats."""
+    if isinstance(q_values, Rows):
+        return q_values.array.tobytes()
+    return _floats(len(q_values[0])).pack(*q_values[0])
+
+
+def action_bytes(actions: Sequence[int]) -> bytes:
+    """Return actions as little-endian 64-bit integers."""
+    return actions.array.tobytes() if isinstance(actions, Rows) else _ACTION.pack(actions[0])
+
+
+@functools.cache
+def _floats(count: int) -> Struct:
+    return Struct(f"<{count}f")

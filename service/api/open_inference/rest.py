@@ -20,10 +20,10 @@ from service.types import Body, RawHeader
 BYTES = "application/octet-stream"  # of JSON and the bytes behind it
 # A header: the bytes of the JSON that a binary body begins with.
 HEADER_LENGTH = "Inference-Header-Content-Length"
-_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
+RAW_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 
 # The schema's own validator, which costs half of what `model_validate_json` does.
-_validate = TypeAdapter(InferRequest).validator.validate_json
+validate = TypeAdapter(InferRequest).validator.validate_json
 
 # A good response: its content, its media type, its headers, and the inference behind it.
 Answer = tuple[bytes, str, list[RawHeader], Inference]
@@ -48,7 +48,7 @@ def infer(
     document = body if json_size is None else body[:json_size]
     protocol.check_size(document, max_batch)
     try:
-        request: InferRequest = _validate(document)
+        request: InferRequest = validate(document)
     except ValidationError as error:
         raise bad_request(explain(error, body)) from error
     for output in request.outputs:
@@ -159,7 +159,7 @@ def _render(
     headers: list[RawHeader] = [(b"etag", etag(policy).encode())]
     if not raw:
         return text, problems.JSON, headers
-    headers.append((_HEADER_LENGTH, b"%d" % len(text)))
+    headers.append((RAW_HEADER_LENGTH, b"%d" % len(text)))
     return text + raw, BYTES, headers
 
 

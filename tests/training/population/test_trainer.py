@@ -9,22 +9,13 @@ import torch
 from models import bundle
 from models.bundle import Bundle
 from tests.support.project import ROOT
+from tests.support.recipes import small_robust
 from training.recipes import recipe
 from training.train import train
 from training.trainer import Progress
 
 CPU = torch.device("cpu")
-SMALL = recipe(
-    "robust",
-    {
-        "agents": 3,
-        "num_envs": 8,
-        "steps": 1_600,
-        "eval_frequency": 100,
-        "buffer_size": 5_000,
-        "learning_starts": 200,
-    },
-)
+SMALL = small_robust(eval_frequency=100)
 
 
 def test_same_seed_twice_gives_the_same_files_and_manifest_but_for_times(tmp_path: Path) -> None:

@@ -13,25 +13,15 @@ import pytest
 import torch
 
 from tests.support.project import ROOT
+from tests.support.recipes import small_robust
 from training.envs.plant import STANDARD
 from training.population.validators import ValidatorProcess
-from training.recipes import recipe
 from training.snapshot import Snapshot
 from training.train import train, trainer_for
 from training.trainer import Trainer
 
 CPU = torch.device("cpu")
-SMALL = recipe(
-    "robust",
-    {
-        "agents": 3,
-        "num_envs": 8,
-        "steps": 1_600,
-        "eval_frequency": 50,
-        "buffer_size": 5_000,
-        "learning_starts": 200,
-    },
-)
+SMALL = small_robust(eval_frequency=50)
 
 
 def finished(trainer: Trainer) -> Trainer:
