@@ -17,9 +17,7 @@ What can go wrong:
 import dataclasses
 import hashlib
 import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -259,10 +257,10 @@ def _check_can_be_replaced(folder: Path) -> None:
     """
     try:
         with (
-            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as one,
-            tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as other,
+            files.temporary_folder(folder) as one,
+            files.temporary_folder(folder) as other,
         ):
-            files.exchange_folders(Path(one), Path(other))
+            files.exchange_folders(one, other)
     except OSError as error:
         raise BundleWriteError(
             f"{folder}: the bundle there cannot be replaced in one step ({_reason(error)});"
@@ -289,32 +287,26 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
 
     try:
         _make_parents(folder)
-        temp_folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as error:
-        raise BundleWriteError(
-            f"{folder}: cannot be written ({_reason(error)}); choose another place for the bundle"
-        ) from error
-
-    try:
-        mode = _mode(folder)
-        manifest_bytes = manifest.model_dump_json(indent=2).encode() + b"\n"
-        for name, content in {**contents, MANIFEST: manifest_bytes}.items():
-            files.write_durably(temp_folder / name, content)
-            (temp_folder / name).chmod(mode & 0o666)
-        temp_folder.chmod(mode)
-        files.sync(temp_folder)
-
-        bundle = read(temp_folder)
-        files.move_folder(temp_folder, folder)
-        files.sync(folder.parent)
+        with files.temporary_folder(folder) as temp_folder:
+            bundle = _fill(temp_folder, manifest, contents, mode=_mode(folder))
+            files.move_folder(temp_folder, folder)
+            files.sync(folder.parent)
     except OSError as error:
         raise BundleWriteError(
             f"{folder}: cannot be written ({_reason(error)}); nothing was changed there"
         ) from error
-    finally:
-        # The older bundle after the exchange, or what could not be moved.
-        shutil.rmtree(temp_folder, ignore_errors=True)
     return dataclasses.replace(bundle, folder=folder)
+
+
+def _fill(folder: Path, manifest: Manifest, contents: Mapping[str, bytes], *, mode: int) -> Bundle:
+    """Write a bundle's files into an empty folder, and read them back from there."""
+    manifest_bytes = manifest.model_dump_json(indent=2).encode() + b"\n"
+    for name, content in {**contents, MANIFEST: manifest_bytes}.items():
+        files.write_durably(folder / name, content)
+        (folder / name).chmod(mode & 0o666)
+    folder.chmod(mode)
+    files.sync(folder)
+    return read(folder)
 
 
 def _make_parents(folder: Path) -> None:

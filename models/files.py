@@ -1,5 +1,9 @@
 """Writing files so that a reader, or a crash, never meets half of one; and locks between processes.
 
+What is written lies beside its place until it is whole, as `.NAME.` and sixteen hexadecimal digits,
+locked by its writer. A writer that was killed leaves it, unlocked: the next one for the same place
+removes it.
+
 All functions raise `OSError` as the system gives it: only the caller knows what it means for the
 user. They need Linux, as the service does: `renameat2(2)` and `flock(2)`.
 """
@@ -8,9 +12,11 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _AT_FDCWD = -100  # <fcntl.h>: paths are relative to the working folder
@@ -47,16 +53,27 @@ def atomic_replacement(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
     A file that is replaced keeps its owner and permissions; a new one gets `mode`, less the umask.
     """
-    temp_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-
-    try:
-        _create_like(path, temp_path, mode)
+    with _temporary(path, lambda temp_path: _create_like(path, temp_path, mode)) as temp_path:
         yield temp_path
         sync(temp_path)
         temp_path.replace(path)
         sync(path.parent)
-    finally:
-        temp_path.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder, for this user alone, to be filled and moved to `path`.
+
+    What has its name at the end of the block is removed.
+    """
+    with _temporary(path, lambda temp_path: temp_path.mkdir(0o700)) as temp_folder:
+        yield temp_folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there, and what writers that were killed have left beside it."""
+    path.unlink(missing_ok=True)
+    _remove_abandoned(path)
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -106,6 +123,67 @@ def exchange_folders(one: Path, other: Path) -> None:
     if rename(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), str(other))
+
+
+@contextmanager
+def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
+    """Give a temporary file or folder beside `path`, locked until the end, when it is removed."""
+    _remove_abandoned(path)
+    temp_path, descriptor = _create_locked(path, create)
+    try:
+        yield temp_path
+    finally:
+        _remove_whatever(temp_path)
+        os.close(descriptor)
+
+
+def _create_locked(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
+    while True:
+        temp_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        create(temp_path)
+        try:
+            descriptor = _open(temp_path)
+        except FileNotFoundError:  # taken for abandoned before it was locked
+            continue
+        except BaseException:
+            _remove_whatever(temp_path)
+            raise
+        with suppress(OSError):  # a file system without locks: then nothing is ever abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if temp_path.exists():
+            return temp_path, descriptor
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files and folders of `path` that nobody holds a lock on."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}")
+    with suppress(OSError):  # the folder may not be there, or not be ours to list
+        for entry in path.parent.iterdir():
+            if pattern.fullmatch(entry.name) and (entry.is_file() or entry.is_dir()):
+                _remove_unless_locked(entry)
+
+
+def _remove_unless_locked(entry: Path) -> None:
+    with suppress(OSError):  # it is locked, somebody else's, or just gone
+        descriptor = _open(entry)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_whatever(entry)
+        finally:
+            os.close(descriptor)
+
+
+def _remove_whatever(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> int:
+    """Open a file or a folder to lock it. NFS locks no file that is open to be read alone."""
+    return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
 
 
 def _create_like(path: Path, temp_path: Path, mode: int) -> None:

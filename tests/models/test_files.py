@@ -1,5 +1,9 @@
 import multiprocessing
+import os
+import signal
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,8 @@ from models.files import (
     atomic_replacement,
     exclusive_lock,
     move_folder,
+    remove,
+    temporary_folder,
     write_atomically,
     write_durably,
 )
@@ -55,6 +61,70 @@ def test_the_temporary_file_never_has_more_permissions_than_the_file(tmp_path: P
     path = tmp_path / "keys.toml"
     with atomic_replacement(path, mode=0o600) as temp_path:
         assert mode(temp_path) == 0o600
+
+
+TEMPORARY = [atomic_replacement, temporary_folder]
+Temporary = Callable[[Path], AbstractContextManager[Path]]
+
+
+def _be_killed_within(temporary: Temporary, path: Path) -> None:
+    with temporary(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_a_writer(temporary: Temporary, path: Path) -> None:
+    """Leave what a writer leaves that is killed."""
+    process = multiprocessing.get_context("spawn").Process(
+        target=_be_killed_within, args=(temporary, path)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("temporary", TEMPORARY)
+def test_what_a_killed_writer_left_is_removed_by_the_next(
+    tmp_path: Path, temporary: Temporary
+) -> None:
+    path = tmp_path / "name[0]"
+    kill_a_writer(temporary, path)
+    assert len(list(tmp_path.iterdir())) == 1
+    with temporary(path) as temp_path:
+        assert list(tmp_path.iterdir()) == [temp_path]
+
+
+@pytest.mark.parametrize("temporary", TEMPORARY)
+def test_what_a_killed_writer_left_goes_with_the_file(tmp_path: Path, temporary: Temporary) -> None:
+    path = tmp_path / "checkpoint.zip"
+    write_atomically(path, b"")
+    kill_a_writer(temporary, path)
+    remove(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("temporary", TEMPORARY)
+def test_a_writer_leaves_others_for_the_same_place_and_other_files_alone(
+    tmp_path: Path, temporary: Temporary
+) -> None:
+    kill_a_writer(temporary, tmp_path / "state.json.old")
+    for name in (".state.json.swp", ".state.json.0123456789abcdef~"):
+        (tmp_path / name).touch()
+    others = set(tmp_path.iterdir())
+    path = tmp_path / "state.json"
+    with temporary(path) as first:
+        with temporary(path) as second:
+            assert set(tmp_path.iterdir()) == {*others, first, second}
+        assert set(tmp_path.iterdir()) - {path} == {*others, first}
+
+
+def test_a_temporary_folder_is_removed_with_all_that_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "bundle"
+    for content in ("first", "second"):
+        with temporary_folder(path) as temp_folder:
+            (temp_folder / "file").write_text(content)
+            move_folder(temp_folder, path)
+        assert (path / "file").read_text() == content
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_write_durably_never_replaces(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import ArrowInvalid, fs
 
-from models.files import exclusive_lock, write_atomically
+from models import files
 
 THREADS = 16  # a store that is far away answers each read after some hundredths of a second
 
@@ -68,7 +68,7 @@ class Storage:
             if self.folder is not None:
                 path = self.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, content)
+                files.write_atomically(path, content)
                 return
             with self._files.open_output_stream(self._path(name)) as file:
                 file.write(content)  # an object appears in its store once it is whole
@@ -79,8 +79,11 @@ class Storage:
             self.write(f"{name}/{path.name}", path.read_bytes())
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file, if it is there, and what a writer that was killed has left of it."""
         with self._explained():
+            if self.folder is not None:
+                files.remove(self.folder / name)
+                return
             try:
                 self._files.delete_file(self._path(name))
             except FileNotFoundError:
@@ -105,7 +108,7 @@ class Storage:
 
         with self._explained():
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = exclusive_lock(self.folder / ".lock", wait=False)
+            lock = files.exclusive_lock(self.folder / ".lock", wait=False)
             try:
                 lock.__enter__()
             except BlockingIOError as error:
