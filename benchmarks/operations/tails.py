@@ -56,7 +56,7 @@ CAUSES = {
     "record": Cause(flags=("--record", "{scratch}/record.sqlite")),
     "reload": Cause(is_reloaded=True),
     "shadow": Cause(flags=("--shadow", "{other}")),
-    "page": Cause(paths=("/", "/model", "/health/ready")),
+    "page": Cause(paths=("/", "/model", "/health/ready", "/openapi.json")),
     "all": Cause(("--record", "{scratch}/record.sqlite"), ("/metrics",), is_reloaded=True),
 }
 
@@ -133,9 +133,10 @@ def _own_core(pid: int, core: int, *, realtime: bool) -> None:
     for task in Path(f"/proc/{pid}/task").iterdir():
         number = int(task.name)
         os.sched_setaffinity(number, {core})
-        if realtime:  # the threads beside the first one wait for it, but for nobody else
+        if realtime:  # the threads beside the first one wait for it, and those that it starts later
             priority = PRIORITY if number == pid else PRIORITY - 1
-            os.sched_setscheduler(number, os.SCHED_FIFO, os.sched_param(priority))
+            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(number, policy, os.sched_param(priority))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from service.auth.browsers import AllowedHosts
 from service.inference.backends import BackendName
 from service.observability.exposition import EXPOSITION_TYPE
 from service.rest.admin import admin_router
+from service.rest.beside import run_beside
 from service.rest.docs import TAGS, DescribedApp, docs_routes, problem_responses, request_body
 from service.rest.error_handlers import add_error_handlers
 from service.rest.middleware.auth import AuthMiddleware
@@ -76,6 +77,7 @@ def create_app(
         openapi_tags=TAGS,
         # Else clients of the document, such as /docs, would ask beside a proxy's path.
         servers=[{"url": settings.root_path}] if settings.root_path else None,
+        openapi_url=None,  # its own route makes the document beside the event loop
         docs_url=None,  # its own page loads its scripts from another host
         redoc_url=None,
         redirect_slashes=False,
@@ -185,7 +187,8 @@ def _monitoring_router(service_state: ServiceState) -> APIRouter:
 
         The numbers are the sum over all processes of the service.
         """
-        return Response(service_state.exposition(), media_type=EXPOSITION_TYPE)
+        text = await run_beside(service_state.exposition)
+        return Response(text, media_type=EXPOSITION_TYPE)
 
     return router
 
