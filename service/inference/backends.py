@@ -15,8 +15,10 @@ STATE_SIZE = 4
 # Rows that a backend is always given: its rounding may depend on their number, and must not decide
 # an action.
 BLOCK_SIZE = 16
-LARGE_BLOCK_SIZE = 256
-MOST_BOUND = 4  # arrays that a backend remembers; a policy has two
+# Larger ones, where these round as the small one, each with the number of rows from which on it is
+# quicker than the next smaller one.
+LARGE_BLOCKS = {1_024: 769, 256: 64}
+MOST_BOUND = 4  # arrays that a backend remembers; a policy has three
 
 
 class Backend(Protocol):

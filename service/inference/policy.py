@@ -1,6 +1,7 @@
 """A policy: states in, Q-values and greedy actions out."""
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from math import isfinite
 from threading import Lock
 from typing import Any, Generic, NamedTuple, TypeVar, cast, overload
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from service.inference.backends import (
     BLOCK_SIZE,
-    LARGE_BLOCK_SIZE,
+    LARGE_BLOCKS,
     STATE_SIZE,
     Backend,
     BackendName,
@@ -55,6 +56,32 @@ class Rows(Sequence[Row], Generic[Row]):
         return int(np.count_nonzero(self.array == value))
 
 
+class AllInRange(Sequence[list[str]]):
+    """The names out of range of so many states that all are in range: none of each.
+
+    Who meets one need not look at its rows, as in most batches.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> list[str]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[list[str]]: ...
+    def __getitem__(self, index: int | slice) -> list[str] | Sequence[list[str]]:
+        if isinstance(index, slice):
+            return AllInRange(len(range(self._count)[index]))
+        range(self._count)[index]  # raises `IndexError`
+        return []
+
+    def __iter__(self) -> Iterator[list[str]]:
+        return repeat([], self._count)
+
+
 class Inference(NamedTuple):
     """One run of a policy over some states, and what it answered, row by row."""
 
@@ -82,9 +109,10 @@ class Policy:
         self.bundle = bundle
         self.backend_name = backend_name
         self._backend = backend
-        # The two arrays that the backend is ever given.
+        self._action_count = len(bundle.manifest.actions)
+        # The arrays that the backend is ever given; the large ones join when they have agreed.
         self._block = np.zeros((BLOCK_SIZE, STATE_SIZE), np.float32)
-        self._large_block = np.zeros((LARGE_BLOCK_SIZE, STATE_SIZE), np.float32)
+        self._blocks = [(self._block, 1)]  # each with the rows left from which on it is taken
         # Writing a state through this view costs a third of what writing it to the array does.
         flat = memoryview(self._block)  # type: ignore[arg-type] # numpy's types for 3.11 do not declare the buffer
         self._first_row = flat.cast("B").cast("f")[:STATE_SIZE]
@@ -95,6 +123,11 @@ class Policy:
         self._ranges: list[tuple[float, float]] = list(
             zip(self._low.tolist(), self._high.tolist(), strict=True)
         )
+        # The ends of the ranges, for as many rows as most batches have: comparing with one row goes
+        # through the others four values at a time.
+        self._low_rows, self._high_rows = (
+            np.tile(ends, (max(LARGE_BLOCKS), 1)) for ends in (self._low, self._high)
+        )
         # The names that are out of range, by a number with a bit for each value: bit 0 is the
         # first.
         self._names_by_code = [
@@ -102,7 +135,7 @@ class Policy:
             for code in range(2 ** len(values))
         ]
         self._bits = 1 << np.arange(len(values))
-        self._has_large_blocks = self._large_blocks_agree()
+        self._blocks = [*self._agreeing_blocks(), (self._block, 1)]
 
     def decide_one(self, state: State) -> Decision:
         """Return what `decide` returns for one state, at a third of its cost.
@@ -144,46 +177,54 @@ class Policy:
         if not finite.all():
             row = int(finite.all(axis=1).argmin())
             raise QValuesNotFiniteError(row, out_of_range[row])
-        return Decisions(Rows(q_values.argmax(axis=1)), Rows(q_values), out_of_range)
+        if self._action_count == 2:  # what `argmax` would say, in a quarter of its time
+            actions = (q_values[:, 1] > q_values[:, 0]).astype(np.int64)
+        else:
+            actions = q_values.argmax(axis=1)
+        return Decisions(Rows(actions), Rows(q_values), out_of_range)
 
-    def _out_of_range(self, states: Float32Array) -> list[list[str]]:
-        inside = (self._low <= states) & (states <= self._high)
+    def _out_of_range(self, states: Float32Array) -> Sequence[list[str]]:
+        low, high = self._low, self._high
+        if len(states) <= len(self._low_rows):
+            low, high = self._low_rows[: len(states)], self._high_rows[: len(states)]
+        inside = (low <= states) & (states <= high)
         if inside.all():
-            return [self._names_by_code[0]] * len(states)
+            return AllInRange(len(states))
         codes: list[int] = (~inside @ self._bits).tolist()
         return [self._names_by_code[code] for code in codes]
 
     def _q_values(self, states: Float32Array) -> Float32Array:
-        is_large = self._has_large_blocks and len(states) >= LARGE_BLOCK_SIZE // 4
-        return self._run(states, self._large_block if is_large else self._block)
-
-    def _run(self, states: Float32Array, block: Float32Array) -> Float32Array:
         """Return the Q-values of states, which the backend is given block by block."""
-        if len(states) <= len(block):
-            with self._block_lock:
-                block[: len(states)] = states
-                return self._backend.q_values(block)[: len(states)].copy()
-
-        blocks = []
+        count = len(states)
+        q_values = np.empty((count, self._action_count), np.float32)
+        start = 0
         with self._block_lock:
-            for start in range(0, len(states), len(block)):
+            while start < count:
+                block = next(block for block, least in self._blocks if count - start >= least)
                 rows = states[start : start + len(block)]
                 # The rows below keep what was there: their answers are dropped.
                 block[: len(rows)] = rows
-                blocks.append(self._backend.q_values(block)[: len(rows)].copy())
-        return np.concatenate(blocks)
+                end = start + len(rows)
+                q_values[start:end] = self._backend.q_values(block)[: len(rows)]
+                start = end
+        return q_values
 
-    def _large_blocks_agree(self) -> bool:
-        """Return whether large blocks give the same bits as small ones on this processor.
+    def _agreeing_blocks(self) -> Iterator[tuple[Float32Array, int]]:
+        """Give the large blocks that give the same bits as the small one on this processor.
 
         A runtime may take another kernel for more rows, which rounds in another order; then one
         state would have two answers.
         """
         rng = np.random.default_rng(0)
-        shares = rng.random((LARGE_BLOCK_SIZE, STATE_SIZE), np.float32)
-        states = self._low + shares * (self._high - self._low)
-        try:
-            small, large = (self._run(states, block) for block in (self._block, self._large_block))
-        except Exception:  # whatever a backend raises: the self-test meets it again, and tells it
-            return False
-        return small.tobytes() == large.tobytes()
+        for size, least in LARGE_BLOCKS.items():
+            block = np.empty((size, STATE_SIZE), np.float32)
+            block[:] = self._low + rng.random(block.shape, np.float32) * (self._high - self._low)
+            try:
+                small = self._q_values(block.copy())
+                large = self._backend.q_values(block)
+            except (
+                Exception
+            ):  # whatever a backend raises: the self-test meets it again, and tells it
+                return
+            if small.tobytes() == large.tobytes():
+                yield block, least

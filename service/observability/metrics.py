@@ -17,6 +17,7 @@ from itertools import chain
 from pathlib import Path
 
 from service.endpoints import OTHER_LABEL
+from service.inference.policy import AllInRange
 from service.observability.exposition import exposition
 from service.observability.metric_layout import (
     INFERENCE_BOUNDS,
@@ -115,6 +116,8 @@ class Metrics:
             for action in range(len(self._layout.actions)):
                 row[self._first_action + action] += actions.count(action)
 
+        if isinstance(out_of_range, AllInRange):
+            return
         slots = self._out_of_range
         for name in chain.from_iterable(filter(None, out_of_range)):
             row[slots.get(name, slots[OTHER_LABEL])] += 1

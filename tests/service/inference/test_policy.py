@@ -65,7 +65,7 @@ def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:
     assert decided.actions[0] == decided.q_values[0].index(max(decided.q_values[0]))
 
 
-@pytest.mark.parametrize("count", [63, 64, 255, 256, 257, 1_000])
+@pytest.mark.parametrize("count", [63, 64, 257, 768, 1_000, 1_100])
 def test_many_states_are_answered_to_the_bit_as_each_by_itself(
     backend: BackendName, count: int
 ) -> None:
@@ -98,11 +98,17 @@ def test_large_blocks_are_used_only_where_they_round_as_small_ones(
     backend = RoundsByRows(depends=depends)
     policy = Policy(committed, backend, "onnx")
     backend.sizes.clear()
-    policy.decide(np.ones((300, 4), np.float32))
-    assert backend.sizes == ({16} if depends else {256})
-    backend.sizes.clear()
-    policy.decide(np.ones((20, 4), np.float32))
-    assert backend.sizes == {16}
+    for rows, sizes in {
+        20: {16},
+        256: {256},
+        300: {256, 16},
+        1_000: {1_024},
+        1_100: {1_024, 256},
+        2_060: {1_024, 16},
+    }.items():
+        backend.sizes.clear()
+        policy.decide(np.ones((rows, 4), np.float32))
+        assert backend.sizes == ({16} if depends else sizes)
 
 
 def test_a_tie_is_the_first_action(committed: Bundle) -> None:
@@ -124,11 +130,18 @@ def test_values_outside_what_training_saw_are_named(committed: Bundle) -> None:
         [[value.training_max for value in values], [value.training_min for value in values]],
         np.float32,
     )
-    assert ONNX.decide(at_the_edge).out_of_range == [[], []]
+    assert list(ONNX.decide(at_the_edge).out_of_range) == [[], []]
     for index, value in enumerate(values):
         beyond = at_the_edge.copy()
         beyond[:, index] *= np.float32(1.001)
         assert ONNX.decide(beyond).out_of_range == [[value.name], [value.name]]
+
+
+def test_the_names_of_states_that_all_are_in_range_are_a_sequence_as_any_other() -> None:
+    names = ONNX.decide(np.zeros((3, 4), np.float32)).out_of_range
+    assert (len(names), names[2], names[-3], list(names[1:])) == (3, [], [], [[], []])
+    with pytest.raises(IndexError):
+        names[3]
 
 
 def test_golden_states_that_the_artifact_does_not_reproduce_are_refused(
