@@ -38,7 +38,14 @@ from service.rollout.warm_up import warm_up
 from service.server.application import Application, create_application
 from service.server.http.protocol import HttpProtocol
 from service.server.memory import MemoryTrimmer
-from service.server.sockets import SocketFile, accept_waiting, address, find_socket_file, refuse_new
+from service.server.sockets import (
+    SocketFile,
+    accept_waiting,
+    address,
+    copies_to_accept_from,
+    find_socket_file,
+    refuse_new,
+)
 from service.server.websocket_protocol import WebSocketProtocol
 from service.settings import Settings
 from service.state import ServiceState
@@ -152,7 +159,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve. The address of the page is logged last, where a person looks for it."""
-        await super().startup(sockets)
+        await super().startup(None if sockets is None else copies_to_accept_from(sockets))
         if self.started:
             systemd.notify(systemd.READY)
             if sockets:

@@ -16,6 +16,7 @@ from pathlib import Path
 from service.settings import Settings, url_host
 
 BACKLOG = 2_048  # connections that may wait to be accepted
+ACCEPTS_A_ROUND = 8  # connections that a listener gives in one round of the event loop
 PROBE_SECONDS = 1.0  # in which the owner of a socket file would accept a connection
 # Bytes that the kernel keeps for a connection; Linux makes twice as many of them. As much as the
 # first may be read at once.
@@ -128,6 +129,22 @@ def announce(listeners: list[socket.socket], *, tls: bool = False) -> None:
     """Log where the service listens. Logging must have been configured."""
     for listener in listeners:
         log.info("Listening on %s", address(listener, tls=tls))
+
+
+def copies_to_accept_from(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """Return copies of the listeners for an event loop, several of each.
+
+    libuv, which uvloop runs on, accepts one connection of each socket in a round. Of a crowd that
+    comes at once, as after a restart, the last one would wait for as many rounds as there are
+    others, and each round answers all that were accepted before.
+
+    Not by `dup()`, by which a listener would block for a moment, in all processes that share it.
+    """
+    return [
+        socket.fromfd(each.fileno(), each.family, each.type, each.proto)
+        for each in listeners
+        for _ in range(ACCEPTS_A_ROUND)
+    ]
 
 
 def refuse_new(listener: socket.socket) -> None:

@@ -33,7 +33,7 @@ from service.observability.metrics import Metrics
 from service.observability.run_file import RunFile
 from service.rest.middleware.auth import AuthMiddleware
 from service.rest.responses import error_response
-from service.server.sockets import address
+from service.server.sockets import address, copies_to_accept_from
 from service.settings import Settings
 
 LOOK_SECONDS = 0.2  # between two looks for the bundle
@@ -148,8 +148,8 @@ class _Waiting:
 
         create = partial(HttpToolsProtocol, config, state, {}, loop)
         return [
-            await loop.create_server(create, sock=each.dup(), ssl=config.ssl)
-            for each in self._listeners
+            await loop.create_server(create, sock=each, ssl=config.ssl)
+            for each in copies_to_accept_from(self._listeners)
         ]
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

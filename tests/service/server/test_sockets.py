@@ -1,12 +1,15 @@
 """Where the service listens: TCP, a Unix socket, or both."""
 
+import asyncio
 import socket
 import stat
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
+import uvloop
 
 from service.server import sockets
 from tests.support.service import (
@@ -193,3 +196,47 @@ def connect(listener: socket.socket) -> socket.socket:
         client.close()
         raise
     return client
+
+
+CROWD = 64
+
+
+class Accepted(asyncio.Protocol):
+    """A connection that was accepted."""
+
+    def __init__(self, transports: list[asyncio.BaseTransport]) -> None:
+        self._transports = transports
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transports.append(transport)
+
+
+async def rounds_until_all_are_accepted(listeners: list[socket.socket]) -> int:
+    """Return after how many rounds of the event loop the crowd's connections were made."""
+    loop = asyncio.get_running_loop()
+    transports: list[asyncio.BaseTransport] = []
+    servers = [
+        await loop.create_server(lambda: Accepted(transports), sock=each) for each in listeners
+    ]
+    rounds = 0
+    while len(transports) < CROWD:
+        await asyncio.sleep(0)
+        rounds += 1
+    for transport in transports:
+        transport.close()
+    for server in servers:
+        server.close()
+        await server.wait_closed()
+    return rounds
+
+
+def test_a_crowd_that_comes_at_once_is_accepted_in_few_rounds() -> None:
+    with (
+        sockets.listening(settings(port=0)) as (listener,),
+        ExitStack() as stack,
+    ):
+        for _ in range(CROWD):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        copies = sockets.copies_to_accept_from([listener])
+        rounds = uvloop.run(rounds_until_all_are_accepted(copies))
+    assert rounds <= CROWD / sockets.ACCEPTS_A_ROUND + 8  # a few until all copies are looked at
