@@ -7,6 +7,7 @@ python -m benchmarks.training.kill
 
 import argparse
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,21 +42,27 @@ def main() -> None:
         started = time.monotonic()
         subprocess.run(_command(whole), check=True)
         length = time.monotonic() - started
-        same = kills = 0
+        same = 0
         for trial in range(TRIALS):
             folder = Path(temporary) / f"trial-{trial}"
-            process = subprocess.Popen(_command(folder))
-            try:
-                process.wait(moments.uniform(0, length))
-            except subprocess.TimeoutExpired:
-                process.kill()
-            kills += process.wait() == -signal.SIGKILL
+            while not _is_killed(folder, moments.uniform(0, length)):
+                shutil.rmtree(folder)  # it had ended before: once more
             subprocess.run(_command(folder), check=True)
             same += _same(whole, folder)
         print(
-            f"{TRIALS} trainings of {length:.1f} s, {kills} of them killed:"
+            f"{TRIALS} trainings of {length:.1f} s, each killed at a random moment and resumed:"
             f" {same} of {TRIALS} ended with identical weights"
         )
+
+
+def _is_killed(folder: Path, seconds: float) -> bool:
+    """Start a training and kill it after some seconds; return false where it has ended by then."""
+    process = subprocess.Popen(_command(folder))
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait() == -signal.SIGKILL
 
 
 def _command(folder: Path) -> list[str]:

@@ -52,3 +52,11 @@ def test_two_drivers_do_not_share_a_folder(place: str) -> None:
         pass
     with second.locked():
         pass
+
+
+def test_with_a_file_goes_what_a_killed_writer_left_of_it(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write("checkpoints/000000.zip", b"whole")
+    (tmp_path / "checkpoints" / ".000000.zip.0123456789abcdef").write_bytes(b"ha")
+    storage.remove("checkpoints/000000.zip")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
