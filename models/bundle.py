@@ -293,7 +293,8 @@ def write(folder: Path, manifest: Manifest, contents: Mapping[str, bytes]) -> Bu
             files.sync(folder.parent)
     except OSError as error:
         raise BundleWriteError(
-            f"{folder}: cannot be written ({_reason(error)}); nothing was changed there"
+            f"{folder}: cannot be written ({_reason(error)}); nothing was changed there;"
+            " choose another place for the bundle"
         ) from error
     return dataclasses.replace(bundle, folder=folder)
 

@@ -140,11 +140,15 @@ def _temporary(path: Path, create: Callable[[Path], None]) -> Iterator[Path]:
 def _create_locked(path: Path, create: Callable[[Path], None]) -> tuple[Path, int]:
     while True:
         temp_path = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        create(temp_path)
         try:
-            descriptor = _open(temp_path)
-        except FileNotFoundError:  # taken for abandoned before it was locked
-            continue
+            create(temp_path)
+            # NFS locks no file that is open to be read alone.
+            flags = os.O_RDONLY if temp_path.is_dir() else os.O_RDWR
+            descriptor = os.open(temp_path, flags | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                raise
+            continue  # another writer took it for abandoned before it was locked
         except BaseException:
             _remove_whatever(temp_path)
             raise
@@ -161,17 +165,9 @@ def _remove_abandoned(path: Path) -> None:
     with suppress(OSError):  # the folder may not be there, or not be ours to list
         for entry in path.parent.iterdir():
             if pattern.fullmatch(entry.name) and (entry.is_file() or entry.is_dir()):
-                _remove_unless_locked(entry)
-
-
-def _remove_unless_locked(entry: Path) -> None:
-    with suppress(OSError):  # it is locked, somebody else's, or just gone
-        descriptor = _open(entry)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove_whatever(entry)
-        finally:
-            os.close(descriptor)
+                # It is locked, somebody else's, or just gone.
+                with suppress(OSError), exclusive_lock(entry, wait=False):
+                    _remove_whatever(entry)
 
 
 def _remove_whatever(path: Path) -> None:
@@ -179,11 +175,6 @@ def _remove_whatever(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
-
-
-def _open(path: Path) -> int:
-    """Open a file or a folder to lock it. NFS locks no file that is open to be read alone."""
-    return os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_NOFOLLOW)
 
 
 def _create_like(path: Path, temp_path: Path, mode: int) -> None:

@@ -135,7 +135,7 @@ class Policy:
             for code in range(2 ** len(values))
         ]
         self._bits = 1 << np.arange(len(values))
-        self._blocks = [*self._agreeing_blocks(), (self._block, 1)]
+        self._blocks = [*self._agreeing_blocks(), *self._blocks]
 
     def decide_one(self, state: State) -> Decision:
         """Return what `decide` returns for one state, at a third of its cost.
@@ -197,7 +197,7 @@ class Policy:
     def _q_values(self, states: Float32Array) -> Float32Array:
         """Return the Q-values of states, which the backend is given block by block."""
         count = len(states)
-        if count <= BLOCK_SIZE:
+        if count <= BLOCK_SIZE:  # most requests, which the loop below would cost a microsecond
             with self._block_lock:
                 self._block[:count] = states
                 return self._backend.q_values(self._block)[:count].copy()

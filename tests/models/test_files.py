@@ -46,6 +46,28 @@ def test_an_exception_leaves_the_older_file_and_no_rest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_whose_permissions_cannot_be_kept_is_left_as_it_was_and_no_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text("older")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("not permitted")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    with pytest.raises(PermissionError, match="not permitted"):
+        write_atomically(path, b"newer")
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("temporary", [atomic_replacement, temporary_folder])
+def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path, temporary: "Temporary") -> None:
+    with pytest.raises(FileNotFoundError), temporary(tmp_path / "nowhere" / "name"):
+        pass
+
+
 def test_a_new_file_has_the_permissions_asked_for_and_an_older_one_keeps_its_own(
     tmp_path: Path,
 ) -> None:

@@ -65,7 +65,7 @@ def test_action_is_the_first_highest_q_value(state: tuple[float, ...]) -> None:
     assert decided.actions[0] == decided.q_values[0].index(max(decided.q_values[0]))
 
 
-@pytest.mark.parametrize("count", [63, 64, 257, 768, 1_000, 1_100])
+@pytest.mark.parametrize("count", [63, 64, 255, 256, 257, 768, 769, 1_000, 1_100])
 def test_many_states_are_answered_to_the_bit_as_each_by_itself(
     backend: BackendName, count: int
 ) -> None:
